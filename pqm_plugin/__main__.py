@@ -1,0 +1,114 @@
+"""The command line: `python -m pqm_plugin STAGE [options]`."""
+
+import argparse
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.processes import start_log
+from pqm_plugin.stages import STAGES, run_stage
+from pqm_plugin.stages.recipe import Recipe, options
+
+_EPILOG = """stages:
+  1 data      the corpus as distributed -> Kaldi folders and the speaker partition
+  2 base      train, fetch or copy the full-precision model
+  3 quantize  pack it in 4 bits
+  4 pretrain  one LoRA on many speakers (SAT)
+  5 adapt     one LoRA for each target speaker
+  6 decode    the test utterances, by every system
+  7 score     WER, CER, intervals: results.json
+  8 report    RESULTS.md and figures
+ESPnet's asr.sh numbers its stages otherwise: there stage 5 is the token list, 11 trains, 12 decodes, 13 scores."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a stage; 0 if it ended well, 1 for what the user can mend (one line says it), 2 for a wrong command line."""
+    parsed = _parser().parse_args(arguments)
+    start_log()
+    start = time.monotonic()
+    try:
+        if parsed.stage == "validate":
+            return _validate(parsed.folder)
+        recipe = _recipe(parsed)
+        run_stage(parsed.stage, recipe)
+    except PqmError as error:
+        print(f"pqm {parsed.stage}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"pqm {parsed.stage}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    logging.info("stage %s: done. [elapsed=%ds]", parsed.stage, time.monotonic() - start)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pqm", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    shared = argparse.ArgumentParser(add_help=False)
+    for option in options():
+        _add(shared, option.name, option.type, option.default, option.metadata["help"])
+    helps = {name: f"stage {number}" for number, name in enumerate(STAGES, start=1)}
+    helps["sensitivity"] = "which kinds of layer pay for 4 bits, for the report"
+    for name, text in helps.items():
+        commands.add_parser(
+            name,
+            parents=[shared],
+            help=text,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+    validate = commands.add_parser("validate", help="check a Kaldi data folder and name every problem in it")
+    validate.add_argument("folder", type=Path)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, text: str) -> None:
+    """An option with the type of its field; `--stop-stage` and `--stop_stage` are the same, as in ESPnet."""
+    names = list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+    if "tuple" in str(kind) and name == "labels":
+        parser.add_argument(*names, action="append", default=None, metavar="TEXT", help=text + "; may be repeated")
+    elif "tuple" in str(kind):
+        parser.add_argument(*names, type=_words, default=default, metavar="'A B …'", help=text)
+    else:
+        parser.add_argument(
+            *names, type=kind if kind in (int, str) else _path, default=default, metavar=name.upper(), help=text
+        )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _recipe(parsed: argparse.Namespace) -> Recipe:
+    values = {option.name: getattr(parsed, option.name) for option in options()}
+    values["labels"] = tuple(values["labels"] or ())
+    values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
+    if values["cmd_backend"] != "local":
+        raise PqmError(f"--cmd_backend {values['cmd_backend']}: only 'local' is known")
+    if values["nj"] < 1 or values["inference_nj"] < 1 or values["ngpu"] < 0:
+        raise PqmError("--nj and --inference_nj start at 1, --ngpu at 0")
+    return Recipe(**values)
+
+
+def _validate(folder: Path) -> int:
+    from pqm_plugin.corpus.validate import validate
+
+    problems = validate(folder)
+    for problem in problems:
+        print(problem)
+    print(f"{folder}: {len(problems)} problems")
+    return 1 if any(problem.severity == "error" for problem in problems) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Adapters on disk: ordinary PEFT folders, plus one file that says which base they were made for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, whole_folder, write_json
+
+FORMAT_VERSION = 1
+_INFO = "pqm.json"
+_CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter is: `base_sha256` hashes the weights file of its base, `request` is what it was asked to be."""
+
+    base_sha256: str
+    trained_on: str
+    parameters: int
+    base_parameters: int
+    best_epoch: int
+    request: Mapping[str, Any] = field(default_factory=dict)
+    log: Sequence[Any] = ()
+    format_version: int = FORMAT_VERSION
+
+
+def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
+    """Write the active adapter as a whole folder; the same adapter gives the same bytes."""
+    with whole_folder(folder) as scratch:
+        model.save_pretrained(str(scratch))
+        (scratch / "README.md").unlink(missing_ok=True)
+        config = json.loads((scratch / _CONFIG).read_text(encoding="utf-8"))
+        # peft keeps targets as a set, whose order changes from run to run.
+        config["target_modules"] = sorted(config["target_modules"])
+        write_json(scratch / _CONFIG, config)
+        write_json(scratch / _INFO, asdict(info))
+
+
+def read_info(folder: Path) -> AdapterInfo:
+    """What is known of an adapter.
+
+    Raises:
+        PqmError: if the folder is no adapter of this project, or of another format version.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise PqmError(f"{folder} holds no adapter ({WEIGHTS} is missing): run stage 5 (adapt) for this speaker")
+    values = read_json(folder / _INFO)
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        raise PqmError(f"{folder / _INFO} is of another format version: delete {folder} and run stage 5 (adapt) again")
+    try:
+        return AdapterInfo(**values)
+    except TypeError as error:
+        raise PqmError(f"{folder / _INFO} has other fields than expected ({error})") from error
+
+
+def load_adapter(network: nn.Module, folder: Path, base_sha256: str, *, trainable: bool = False) -> PeftModel:
+    """Put a saved adapter around `network`, in place; a wrapped network gets it instead of the one it has.
+
+    Raises:
+        PqmError: if the adapter was made for another base, or its file is damaged.
+    """
+    info = read_info(folder)
+    if info.base_sha256 != base_sha256:
+        raise PqmError(
+            f"{folder} was made for another base (sha256 {info.base_sha256[:12]}…, this one is {base_sha256[:12]}…): "
+            "decode with the base it was trained on, or run stages 4 and 5 again"
+        )
+    try:
+        if isinstance(network, PeftModel):
+            network.delete_adapter("default")
+            network.load_adapter(str(folder), "default", is_trainable=trainable)
+            network.set_adapter("default")
+            return network
+        return PeftModel.from_pretrained(network, str(folder), is_trainable=trainable)
+    except (SafetensorError, RuntimeError, KeyError, OSError, json.JSONDecodeError) as error:
+        raise PqmError(
+            f"{folder} is damaged ({str(error).splitlines()[0]}): delete it and run its stage again"
+        ) from error

@@ -1,0 +1,52 @@
+"""One LoRA around a frozen network."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from pqm_plugin.errors import PqmError
+
+
+def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> PeftModel:
+    """Wrap the named layers of `network`, in place, with a fresh LoRA that is the only thing to train.
+
+    `network` keeps working under its own name: peft changes its layers, not its class.
+
+    Args:
+        targets: full layer names, each of which must exist.
+        alpha: the adapter's output is scaled by alpha / rank.
+
+    Raises:
+        PqmError: if a target is no layer of the network, or none was given.
+
+    Source: Hu et al. 2021 (LoRA), section 4.1: A Kaiming-uniform, B zero.
+    """
+    names = {name for name, _ in network.named_modules()}
+    unknown = sorted(set(targets) - names)
+    if unknown or not targets:
+        raise PqmError(f"LoRA targets match nothing: {unknown[:3] or 'the list is empty'}; see --help for the presets")
+    # peft declares alpha an integer and only ever divides it.
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))  # type: ignore[arg-type]
+    model = get_peft_model(network, config)
+    if not isinstance(model, PeftModel):
+        raise TypeError(f"peft gave {type(model)}")
+    return model
+
+
+def parameter_counts(model: PeftModel) -> tuple[int, int]:
+    """Trainable parameters, and parameters of the base had it never been quantised."""
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    base = 0
+    for name, module in model.named_modules():
+        if "lora_" not in name:
+            base += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            packed = getattr(module, "packed", None)
+            base += packed.shape.numel() if packed is not None else 0
+    return trainable, base
+
+
+def switched_off(model: PeftModel) -> AbstractContextManager[None]:
+    """Within it the model computes as if it had no adapter."""
+    return model.disable_adapter()

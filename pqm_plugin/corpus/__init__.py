@@ -1,0 +1,1 @@
+"""Corpora: readers of their layouts, Kaldi data folders, audio, partitions and text."""

@@ -1,0 +1,78 @@
+"""LibriSpeech as distributed: `SET/READER/CHAPTER/{*.flac,READER-CHAPTER.trans.txt}`."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pqm_plugin.corpus.names import suggest
+from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.errors import PqmError
+
+_TRANSCRIPTS = "*.trans.txt"
+
+
+def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
+    """Yield the utterances of one set; the speaker is the reader, the first field of the utterance's name.
+
+    Raises:
+        PqmError: if the set is not there, has neither audio nor transcripts, or names an utterance twice.
+    """
+    folder = _root(corpus) / set_name
+    if not folder.is_dir():
+        there = suggest(set_name, available_sets(corpus))
+        raise PqmError(f"{folder} is missing ({there}): name one of the sets, or check --corpus")
+    texts, audio = _texts(folder), _audio(folder)
+    if not texts and not audio:
+        raise PqmError(f"{folder} is empty: expected READER/CHAPTER/*.flac and *.trans.txt in it")
+    for name in sorted(texts.keys() | audio.keys()):
+        yield Utterance(name, name.split("-")[0], texts.get(name, ""), audio.get(name, ""))
+
+
+def available_sets(corpus: Path) -> list[str]:
+    """Return the sets of the corpus, by name.
+
+    Raises:
+        PqmError: if `corpus` is not a folder.
+    """
+    root = _root(corpus)
+    return sorted(folder.name for folder in root.iterdir() if any(folder.glob(f"*/*/{_TRANSCRIPTS}")))
+
+
+def _root(corpus: Path) -> Path:
+    """Return the absolute folder that holds the sets: the archives unpack into `LibriSpeech/`."""
+    folder = Path(os.path.abspath(corpus))
+    if not folder.is_dir():
+        raise PqmError(f"{folder} is not a folder: give the LibriSpeech folder with --corpus")
+    inner = folder / "LibriSpeech"
+    return inner if inner.is_dir() else folder
+
+
+def _audio(folder: Path) -> dict[str, str]:
+    """Map each utterance to its file."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.flac")):
+        if path.name.startswith("."):  # the leavings of some copying tools, never speech
+            continue
+        if path.stem in found:
+            raise PqmError(f"{path} has the name of {found[path.stem]}: remove one of the two")
+        found[path.stem] = str(path)
+    return found
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """Map each utterance to its transcript."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob(_TRANSCRIPTS)):
+        if path.name.startswith("."):
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise PqmError(f"{path} is not UTF-8 text ({error.reason}): fetch the file again") from None
+        for number, line in enumerate(lines, start=1):
+            name, *words = line.split() or [""]
+            if name in found:
+                raise PqmError(f"{path}:{number}: {name} has a transcript already: remove one of the two")
+            if name:
+                found[name] = " ".join(words)
+    return found

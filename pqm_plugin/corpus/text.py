@@ -1,0 +1,116 @@
+"""Fit transcripts to what a model can spell: letter case, typographic variants, characters it has no symbol for."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from pqm_plugin.errors import PqmError
+
+# In this order a tie between cases is settled.
+_CASES = ("as is", "lower", "upper")
+_VARIANTS = {
+    **dict.fromkeys("’‘‛ʼʹ´`′＇", "'"),
+    **dict.fromkeys("“”„‟«»″", '"'),
+    **dict.fromkeys("–—―‒‐‑−", "-"),
+    **{"…": "...", "ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"},
+}
+
+
+@dataclass(frozen=True)
+class TextFit:
+    """How texts are fitted to `symbols`, and what that did to the texts it was made for.
+
+    `replaced` maps each character that had to go to what took its place; `unspellable` counts letters and digits that
+    stay although no symbol spells them.
+    """
+
+    case: str
+    symbols: frozenset[str]
+    replaced: dict[str, str] = field(default_factory=dict)
+    unspellable: dict[str, int] = field(default_factory=dict)
+    n_characters: int = 0
+
+    def apply(self, text: str) -> str:
+        """Return `text` in the model's case and symbols, with single blanks between words."""
+        return " ".join("".join(self._spell(char) for char in _in_case(text, self.case)).split())
+
+    def report(self) -> str:
+        """Return a few lines for people: the case, what was replaced, and what the model cannot spell."""
+        lines = [f"text: case {'kept' if self.case == 'as is' else 'made ' + self.case} to match the model's symbols"]
+        if self.replaced:
+            pairs = ", ".join(f"{_shown(old)} by {_shown(new)}" for old, new in self.replaced.items())
+            lines.append(f"text: replaced what the model cannot spell: {pairs}")
+        if self.unspellable:
+            counts = ", ".join(f"{_shown(char)} {count} times" for char, count in self.unspellable.items())
+            share = sum(self.unspellable.values()) / max(1, self.n_characters)
+            lines.append(
+                f"text: the model cannot spell {counts} ({share:.2%} of all characters), each counts as an error: "
+                "write digits as words, or choose a base for this alphabet"
+            )
+        return "\n".join(lines)
+
+    def _spell(self, char: str) -> str:
+        if char not in self._spelled:
+            self._spelled[char] = _spelling(char, self.case, self.symbols)
+        return self._spelled[char]
+
+    @cached_property
+    def _spelled(self) -> dict[str, str]:
+        return {}
+
+
+def fit_text(texts: Iterable[str], symbols: Iterable[str]) -> TextFit:
+    """Choose the case in which the fewest letters and digits of `texts` stay unspellable, and count what remains.
+
+    `symbols` are the characters that the model can spell; the blank between words is always one of them.
+
+    Raises:
+        PqmError: if there are no symbols.
+    """
+    known = frozenset(char for symbol in symbols for char in unicodedata.normalize("NFC", symbol)) | {" "}
+    if known == {" "}:
+        raise PqmError("the base has no symbols to spell with: check its tokens.txt")
+    counts = Counter(char for text in texts for char in text + " ")
+    # Whole texts are not needed to choose: what a character becomes does not depend on its neighbours.
+    fits = [_fit_case(counts, case, known) for case in _CASES]
+    return min(fits, key=lambda fit: sum(fit.unspellable.values()))
+
+
+def _fit_case(counts: Counter[str], case: str, symbols: frozenset[str]) -> TextFit:
+    replaced: dict[str, str] = {}
+    unspellable: Counter[str] = Counter()
+    for original in sorted(counts):
+        for char in _in_case(original, case):
+            spelling = _spelling(char, case, symbols)
+            if spelling != char and not char.isspace():
+                replaced[char] = spelling
+            elif spelling == char and not char.isspace() and char not in symbols:
+                unspellable[char] += counts[original]
+    ranked = dict(sorted(unspellable.items(), key=lambda item: (-item[1], item[0])))
+    return TextFit(case, symbols, replaced, ranked, counts.total() - counts[" "])
+
+
+def _in_case(text: str, case: str) -> str:
+    composed = unicodedata.normalize("NFC", text)
+    return {"as is": composed, "lower": composed.lower(), "upper": composed.upper()}[case]
+
+
+def _spelling(char: str, case: str, symbols: frozenset[str]) -> str:
+    """Return what stands for `char`: itself, a variant that can be spelled, a blank, nothing, or itself unspellable."""
+    if char in symbols:
+        return char
+    variant = _VARIANTS.get(char) or _VARIANTS.get(char.lower(), "").upper()
+    base = "".join(part for part in unicodedata.normalize("NFKD", char) if not unicodedata.combining(part))
+    for candidate in (variant, _in_case(base, case)):
+        if candidate and symbols.issuperset(candidate):
+            return candidate
+    category = unicodedata.category(char)
+    if category == "Cf":  # soft hyphens and zero-width signs stand within words
+        return ""
+    return char if category[0] in "LNM" else " "
+
+
+def _shown(text: str) -> str:
+    return {"": "nothing", " ": "a blank"}.get(text, f"{text!r}")

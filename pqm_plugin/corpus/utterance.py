@@ -1,0 +1,23 @@
+"""What every corpus comes down to: one spoken sentence of one speaker."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance, and where its samples are.
+
+    `audio` is the right-hand side of `wav.scp`: an absolute path, `archive.ark:OFFSET`, or `command |`. When `start_s`
+    is given, the utterance is that part of `recording`; an `end_s` of None then means the end of the recording.
+
+    A corpus reader yields what it finds, whole or not: `audio` is empty for a transcript without audio, `text` is empty
+    for audio without a transcript. The data stage names and counts those and leaves them out.
+    """
+
+    utterance: str
+    speaker: str
+    text: str
+    audio: str
+    start_s: float | None = None
+    end_s: float | None = None
+    recording: str | None = None

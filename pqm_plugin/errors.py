@@ -1,0 +1,8 @@
+"""The one error that a user is meant to read."""
+
+
+class PqmError(ValueError):
+    """Something in the user's hands is wrong: the message names the file and the remedy, on one line.
+
+    The command line prints it without a traceback and exits with 1.
+    """

@@ -1,0 +1,128 @@
+"""Files that are either whole or not there: write aside, then rename."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.errors import PqmError
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
+
+
+def safe_name(name: str, what: str = "speaker") -> str:
+    """Return `name` if it can be a file name on every system.
+
+    Raises:
+        PqmError: if it holds anything but letters, digits, dot, dash and underscore, starts with a sign, is longer
+            than 100 characters, ends with a dot, or is a reserved device name.
+    """
+    stem = name.split(".")[0].lower()
+    if not _SAFE_NAME.fullmatch(name) or name.endswith(".") or stem in _RESERVED:
+        raise PqmError(
+            f"{what} name {name[:60]!r} cannot be a folder name: use up to 100 of A-Z a-z 0-9 . _ - "
+            "and start with a letter or digit"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a scratch path beside `path`; rename it over `path` when the block ends well.
+
+    A process that is killed, or a disk that fills, leaves an earlier `path` untouched.
+
+    Raises:
+        PqmError: if the disk is full, naming the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        with no_space_as_error(path):
+            yield scratch
+            with scratch.open("rb") as written:
+                os.fsync(written.fileno())
+            scratch.chmod(0o644)
+            scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a scratch folder beside `path`; it takes the place of `path` when the block ends well.
+
+    An older `path` is removed only after the new one is complete.
+
+    Raises:
+        PqmError: if the disk is full, naming the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        with no_space_as_error(path):
+            yield scratch
+            scratch.chmod(0o755)
+            if path.exists():
+                old = scratch.with_suffix(".old")
+                path.replace(old)
+                scratch.replace(path)
+                shutil.rmtree(old)
+            else:
+                scratch.replace(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def no_space_as_error(path: Path) -> Iterator[None]:
+    """Turn "no space left on device" into a `PqmError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise PqmError(
+            f"{path}: the disk is full; free some space and run the same command again, nothing earlier was touched"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 text file, see `whole_file`."""
+    with whole_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a whole JSON file, see `whole_file`; keys keep their order."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        PqmError: if it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PqmError(f"{path} is missing: run the stage that writes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PqmError(f"{path} is not JSON ({error}): delete it and run the stage that writes it again") from None
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

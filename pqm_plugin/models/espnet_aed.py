@@ -1,0 +1,198 @@
+"""Hybrid CTC/attention encoder-decoders of ESPnet: Conformer, E-Branchformer or Transformer."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.bin.asr_inference import Speech2Text
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models import espnet_folder, espnet_stock
+from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer, SearchOptions
+
+NAME = "ESPnet AED"
+
+_KINDS = (
+    (r"encoder\.embed\.conv\..*", "subsampling_conv"),
+    (r"encoder\.embed\..*", "subsampling_linear"),
+    (r"encoder\.encoders\.\d+\.(self_attn|attn)\..*", "encoder_attention"),
+    (r"encoder\.encoders\.\d+\.feed_forward(_macaron)?\..*", "encoder_feed_forward"),
+    (r"encoder\.encoders\.\d+\..*depthwise_conv.*", "depthwise_conv"),
+    (r"encoder\.encoders\.\d+\..*pointwise_conv.*", "pointwise_conv"),
+    (r"encoder\..*", "encoder_other"),
+    (r"decoder\.embed\..*", "embedding"),
+    (r"decoder\.output_layer", "output"),
+    (r"decoder\.decoders\.\d+\.self_attn\..*", "decoder_attention"),
+    (r"decoder\.decoders\.\d+\.src_attn\..*", "cross_attention"),
+    (r"decoder\.decoders\.\d+\.feed_forward\..*", "decoder_feed_forward"),
+    (r"decoder\..*", "decoder_other"),
+    (r"ctc\..*", "ctc"),
+)
+_QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
+_ATTENTION = r".*\.(self_attn|src_attn)\.linear_"
+_PRESETS = {
+    "qv": _ATTENTION + "[qv]",
+    "attention": _ATTENTION + "(q|k|v|out)",
+    "all_linear": r"(encoder|decoder)\..*",
+}
+_DECODER_INPUT = ("decoder.embed", "decoder.output_layer")
+
+
+class EspnetAed:
+    """An ESPnet ASR model with its tokeniser, and ESPnet's own joint CTC/attention beam search over it."""
+
+    def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
+        with espnet_folder.config_file(folder) as config:
+            self._speech2text = Speech2Text(
+                config,
+                None,
+                device=device,
+                beam_size=search.beam_size,
+                ctc_weight=search.ctc_weight,
+                penalty=search.length_bonus,
+                maxlenratio=search.max_length_ratio,
+            )
+        self.network: nn.Module = self._speech2text.asr_model
+        self._espnet = self._speech2text.asr_model
+        if getattr(self._espnet, "decoder", None) is None or getattr(self._espnet, "ctc", None) is None:
+            raise PqmError(f"{folder}: no hybrid CTC/attention model; this family needs a decoder and a CTC layer")
+        # Its error rates during evaluation cost more than the loss; the stages measure words themselves.
+        self._espnet.error_calculator = None
+        self._device = device
+        arguments = self._speech2text.asr_train_args
+        self.sample_rate = _sample_rate(getattr(arguments, "frontend_conf", None) or {})
+        self.symbols = _symbols(self._espnet.token_list)
+
+    def features(self, audio: np.ndarray) -> Tensor:
+        """Normalised filter banks, float32 (T, D)."""
+        speech = torch.from_numpy(audio).unsqueeze(0).to(self._device)
+        lengths = torch.tensor([speech.shape[1]], device=self._device)
+        with torch.no_grad():
+            features, lengths = self._espnet._extract_feats(speech, lengths)
+            if self._espnet.normalize is not None:
+                features, lengths = self._espnet.normalize(features, lengths)
+        return features[0, : int(lengths[0])]
+
+    def token_ids(self, text: str) -> Tensor:
+        """Tokens of a transcript, int64 (U,)."""
+        pieces = self._speech2text.tokenizer.text2tokens(text)
+        return torch.tensor(self._speech2text.converter.tokens2ids(pieces), dtype=torch.long)
+
+    def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
+        """ESPnet's own mixture of CTC and attention losses with the model's `ctc_weight` and label smoothing."""
+        encoded, encoded_lengths = self._encode(features)
+        text = pad_sequence(list(tokens), batch_first=True, padding_value=self._espnet.ignore_id).to(self._device)
+        text_lengths = torch.tensor([len(row) for row in tokens], device=self._device)
+        attention, accuracy, *_ = self._espnet._calc_att_loss(encoded, encoded_lengths, text, text_lengths)
+        ctc, _ = self._espnet._calc_ctc_loss(encoded, encoded_lengths, text, text_lengths)
+        weight = self._espnet.ctc_weight
+        n_tokens = int(text_lengths.sum()) + len(tokens)
+        # ESPnet's losses are means over the batch's utterances.
+        total = (weight * ctc + (1 - weight) * attention) * len(tokens)
+        return Loss(total.squeeze(), len(tokens), round(float(accuracy) * n_tokens), n_tokens)
+
+    def greedy(self, features: Sequence[Tensor]) -> list[str]:
+        """Words of the best CTC path."""
+        with torch.no_grad():
+            encoded, lengths = self._encode(features)
+            paths = self._espnet.ctc.argmax(encoded)
+        return [self._words(path[:length]) for path, length in zip(paths, lengths.tolist(), strict=True)]
+
+    def recognize(self, audio: np.ndarray) -> Hypothesis:
+        """Joint CTC/attention beam search over one utterance; words are empty where the audio is too short."""
+        try:
+            text, _, _, best = self._speech2text(audio)[0]
+        except Exception as error:
+            if type(error).__name__ != "TooShortUttError":
+                raise
+            return Hypothesis(text="", score=0.0)
+        return Hypothesis(text=text, score=float(best.score))
+
+    def layer_kinds(self) -> Mapping[str, str]:
+        """Kinds by the place of a layer in the network; normalisations and activations are none."""
+        return {
+            name: kind
+            for name, module in self.network.named_modules()
+            if isinstance(module, _QUANTIZABLE)
+            for kind in [_kind(name)]
+            if kind is not None
+        }
+
+    def adapter_targets(self, preset: str) -> list[str]:
+        """Full names of the linear layers of a preset; positional projections belong to `all_linear` alone."""
+        if preset not in _PRESETS:
+            raise PqmError(f"LoRA targets {preset!r}: use one of {', '.join(_PRESETS)}, or a list of layer names")
+        pattern = re.compile(_PRESETS[preset])
+        return [
+            name
+            for name, module in self.network.named_modules()
+            if isinstance(module, nn.Linear) and pattern.fullmatch(name) and not name.startswith(_DECODER_INPUT)
+        ]
+
+    def _encode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        padded = pad_sequence(list(features), batch_first=True).to(self._device)
+        lengths = torch.tensor([len(row) for row in features], device=self._device)
+        if self._espnet.preencoder is not None:
+            padded, lengths = self._espnet.preencoder(padded, lengths)
+        encoded, lengths, _ = self._espnet.encoder(padded, lengths)
+        if isinstance(encoded, tuple):
+            encoded = encoded[0]
+        return encoded, lengths
+
+    def _words(self, path: Tensor) -> str:
+        ids = [token for token in torch.unique_consecutive(path).tolist() if token != self._espnet.blank_id]
+        return self._speech2text.tokenizer.tokens2text(self._speech2text.converter.ids2tokens(ids))
+
+
+def _kind(name: str) -> str | None:
+    return next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, name)), None)
+
+
+def _sample_rate(frontend: Mapping[str, Any]) -> int:
+    """ESPnet writes rates as 16000, "16000" or "16k"."""
+    rate = str(frontend.get("fs", 16000))
+    return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
+
+
+def _symbols(token_list: Sequence[str]) -> frozenset[str]:
+    pieces = (token for token in token_list if not re.fullmatch(r"<.*>", token))
+    return frozenset("".join(pieces).replace("▁", " ")) | {" "}
+
+
+def claims(folder: Path) -> bool:
+    """Whether `folder` has ESPnet's configuration of an ASR model."""
+    return (folder / espnet_folder.CONFIG).is_file()
+
+
+def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
+    """The base in full precision.
+
+    Raises:
+        PqmError: if a key of the checkpoint is missing or unknown (ESPnet itself would say nothing).
+    """
+    recognizer = EspnetAed(folder, search, device)
+    path = weights_file(folder)
+    state = espnet_folder.read_weights(path)
+    try:
+        recognizer.network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())
+        raise PqmError(f"{path} does not fit {folder / espnet_folder.CONFIG}: {lines[:400]}") from error
+    return recognizer
+
+
+def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
+    """The architecture of `folder` with random weights, for packed ones to be installed."""
+    return EspnetAed(folder, search, device)
+
+
+fetch = espnet_folder.fetch
+side_files = espnet_folder.side_files
+weights_file = espnet_folder.weights_file
+BASELINES: Mapping[str, str] = espnet_stock.BASELINES
+decode_stock = espnet_stock.decode_stock

@@ -1,0 +1,164 @@
+"""An ESPnet experiment folder: its configuration, weights and side files, and how it comes here."""
+
+import contextlib
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import write_text
+
+CONFIG = "config.yaml"
+WEIGHTS = "valid.acc.ave.pth"
+_PATH_FIELDS = (("bpemodel",), ("token_list",), ("normalize_conf", "stats_file"), ("non_linguistic_symbols",))
+_TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of an experiment, its file names made absolute where the files lie in `folder`."""
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise PqmError(f"{folder / CONFIG} cannot be read ({error}): give a whole ESPnet experiment folder") from error
+    if not isinstance(config, dict) or "token_list" not in config:
+        raise PqmError(f"{folder / CONFIG} is no configuration of an ESPnet ASR model: it has no token_list")
+    for section, key, value in _file_fields(config):
+        if not Path(value).is_absolute():
+            beside = folder / value
+            section[key] = str(beside if beside.exists() else folder / Path(value).name)
+    return config
+
+
+def _file_fields(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    for *parents, key in _PATH_FIELDS:
+        section: Any = config
+        for parent in parents:
+            section = section.get(parent) or {}
+        if isinstance(section.get(key), str):
+            yield section, key, section[key]
+
+
+@contextlib.contextmanager
+def config_file(folder: Path) -> Iterator[Path]:
+    """A temporary configuration that ESPnet can read from any working folder."""
+    config = read_config(folder) | {"init": None}
+    with tempfile.TemporaryDirectory(prefix="pqm_config") as scratch:
+        path = Path(scratch) / CONFIG
+        path.write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        yield path
+
+
+def side_files(folder: Path) -> list[Path]:
+    """The configuration and the files that it names."""
+    named = {Path(value) for _, _, value in _file_fields(read_config(folder))}
+    return [folder / CONFIG, *sorted(path for path in named if path.parent == folder), *_token_file(folder)]
+
+
+def _token_file(folder: Path) -> list[Path]:
+    return [path for path in (folder / "tokens.txt",) if path.exists()]
+
+
+def weights_file(folder: Path) -> Path:
+    """The averaged checkpoint of an experiment, by ESPnet's names for it.
+
+    Raises:
+        PqmError: if there is none.
+    """
+    for pattern in (WEIGHTS, "valid.acc.ave_*best.pth", "valid.*.ave*.pth", "valid.*.best.pth", "*.pth"):
+        found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("checkpoint"))
+        if found:
+            return found[-1]
+    raise PqmError(f"{folder} holds no ESPnet weights (*.pth): give the folder that holds {WEIGHTS}")
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint; nothing in the file is executed.
+
+    Raises:
+        PqmError: if the file is damaged or holds more than plain tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise PqmError(f"{path} is damaged or no plain checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise PqmError(f"{path} holds more than tensors: save the model's state_dict alone")
+    return state
+
+
+def fetch(source: str, out: Path) -> bool:
+    """Bring an experiment folder, a packed zip or a model-zoo tag into the new folder `out`; False if it is none."""
+    path = Path(source).expanduser()
+    if path.is_dir() and (path / CONFIG).exists():
+        _import(path, weights_file(path), out)
+    elif path.is_file() and path.suffix in (".zip", ".gz", ".tgz", ".tar"):
+        with tempfile.TemporaryDirectory(prefix="pqm_unpack", dir=out.parent) as scratch:
+            _import_packed(_unpack(path, Path(scratch)), source, out)
+    elif not path.exists() and _TAG.fullmatch(source):
+        _import_packed(_download(source), source, out)
+    else:
+        return False
+    return True
+
+
+def _unpack(archive: Path, scratch: Path) -> Mapping[str, Any]:
+    from espnet2.main_funcs.pack_funcs import unpack
+
+    try:
+        return unpack(archive, scratch)
+    except Exception as error:
+        raise PqmError(f"{archive} is no model packed by espnet2.bin.pack ({error})") from error
+
+
+def _download(tag: str) -> Mapping[str, Any]:
+    from espnet_model_zoo.downloader import ModelDownloader
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "espnet_model_zoo"
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        return ModelDownloader(cache).download_and_unpack(tag)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PqmError(
+            f"--base {tag}: the model zoo could not be reached or does not know it ({first}); "
+            "download the packed zip by other means and give its path"
+        ) from error
+
+
+def _import_packed(paths: Mapping[str, Any], source: str, out: Path) -> None:
+    try:
+        config, weights = Path(paths["asr_train_config"]), Path(paths["asr_model_file"])
+    except KeyError as error:
+        raise PqmError(f"--base {source}: no ASR model inside ({error} is missing)") from error
+    _import(config.parent, weights, out, config=config)
+
+
+def _import(folder: Path, weights: Path, out: Path, config: Path | None = None) -> None:
+    """Copy what a model needs into `out`, under house names, its configuration relative to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    source = yaml.safe_load((config or folder / CONFIG).read_text(encoding="utf-8"))
+    for section, key, value in list(_file_fields(source)):
+        section[key] = _copy_named(value, folder, out)
+    shutil.copyfile(weights, out / WEIGHTS)
+    for path in _token_file(folder):
+        shutil.copyfile(path, out / path.name)
+    write_text(out / CONFIG, yaml.safe_dump(source, allow_unicode=True, sort_keys=False))
+
+
+def _copy_named(value: str, folder: Path, out: Path) -> str:
+    """Copy the file that a configuration names as `value`; it may be relative to the recipe or to the experiment."""
+    choices = [Path(value), folder / value, folder / Path(value).name, *(p / value for p in folder.resolve().parents)]
+    found = next((path for path in choices if path.is_file()), None)
+    if found is None:
+        raise PqmError(f"{folder / CONFIG} names {value}, which is not there: put it beside {CONFIG}")
+    shutil.copyfile(found, out / found.name)
+    return found.name

@@ -1,0 +1,38 @@
+"""Which model families there are, and which one a folder or a name belongs to."""
+
+from pathlib import Path
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models import espnet_aed
+from pqm_plugin.models.interface import Family
+
+FAMILIES: tuple[Family, ...] = (espnet_aed,)
+"""A new family is a module of this folder with the names of `Family`, and its entry here."""
+
+
+def family_of(folder: Path) -> Family:
+    """The family of the model in `folder`, float or packed.
+
+    Raises:
+        PqmError: if no family claims the folder.
+    """
+    for family in FAMILIES:
+        if family.claims(folder):
+            return family
+    known = ", ".join(family.NAME for family in FAMILIES)
+    raise PqmError(f"{folder} holds no model that is known here ({known}): run stage 2 (base) first, or check --base")
+
+
+def fetch_base(source: str, out: Path) -> Family:
+    """Bring the model that `source` names into the new folder `out`.
+
+    Raises:
+        PqmError: if no family knows `source`.
+    """
+    for family in FAMILIES:
+        if family.fetch(source, out):
+            return family
+    raise PqmError(
+        f"--base {source}: neither an experiment folder, nor a packed zip, nor a model-zoo tag; "
+        "give one of these, or 'train'"
+    )

@@ -1,0 +1,114 @@
+"""What the stages ask of a recogniser, whatever its family."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the best words are searched for.
+
+    `ctc_weight` in [0, 1]: share of the CTC score, the rest is the attention decoder's; `length_bonus`: added log
+    probability per token; `max_length_ratio`: longest hypothesis in tokens per encoder frame, 0 for the family's own.
+    """
+
+    beam_size: int = 10
+    ctc_weight: float = 0.5
+    length_bonus: float = 0.0
+    max_length_ratio: float = 0.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a batch cost: `total` is the sum over utterances of each one's own loss, in nats, with gradient."""
+
+    total: Tensor
+    n_utterances: int
+    n_correct: int
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The best words of one utterance; `score` is the search's log probability in nats."""
+
+    text: str
+    score: float
+
+
+class Recognizer(Protocol):
+    """A recogniser in memory, float or packed, with or without an adapter inside `network`."""
+
+    network: nn.Module
+    sample_rate: int
+    """Of the audio it takes, in Hz."""
+    symbols: frozenset[str]
+    """Every character that its tokens can spell."""
+
+    def features(self, audio: np.ndarray) -> Tensor:
+        """Input of the first trained layer, float32 (T, D), from audio float32 (n_samples,) in [-1, 1]."""
+
+    def token_ids(self, text: str) -> Tensor:
+        """Tokens of a transcript, int64 (U,), without start and end."""
+
+    def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
+        """Teacher-forced training loss and token accuracy of a batch."""
+
+    def greedy(self, features: Sequence[Tensor]) -> list[str]:
+        """Words by the fastest decoding that the family has, for measuring many variants."""
+
+    def recognize(self, audio: np.ndarray) -> Hypothesis:
+        """Search for the words of one utterance."""
+
+    def layer_kinds(self) -> Mapping[str, str]:
+        """Kind (`encoder_attention`, `embedding`, …) of every layer whose weight can be quantised, by name."""
+
+    def adapter_targets(self, preset: str) -> list[str]:
+        """Full names of the layers of a LoRA preset: `qv`, `attention` or `all_linear`."""
+
+
+class Family(Protocol):
+    """One model family: a module of this folder that has these names."""
+
+    NAME: str
+    BASELINES: Mapping[str, str]
+    """Key in results.json of each stock system, and what it is."""
+
+    def claims(self, folder: Path) -> bool:
+        """Whether `folder` holds a model of this family."""
+
+    def fetch(self, source: str, out: Path) -> bool:
+        """Bring the model that `source` names into the new folder `out`; False if it is not this family's."""
+
+    def weights_file(self, folder: Path) -> Path:
+        """The float32 weights of a base folder."""
+
+    def side_files(self, folder: Path) -> list[Path]:
+        """What a packed model needs beside its weights: configuration, tokens."""
+
+    def load_float(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The base in full precision, every key checked."""
+
+    def load_skeleton(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The same architecture with weights still to be loaded."""
+
+    def decode_stock(
+        self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path
+    ) -> "StockDecode":
+        """Decode with the family's own tools, untouched by this package."""
+
+
+@dataclass(frozen=True)
+class StockDecode:
+    """What a stock tool gave: words and seconds of decoding by utterance, its peak memory, its model's size on disk."""
+
+    hypotheses: Mapping[str, str]
+    decode_s: Mapping[str, float]
+    peak_rss_bytes: int
+    model_bytes: int
+    command: str

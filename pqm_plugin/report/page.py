@@ -1,0 +1,176 @@
+"""The report page: every table with what must be said beside it, where the numbers come from, and what they show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pqm_plugin.report.markdown import percent, percent_interval
+from pqm_plugin.report.systems import ordered
+from pqm_plugin.report.tables import (
+    Results,
+    comparison_sentence,
+    comparisons_table,
+    measurements_table,
+    speakers_table,
+    systems_table,
+)
+
+_PROVENANCE = {
+    "corpus": "corpus",
+    "base": "base",
+    "base_sha256": "SHA-256 of the base",
+    "command": "command",
+    "commit": "commit",
+    "seed": "seed",
+    "hardware": "hardware",
+    "date": "date",
+    "versions": "versions",
+}
+_CODE = ("base_sha256", "command", "commit")
+_SYSTEMS_NOTE = (
+    "WER and CER in percent of the reference words and characters. Normalised: reference and transcript both through "
+    "Whisper's English text normaliser first. MB are 1,000,000 bytes, measured on disk. Times smaller: the "
+    "full-precision base over base and adapter together. RTF: seconds of decoding for a second of speech."
+)
+_COMPARISONS_NOTE = (
+    "Relative WER reduction: the share of the other system's word errors that is gone; negative where there are more. "
+    "Probability of improvement: the share of resamples with fewer errors, ties counted half."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One results file: its heading, its path as the page links it, what it holds, and the paths of its figures."""
+
+    heading: str
+    source: str
+    results: Results
+    speakers_figure: str
+    bytes_figure: str
+
+
+def render_report(
+    title: str,
+    sections: Sequence[Section],
+    labels: Sequence[str],
+    notes: Sequence[str] = (),
+    quantization: Sequence[Mapping[str, Any]] = (),
+    sensitivity: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Put the page together from stored results alone: the same input gives the same text.
+
+    Args:
+        labels: sentences that stand beside every table and figure, such as "lossy dev-clean, ten readers".
+        notes: sentences for the end of the page.
+        quantization: one row a kind of layer, what 4 bits did to its weights.
+        sensitivity: one row a kind of layer or setting, what quantising it did to loss and WER.
+    """
+    label = label_line(labels)
+    parts = [f"# {title}\n", "This page is written by stage 8 (report) from the files it names; do not edit it.\n"]
+    parts += [_provenance(sections), _method(sections)]
+    for section in sections:
+        parts += _section(section, label)
+    if sensitivity:
+        parts += ["## What each kind of layer costs in 4 bits\n", label, measurements_table(sensitivity)]
+    if quantization:
+        parts += ["## Error of the 4-bit weights by kind of layer\n", label, measurements_table(quantization)]
+        parts.append("Relative error: norm of the difference over norm of the weights.\n")
+    if notes:
+        parts += ["## Notes\n", _bullets(notes)]
+    return "\n".join(part for part in parts if part)
+
+
+def label_line(labels: Sequence[str]) -> str:
+    """Join the labels into the line that stands beside a table."""
+    return f"*{plain_label(labels)}*\n" if labels else ""
+
+
+def plain_label(labels: Sequence[str]) -> str:
+    """Join the labels into sentences, each with its capital and its full stop."""
+    stripped = [label.strip().rstrip(".") for label in labels]
+    return " ".join(f"{label[:1].upper()}{label[1:]}." for label in stripped)
+
+
+def _provenance(sections: Sequence[Section]) -> str:
+    lines = []
+    for key, name in _PROVENANCE.items():
+        values = {section.source: section.results["meta"].get(key) for section in sections}
+        said = {source: _value(key, value) for source, value in values.items() if value is not None}
+        if len(set(said.values())) == 1 and len(said) == len(sections):
+            lines.append(f"{name}: {next(iter(said.values()))}")
+        else:
+            lines += [f"{name} of `{source}`: {value}" for source, value in said.items()]
+    return "## Where the numbers come from\n\n" + _bullets(lines)
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in sorted(value.items()))
+    if isinstance(value, list):
+        value = " ".join(str(item) for item in value)
+    return f"`{value}`" if key in _CODE else str(value)
+
+
+def _method(sections: Sequence[Section]) -> str:
+    said = (
+        "Intervals are 95 %, from a paired bootstrap over speakers and, within each drawn speaker, utterances; every "
+    )
+    said += "system is scored on the same resamples."
+    n_speakers = min(len(_first(section)["speakers"]) for section in sections)
+    if n_speakers == 1:
+        said += " With one speaker they tell how far other utterances of this speaker may differ, not other speakers."
+    elif n_speakers < 20:
+        said += f" They rest on {n_speakers} speakers, which is few: intervals of so few tend to be too narrow."
+    return said + "\n"
+
+
+def _first(section: Section) -> Mapping[str, Any]:
+    systems: Mapping[str, Any] = section.results["systems"]
+    return dict(systems[ordered(systems)[0]])
+
+
+def _section(section: Section, label: str) -> list[str]:
+    results = section.results
+    first = _first(section)
+    size = f"{len(first['speakers'])} speakers, {first['utterances']} utterances, {first['words']:,} words"
+    parts = [f"## {section.heading}\n", f"From [`{section.source}`]({section.source}): {size}.\n"]
+    parts += ["### Systems\n", label, systems_table(results), _SYSTEMS_NOTE + "\n"]
+    parts += [f"![{_bytes_alt(results)}]({section.bytes_figure})\n"]
+    if results["comparisons"]:
+        parts += ["### Comparisons\n", label, _bullets(_headlines(results)), comparisons_table(results)]
+        parts += [_COMPARISONS_NOTE + "\n"]
+    parts += ["### Speakers\n", label, "WER in percent.\n", speakers_table(results)]
+    parts += [f"![{_speakers_alt(results)}]({section.speakers_figure})\n"]
+    return parts
+
+
+def _headlines(results: Results) -> list[str]:
+    """Sentences for what quantising costs and what the speaker's adapter brings; the table has the rest."""
+    wanted = [row for row in results["comparisons"] if (row["system"], row["against"]) == ("nf4", "full")]
+    wanted += [row for row in results["comparisons"] if row["system"] == "nf4+speaker"]
+    return [comparison_sentence(row) for row in wanted]
+
+
+def _bytes_alt(results: Results) -> str:
+    sizes = []
+    for system in ordered(results["systems"]):
+        entry = results["systems"][system]
+        size_bytes = (entry["model_bytes"] or 0) + (entry["adapter_bytes"] or 0)
+        sizes.append(f"{system} {percent(entry['wer'])} % at {size_bytes / 1e6:.2f} MB")
+    return (
+        "Word error rate with 95 % interval against the size of base and adapter on a logarithmic axis; marks of "
+        f"nearly one size are moved apart: {', '.join(sizes)}"
+    )
+
+
+def _speakers_alt(results: Results) -> str:
+    rates = []
+    for system in ordered(results["systems"]):
+        entry = results["systems"][system]
+        interval = percent_interval(entry["wer_ci95"]).strip("[]").replace(", ", " to ")
+        rates.append(f"{system} {percent(entry['wer'])} % ({interval})")
+    return f"Word error rate of each system, in total with 95 % interval and for each speaker: {', '.join(rates)}"
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "".join(f"* {line}\n" for line in lines)

@@ -1,0 +1,67 @@
+"""Names, order and looks of the systems that are compared."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_BASES = {
+    "espnet": "the base as stock ESPnet decodes it",
+    "stock": "the base as its own toolkit decodes it",
+    "full": "the base in full precision",
+    "int8": "the base in ESPnet's dynamic int8",
+    "nf4": "the base in 4 bits",
+}
+_ADAPTERS = {
+    "sat": "the speaker-independent LoRA",
+    "speaker": "the speaker's own LoRA",
+    "other": "another target speaker's LoRA (control)",
+    "speaker-unsup": "the speaker's own LoRA, learned without transcripts",
+}
+_ORDER = ("espnet", "stock", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a system is drawn: colour, matplotlib marker, and whether the marker is filled."""
+
+    colour: str
+    marker: str
+    filled: bool = True
+
+
+# Colours of Okabe and Ito (2008), told apart with any colour vision; the markers tell them apart in grey.
+_LOOKS = {
+    "espnet": Look("#7F7F7F", "o", filled=False),
+    "stock": Look("#7F7F7F", "o", filled=False),
+    "full": Look("#222222", "o"),
+    "int8": Look("#CC79A7", "v"),
+    "nf4": Look("#D55E00", "s"),
+    "nf4+sat": Look("#E69F00", "^"),
+    "nf4+speaker": Look("#0072B2", "D"),
+    "nf4+other": Look("#009E73", "X"),
+}
+_FURTHER_LOOKS = (
+    Look("#56B4E9", "P"),
+    Look("#222222", "p", filled=False),
+    Look("#0072B2", "h", filled=False),
+    Look("#D55E00", "*", filled=False),
+)
+
+
+def ordered(systems: Iterable[str]) -> list[str]:
+    """Sort systems as every table shows them: the fixed ones first, then the others by name."""
+    return sorted(systems, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+
+def describe(system: str) -> str:
+    """Say what a system is; a key is a base, or a base, `+` and an adapter."""
+    base, _, adapter = system.partition("+")
+    said = _BASES.get(base, base)
+    return f"{said}, with {_ADAPTERS.get(adapter, adapter)}" if adapter else said
+
+
+def looks(systems: Iterable[str]) -> dict[str, Look]:
+    """Choose how each system is drawn; known systems look alike in every figure."""
+    everyone = ordered(systems)
+    further = [name for name in everyone if name not in _LOOKS]
+    chosen = {name: _FURTHER_LOOKS[place % len(_FURTHER_LOOKS)] for place, name in enumerate(further)}
+    return {name: _LOOKS.get(name) or chosen[name] for name in everyone}

@@ -1,0 +1,142 @@
+"""The tables of a report, each a function of stored results alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pqm_plugin.report.markdown import NOTHING, cell, megabytes, number, percent, percent_interval, table
+from pqm_plugin.report.systems import describe, ordered
+
+Results = Mapping[str, Any]
+Column = tuple[str, Callable[[Any], str]]
+
+_FULL_PRECISION = ("full", "espnet", "stock")
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}"
+
+
+def _one_in_percent(value: Any) -> str:
+    return percent(value)
+
+
+def _scientific(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# Columns of measurements that other parts hand over as rows; the order here is the order in the table.
+_COLUMNS: dict[str, Column] = {
+    "kind": ("kind of layer", lambda value: cell(str(value))),
+    "setting": ("setting", lambda value: cell(str(value))),
+    "layers": ("layers", _count),
+    "parameters": ("parameters", _count),
+    "size_bytes": ("MB", megabytes),
+    "bytes_share": ("% of bytes", _one_in_percent),
+    "relative_error": ("relative error %", _one_in_percent),
+    "dev_loss": ("dev loss", lambda value: number(value, 4)),
+    "dev_loss_increase": ("dev loss increase", lambda value: f"{value:+.4f}"),
+    "dev_wer": ("dev WER %", _one_in_percent),
+    "dev_wer_increase": ("dev WER increase, points", lambda value: f"{100 * value:+.2f}"),
+}
+
+
+def float32_bytes(results: Results) -> int | None:
+    """Bytes of the full-precision base, against which the others are small; None if it was not decoded."""
+    systems = results["systems"]
+    return next((systems[name]["model_bytes"] for name in _FULL_PRECISION if name in systems), None)
+
+
+def times_smaller(results: Results, system: str) -> float | None:
+    """Bytes of the full-precision base over bytes of a system, its adapter included."""
+    entry, base = results["systems"][system], float32_bytes(results)
+    size_bytes = (entry["model_bytes"] or 0) + (entry["adapter_bytes"] or 0)
+    return base / size_bytes if base and size_bytes else None
+
+
+def systems_table(results: Results) -> str:
+    """Error rates, size and speed of every system."""
+    headings = ["system", "what it is", "WER %", "95 % interval", "WER normalised %", "CER %", "base MB", "adapter MB"]
+    headings += ["adapter % of parameters", "times smaller", "RTF", "peak memory MB"]
+    rows = []
+    for system in ordered(results["systems"]):
+        entry = results["systems"][system]
+        rows.append(
+            [
+                f"`{system}`",
+                cell(describe(system)),
+                percent(entry["wer"]),
+                percent_interval(entry["wer_ci95"]),
+                percent(entry["wer_normalized"]),
+                percent(entry["cer"]),
+                megabytes(entry["model_bytes"]),
+                megabytes(entry["adapter_bytes"]) if entry["adapter_bytes"] else NOTHING,
+                percent(entry["adapter_fraction"]) if entry["adapter_fraction"] else NOTHING,
+                number(times_smaller(results, system), 2),
+                number(entry["rtf"], 3),
+                f"{entry['peak_rss_bytes'] / 1e6:.0f}" if entry["peak_rss_bytes"] else NOTHING,
+            ]
+        )
+    return table(headings, rows, text_columns=2)
+
+
+def speakers_table(results: Results) -> str:
+    """WER of each speaker under each system."""
+    systems = ordered(results["systems"])
+    first = results["systems"][systems[0]]
+    rows = [
+        [cell(speaker), *(str(first["speakers"][speaker][key]) for key in ("utterances", "words"))]
+        + [percent(results["systems"][system]["speakers"][speaker]["wer"]) for system in systems]
+        for speaker in sorted(first["speakers"])
+    ]
+    everybody = ["all", str(first["utterances"]), str(first["words"])]
+    everybody += [percent(results["systems"][system]["wer"]) for system in systems]
+    bold = [f"**{value}**" for value in everybody]
+    return table(["speaker", "utterances", "words", *(f"`{system}`" for system in systems)], [*rows, bold])
+
+
+def comparisons_table(results: Results) -> str:
+    """How many fewer errors each system makes than another, and how sure that is."""
+    headings = ["system", "against", "relative WER reduction %", "95 % interval", "probability of improvement"]
+    rows = [
+        [
+            f"`{row['system']}`",
+            f"`{row['against']}`",
+            percent(row["relative_wer_reduction"], 1),
+            percent_interval(row["ci95"], 1),
+            number(row["p_improvement"], 3),
+        ]
+        for row in results["comparisons"]
+    ]
+    return table(headings, rows, text_columns=2)
+
+
+def comparison_sentence(row: Mapping[str, Any]) -> str:
+    """Say what one comparison shows, and no more than it shows."""
+    reduction, (low, high) = row["relative_wer_reduction"], row["ci95"]
+    who = f"`{row['system']}` against `{row['against']}`:"
+    if reduction is None:
+        return f"{who} `{row['against']}` makes no error, so there is nothing to reduce."
+    if reduction == low == high == 0:
+        return f"{who} as many word errors, in every resample."
+    said = f"{who} {_change(reduction)} word errors, 95 % interval from {_change(low)} to {_change(high)}"
+    if (low is None or low <= 0) and (high is None or high >= 0):
+        return f"{said}. The interval includes zero: no difference is shown."
+    return f"{said}."
+
+
+def _change(reduction: float | None) -> str:
+    if reduction is None:
+        return "no bound"
+    return f"{100 * abs(reduction):.1f} % {'more' if reduction < 0 else 'fewer'}"
+
+
+def measurements_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Show rows of measurements, such as the cost of each kind of layer; columns that no row has are left out."""
+    keys = [key for key in _COLUMNS if any(key in row for row in rows)]
+    keys += sorted({key for row in rows for key in row} - _COLUMNS.keys())
+    columns = {key: _COLUMNS.get(key, (key.replace("_", " "), _scientific)) for key in keys}
+    body = [
+        [NOTHING if row.get(key) is None else write(row[key]) for key, (_, write) in columns.items()] for row in rows
+    ]
+    n_text = sum(key in ("kind", "setting") for key in keys)
+    return table([heading for heading, _ in columns.values()], body, text_columns=max(1, n_text))

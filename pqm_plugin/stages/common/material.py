@@ -1,0 +1,69 @@
+"""From names in the partition to audio, text and examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pqm_plugin.adapters import Example
+from pqm_plugin.corpus.audio import load_audio
+from pqm_plugin.corpus.kaldi import read_data_folder
+from pqm_plugin.corpus.partition import Partition
+from pqm_plugin.corpus.text import TextFit, fit_text
+from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models import Recognizer
+from pqm_plugin.stages.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Material:
+    """The utterances of a recipe, by split and speaker."""
+
+    recipe: Recipe
+
+    @cached_property
+    def partition(self) -> Partition:
+        """Who is in which split."""
+        return Partition.read(self.recipe.partition_file)
+
+    @cached_property
+    def _utterances(self) -> dict[str, Utterance]:
+        sets = sorted({row.set for row in self.partition.rows})
+        return {found.utterance: found for name in sets for found in read_data_folder(self.recipe.data(name))}
+
+    def utterances(self, split: str, speaker: str | None = None) -> list[Utterance]:
+        """The utterances of a split, of one speaker or of all, sorted by name."""
+        names = self.partition.utterances(split, speaker)
+        lost = [name for name in names if name not in self._utterances]
+        if lost:
+            raise PqmError(
+                f"{self.recipe.partition_file} names {lost[0]}, which no data folder holds: run stage 1 again"
+            )
+        return [self._utterances[name] for name in names]
+
+    def speakers(self) -> list[str]:
+        """The target speakers, or those of them that `--speakers` names."""
+        known = self.partition.speakers("test")
+        chosen = self.recipe.speakers or known
+        unknown = sorted(set(chosen) - set(known))
+        if unknown:
+            raise PqmError(
+                f"--speakers {' '.join(unknown)}: not among the target speakers of {self.recipe.partition_file} "
+                f"({' '.join(known)}); run stage 1 with the same --speakers, or see why it left them out"
+            )
+        return [speaker for speaker in known if speaker in chosen]
+
+    def fit(self, symbols: frozenset[str]) -> TextFit:
+        """How all texts of the recipe are fitted to what a base can spell."""
+        return fit_text((utterance.text for utterance in self._utterances.values()), symbols)
+
+
+def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
+    """Features and tokens of each utterance; audio is read and analysed once."""
+    return [
+        Example(
+            recognizer.features(load_audio(utterance, recognizer.sample_rate)),
+            recognizer.token_ids(fit.apply(utterance.text)),
+        )
+        for utterance in utterances
+    ]

@@ -1,0 +1,69 @@
+"""Open a model of a recipe: float or packed, with or without an adapter."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import sha256
+from pqm_plugin.models import Recognizer, family_of
+from pqm_plugin.quantize import load_packed
+from pqm_plugin.stages.recipe import Recipe
+
+PACKED = "model.safetensors"
+BASE_KINDS = ("full", "nf4")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recogniser and the hash of the weights file that it came from."""
+
+    recognizer: Recognizer
+    weights: Path
+    weights_sha256: str
+
+
+def weights_file(recipe: Recipe, base_kind: str) -> Path:
+    """The file of the `full` or `nf4` base.
+
+    Raises:
+        PqmError: if its stage has not run.
+    """
+    if base_kind not in BASE_KINDS:
+        raise PqmError(f"base {base_kind!r} is not known: use {' or '.join(BASE_KINDS)}")
+    if base_kind == "nf4":
+        path = recipe.packed_dir / PACKED
+    else:
+        path = family_of(recipe.base_dir).weights_file(recipe.base_dir)
+    if not path.is_file():
+        raise PqmError(f"{path} is missing: run stage {3 if base_kind == 'nf4' else 2} first")
+    return path
+
+
+@cache
+def _hash(path: Path, size_bytes: int, changed_ns: int) -> str:
+    return sha256(path)
+
+
+def weights_hash(path: Path) -> str:
+    """Hash of a weights file, computed once a process while the file stays the same."""
+    status = path.stat()
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+def open_base(recipe: Recipe, base_kind: str, mode: str = "exact", n_threads: int = 1) -> Opened:
+    """Load the `full` or `nf4` base into memory, in evaluation mode."""
+    torch.set_num_threads(n_threads)
+    weights = weights_file(recipe, base_kind)
+    folder = weights.parent
+    family = family_of(folder)
+    if base_kind == "full":
+        recognizer = family.load_float(folder, recipe.config.decode, recipe.device)
+    else:
+        recognizer = family.load_skeleton(folder, recipe.config.decode, "cpu")
+        load_packed(weights, recognizer.network, mode)
+        recognizer.network.to(recipe.device)
+    recognizer.network.eval()
+    return Opened(recognizer, weights, weights_hash(weights))

@@ -1,0 +1,59 @@
+"""Where a number comes from."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.processes import n_cores
+from pqm_plugin.stages.common.opening import weights_file, weights_hash
+from pqm_plugin.stages.recipe import Recipe
+
+_PACKAGES = ("espnet", "torch", "bitsandbytes", "peft", "jiwer")
+
+
+def provenance(recipe: Recipe) -> dict[str, Any]:
+    """The `meta` of results.json."""
+    return {
+        "corpus": recipe.target_set,
+        "base": recipe.base_name,
+        "base_sha256": weights_hash(weights_file(recipe, "full")),
+        "commit": _commit(),
+        "command": recipe.command,
+        "seed": recipe.config.seed,
+        "hardware": f"{_processor()}, {n_cores()} cores, 1 thread a decode, {platform.system()}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """Commit of the checkout that this package lies in; a mark says if its code has uncommitted changes."""
+    root = Path(__file__).resolve().parents[3]
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", "pqm_plugin", "egs/pqm.sh", "egs/*/conf", "egs/*/run.sh")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + (" with uncommitted changes" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,67 @@
+"""The systems that are decoded and compared, from their keys: base, `+`, adapter."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.stages.common.opening import BASE_KINDS
+from pqm_plugin.stages.recipe import Recipe
+
+STOCK = "stock"
+ADAPTERS = ("sat", "speaker", "other")
+CHECKED = ("full", "nf4", "nf4+sat")
+"""Systems for the control set, whose speakers have no adapters of their own."""
+
+
+@dataclass(frozen=True)
+class System:
+    """`base_kind` is `stock`, `full` or `nf4`; `adapter` is empty, `sat`, `speaker` or `other`."""
+
+    key: str
+    base_kind: str
+    adapter: str
+
+
+def parse_system(key: str, baselines: Iterable[str]) -> System:
+    """Read a key of the systems table.
+
+    Raises:
+        PqmError: if base or adapter are not known.
+    """
+    if key in baselines:
+        return System(key, STOCK, "")
+    base_kind, _, adapter = key.partition("+")
+    if base_kind not in BASE_KINDS or (adapter and adapter not in ADAPTERS):
+        raise PqmError(
+            f"system {key!r} is not known: use {', '.join((*baselines, *BASE_KINDS))}, "
+            f"the last two also with +{', +'.join(ADAPTERS)}"
+        )
+    return System(key, base_kind, adapter)
+
+
+def systems(recipe: Recipe, baselines: Mapping[str, str]) -> list[System]:
+    """The systems of a recipe, by default those of the design's table."""
+    stock, *others = baselines
+    keys = recipe.systems or (stock, "full", *others, "nf4", *(f"nf4+{adapter}" for adapter in ADAPTERS))
+    return [parse_system(key, baselines) for key in keys]
+
+
+def adapted_bases(recipe: Recipe) -> list[str]:
+    """Base kinds that need adapters, for stages 4 and 5."""
+    chosen = {key.partition("+")[0] for key in recipe.systems if "+" in key} or {"nf4"}
+    return [kind for kind in BASE_KINDS if kind in chosen]
+
+
+def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[str]) -> Path | None:
+    """The folder of the adapter with which `system` decodes `speaker`; the other speaker is the next in the list."""
+    if not system.adapter:
+        return None
+    root = recipe.adapter_dir(system.base_kind)
+    if system.adapter == "sat":
+        return root / "sat"
+    if system.adapter == "speaker":
+        return root / "speakers" / speaker
+    if len(speakers) < 2:
+        raise PqmError(f"{system.key}: another speaker's adapter needs at least two target speakers")
+    return root / "speakers" / speakers[(speakers.index(speaker) + 1) % len(speakers)]

@@ -1,0 +1,89 @@
+"""Train one adapter and write it, for stages 4 and 5."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from pqm_plugin.adapters import (
+    AdapterInfo,
+    Example,
+    TrainOptions,
+    attach,
+    parameter_counts,
+    read_info,
+    save_adapter,
+    train_adapter,
+)
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models import Recognizer
+from pqm_plugin.stages.config import LoraConfig
+
+
+def adapter_is_done(folder: Path, request: dict[str, Any]) -> bool:
+    """Whether the adapter in `folder` is what `request` asks for."""
+    try:
+        earlier = read_info(folder).request
+    except PqmError:
+        return False
+    if earlier != request:
+        changed = ", ".join(sorted(key for key in request if earlier.get(key) != request[key]))
+        logging.info("%s was made with other settings (%s): training it again", folder, changed)
+    return earlier == request
+
+
+def attach_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> PeftModel:
+    """A fresh LoRA as the configuration says, initialised by `seed`."""
+    torch.manual_seed(seed)
+    preset = isinstance(config.targets, str)
+    targets = recognizer.adapter_targets(str(config.targets)) if preset else config.targets
+    return attach(recognizer.network, targets, config.rank, config.alpha, config.dropout)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recogniser with the adapter around its network, and how that is to be trained."""
+
+    recognizer: Recognizer
+    model: PeftModel
+    options: TrainOptions
+    lora: LoraConfig
+
+
+def train_and_save(
+    trained: Trained, train: list[Example], dev: list[Example], request: dict[str, Any], folder: Path, name: str
+) -> None:
+    """Train what is trainable, say how much that is, and write the adapter.
+
+    Raises:
+        PqmError: if more than `lora.max_fraction` of the base would be trained.
+    """
+    model, lora = trained.model, trained.lora
+    trainable, base = parameter_counts(model)
+    logging.info("%s: trains %d of %d parameters (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    if not 0 < trainable <= lora.max_fraction * base:
+        raise PqmError(
+            f"{name}: the adapter has {trainable / base:.2%} of the base's parameters, allowed are up to "
+            f"{lora.max_fraction:.2%}: lower lora.rank, choose fewer lora.targets, or raise lora.max_fraction"
+        )
+    checkpoint = folder.with_name(f".{folder.name}.{_short(request)}.train")
+    seed = request["seed"] * 1000
+    result = train_adapter(model, trained.recognizer.loss, train, dev, trained.options, seed, checkpoint, name)
+    last = result.log[result.best_epoch]
+    logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
+    if result.best_epoch == 0 and folder.name == "sat":
+        raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower pretrain.learning_rate")
+    info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
+    save_adapter(folder, model, info)
+    for stale in folder.parent.glob(f".{folder.name}.*.train"):
+        stale.unlink()
+
+
+def _short(request: dict[str, Any]) -> str:
+    """Names a checkpoint after its request: an interrupted run with other settings is not gone on with."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]

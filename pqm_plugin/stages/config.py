@@ -1,0 +1,109 @@
+"""What a recipe's YAML may say: frozen defaults here, the file holds what differs."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pqm_plugin.adapters import TrainOptions
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models import SearchOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeConfig:
+    """Stage 3. `keep` names the layer kinds that stay in `rest_dtype`, see the sensitivity table of a recipe."""
+
+    quant_type: str = "nf4"
+    block_size: int = 64
+    double_quantize: bool = True
+    keep: tuple[str, ...] = ()
+    rest_dtype: str = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """The adapter's shape; `targets` is a preset of the model family, or full layer names."""
+
+    targets: str | tuple[str, ...] = "attention"
+    rank: int = 4
+    alpha: float = 8.0
+    dropout: float = 0.1
+    max_fraction: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a result, apart from data and base."""
+
+    quantize: QuantizeConfig = QuantizeConfig()
+    lora: LoraConfig = LoraConfig()
+    pretrain: TrainOptions = TrainOptions()
+    adapt: TrainOptions = TrainOptions()
+    decode: SearchOptions = SearchOptions()
+    seed: int = 0
+
+
+def load_config(path: Path | None) -> Config:
+    """Read a YAML file over the defaults.
+
+    Raises:
+        PqmError: for an unknown key, naming the nearest one, or a value of the wrong kind.
+    """
+    if path is None:
+        return Config()
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise PqmError(f"--pqm_config {path} cannot be read: {error}") from error
+    return _fill(Config, values, str(path))
+
+
+def _fill(cls: type[Any], values: Any, where: str) -> Any:
+    """An instance of the dataclass `cls` from a mapping, nested dataclasses included."""
+    if not isinstance(values, Mapping):
+        raise PqmError(f"{where}: expected keys and values, got {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
+            raise PqmError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}? Known: {', '.join(fields)}")
+    arguments = {key: _value(fields[key], value, f"{where}: {key}") for key, value in values.items()}
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise PqmError(f"{where}: {error}") from error
+
+
+def _value(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
+    default = field.default
+    if dataclasses.is_dataclass(default):
+        return _fill(type(default), value, where)
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(default, float) and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            # YAML reads 1e-3 as text: it wants a dot before the exponent.
+            value = float(value)
+        except ValueError:
+            raise PqmError(f"{where}: {value!r} is no number") from None
+    allowed = (str, tuple) if "tuple" in str(field.type) and "str |" in str(field.type) else type(default)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(default, bool)):
+        raise PqmError(f"{where}: {value!r} is no {type(default).__name__}")
+    return value
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain values for JSON and YAML: tuples as lists."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in _flat(config).items()}
+
+
+def _flat(config: Any) -> dict[str, Any]:
+    return {
+        field.name: as_dict(value) if dataclasses.is_dataclass(value) else value
+        for field in dataclasses.fields(config)
+        for value in [getattr(config, field.name)]
+    }

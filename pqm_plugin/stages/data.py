@@ -1,0 +1,233 @@
+"""Stage 1: from a corpus as distributed to Kaldi folders and the speaker partition."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pqm_plugin.corpus.audio import probe
+from pqm_plugin.corpus.kaldi import write_data_folder
+from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.partition import Partition, make_partition
+from pqm_plugin.corpus.readers import Reader, find_reader
+from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.corpus.validate import speaker_warnings
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import safe_name, write_text
+from pqm_plugin.stages.recipe import Recipe
+
+PARTITION = "partition.tsv"
+LEFT_OUT = "left_out.tsv"
+
+_log = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe) -> None:
+    """Prepare every set that the recipe names."""
+    if recipe.corpus is None or not recipe.target_set:
+        raise PqmError("stage 1 needs --corpus and --target_set")
+    prepare_data(
+        recipe.corpus,
+        recipe.reader,
+        recipe.datadir,
+        recipe.target_set,
+        recipe.sat_sets,
+        recipe.train_set or None,
+        recipe.valid_set or None,
+        recipe.check_set or None,
+        recipe.speakers or None,
+    )
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much speech there is."""
+
+    n_speakers: int
+    n_utterances: int
+    duration_s: float
+
+    def __str__(self) -> str:
+        """Return the amount in words."""
+        return f"{self.n_speakers} speakers, {self.n_utterances} utterances, {self.duration_s / 3600:.2f} h"
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What stage 1 found: amounts by set and by split, why speakers were left out, and what else to look at."""
+
+    sets: dict[str, Amount]
+    splits: dict[str, Amount]
+    speakers_left_out: dict[str, str]
+    warnings: tuple[str, ...]
+    partition: Path
+
+    def lines(self) -> list[str]:
+        """Return the summary for people, one fact a line."""
+        left_out = self.speakers_left_out
+        return [
+            *(f"set {name}: {amount}" for name, amount in self.sets.items()),
+            *(f"split {name}: {amount}" for name, amount in self.splits.items()),
+            f"speakers left out: {len(left_out)}",
+            *(f"left out: speaker {speaker}: {why}" for speaker, why in sorted(left_out.items())),
+        ]
+
+
+@dataclass(frozen=True)
+class _Lost:
+    utterance: str
+    speaker: str
+    set: str
+    why: str
+
+
+@dataclass(frozen=True)
+class _Set:
+    utterances: list[Utterance]
+    durations_s: dict[str, float]
+    lost: list[_Lost]
+
+
+def prepare_data(
+    corpus: Path,
+    reader: str,
+    datadir: Path,
+    target_set: str,
+    sat_sets: Sequence[str],
+    train_set: str | None = None,
+    valid_set: str | None = None,
+    check_set: str | None = None,
+    speakers: Sequence[str] | None = None,
+    split_rule: str = "paper",
+    min_utterances: int = 5,
+) -> DataSummary:
+    """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
+
+    `speakers` chooses the target speakers, None takes all of `target_set`. The same inputs give the same bytes, and
+    files that hold them already are left alone. Nothing is written before everything was read.
+
+    Raises:
+        PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
+            or the partition cannot be made.
+    """
+    named = (target_set, *sat_sets, train_set, valid_set, check_set)
+    sets = _read_sets(corpus, find_reader(reader), [name for name in named if name])
+    utterances = {name: loaded.utterances for name, loaded in sets.items()}
+    targets, sat, check = (
+        {name: utterances[name] for name in names if name} for names in ([target_set], sat_sets, [check_set])
+    )
+    partition = make_partition(targets, sat, speakers, check, min_utterances, split_rule)
+    for name, whole in utterances.items():
+        write_data_folder(datadir / name, whole)
+    partition.write(datadir / PARTITION)
+    _write_left_out(datadir / LEFT_OUT, sets, partition)
+    warnings = (*_warnings(sets, datadir / LEFT_OUT), *_heard_before(partition, train_set, utterances))
+    return _said(_summary(sets, partition, warnings, datadir / PARTITION))
+
+
+def _said(summary: DataSummary) -> DataSummary:
+    """Log the summary and its warnings, and hand it on."""
+    for line in summary.lines():
+        _log.info(line)
+    for line in summary.warnings:
+        _log.warning(line)
+    return summary
+
+
+def _read_sets(corpus: Path, source: Reader, names: Iterable[str]) -> dict[str, _Set]:
+    """Read every set once, however many parts it plays."""
+    once = list(dict.fromkeys(safe_name(name, "set") for name in names))
+    return {name: _read_set(source, corpus, name) for name in once}
+
+
+def _read_set(source: Reader, corpus: Path, name: str) -> _Set:
+    """Read a set, check all its audio, and set aside what has no audio or no transcript."""
+    whole, lost = [], []
+    for utterance in source.read(corpus, name):
+        if utterance.audio and utterance.text.strip():
+            whole.append(utterance)
+        else:
+            why = "audio without transcript" if utterance.audio else "transcript without audio"
+            lost.append(_Lost(utterance.utterance, utterance.speaker, name, why))
+    if not whole:
+        raise PqmError(
+            f"{corpus}: set {name} is empty: none of {len(lost)} utterances has both audio and a transcript; "
+            "check that the corpus is unpacked whole"
+        )
+    for speaker in sorted({utterance.speaker for utterance in whole}):
+        safe_name(speaker)
+    _log.info("set %s: checking the audio of %d utterances", name, len(whole))
+    return _Set(whole, _durations_s(name, whole), lost)
+
+
+def _durations_s(name: str, utterances: list[Utterance]) -> dict[str, float]:
+    durations_s: dict[str, float] = {}
+    bad: list[PqmError] = []
+    for utterance in utterances:
+        try:
+            durations_s[utterance.utterance] = probe(utterance).duration_s
+        except PqmError as error:
+            bad.append(error)
+            _log.error(str(error))
+    if bad:
+        raise PqmError(f"set {name}: {len(bad)} of {len(utterances)} audio files cannot be used, the first: {bad[0]}")
+    return durations_s
+
+
+def _write_left_out(path: Path, sets: Mapping[str, _Set], partition: Partition) -> None:
+    """Write every utterance that the corpus holds and the partition lost, with the reason."""
+    rows = [entry for loaded in sets.values() for entry in loaded.lost]
+    kept = {(row.utterance, row.set) for row in partition.rows}
+    rows += [
+        _Lost(utterance.utterance, utterance.speaker, name, partition.left_out[utterance.speaker])
+        for name, loaded in sets.items()
+        for utterance in loaded.utterances
+        if utterance.speaker in partition.left_out and (utterance.utterance, name) not in kept
+    ]
+    ordered = sorted(rows, key=lambda row: (row.set, row.utterance))
+    lines = [
+        "utterance\tspeaker\tset\twhy",
+        *(f"{row.utterance}\t{row.speaker}\t{row.set}\t{row.why}" for row in ordered),
+    ]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _warnings(sets: Mapping[str, _Set], left_out: Path) -> list[str]:
+    warnings = []
+    for name, loaded in sets.items():
+        for why in sorted({entry.why for entry in loaded.lost}):
+            lost = [entry.utterance for entry in loaded.lost if entry.why == why]
+            warnings.append(f"set {name}: {why}: {len(lost)} left out ({some(lost)}): all are named in {left_out}")
+        triples = [(each.utterance, each.speaker, each.recording or each.utterance) for each in loaded.utterances]
+        warnings += [f"set {name}: {warning}: name the person instead" for warning in speaker_warnings(triples)]
+    return warnings
+
+
+def _heard_before(
+    partition: Partition, train_set: str | None, utterances: Mapping[str, Sequence[Utterance]]
+) -> list[str]:
+    """Say which target speakers the base is trained on, since a gain on them is not one on a new speaker."""
+    trained = {utterance.speaker for utterance in utterances[train_set]} if train_set else set()
+    heard = sorted(trained & set(partition.speakers("test")))
+    if not heard:
+        return []
+    return [f"set {train_set}: {len(heard)} target speakers are in it ({some(heard)}): the base has heard them before"]
+
+
+def _summary(sets: Mapping[str, _Set], partition: Partition, warnings: tuple[str, ...], path: Path) -> DataSummary:
+    lengths_s = {(name, utt): length_s for name, loaded in sets.items() for utt, length_s in loaded.durations_s.items()}
+    rows_by_split: dict[str, list[tuple[str, float]]] = {}
+    for row in partition.rows:
+        rows_by_split.setdefault(row.split, []).append((row.speaker, lengths_s[row.set, row.utterance]))
+    by_set = {
+        name: _amount((utterance.speaker, loaded.durations_s[utterance.utterance]) for utterance in loaded.utterances)
+        for name, loaded in sets.items()
+    }
+    by_split = {split: _amount(rows) for split, rows in rows_by_split.items()}
+    return DataSummary(by_set, by_split, dict(partition.left_out), warnings, path)
+
+
+def _amount(spoken: Iterable[tuple[str, float]]) -> Amount:
+    """Count `(speaker, duration_s)` pairs."""
+    pairs = list(spoken)
+    return Amount(len({speaker for speaker, _ in pairs}), len(pairs), sum(length_s for _, length_s in pairs))

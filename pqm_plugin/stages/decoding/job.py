@@ -1,0 +1,82 @@
+"""Decode some speakers in one process."""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from pqm_plugin.adapters import load_adapter, switched_off
+from pqm_plugin.corpus.audio import load_audio
+from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.errors import PqmError
+from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.opening import Opened, open_base
+from pqm_plugin.stages.common.systems import System, adapter_of
+from pqm_plugin.stages.decoding.parts import Line
+from pqm_plugin.stages.decoding.requests import part_of
+from pqm_plugin.stages.recipe import Recipe
+
+
+def decode_speakers(
+    recipe: Recipe,
+    system: System,
+    set_name: str,
+    split: str,
+    share: Sequence[str],
+    speakers: Sequence[str],
+    counter: Path,
+) -> None:
+    """Decode what is missing of the speakers in `share`; the base is loaded once, adapters are switched."""
+    material = Material(recipe)
+    opened = open_base(recipe, system.base_kind)
+    model: PeftModel | None = None
+    for speaker in share:
+        part = part_of(recipe, material, system, set_name, split, speaker, speakers)
+        if not part.missing:
+            continue
+        wanted = [found for found in material.utterances(split, speaker) if found.utterance in part.missing]
+        folder = adapter_of(recipe, system, speaker, speakers)
+        if folder is not None:
+            model = load_adapter(model or opened.recognizer.network, folder, opened.weights_sha256)
+            model.eval()
+            _check_effect(material, opened, model, wanted[0], folder)
+        part.start()
+        for utterance in wanted:
+            part.append(_decode(opened, utterance))
+            with counter.open("a", encoding="utf-8") as done:
+                done.write(f"{utterance.utterance}\n")
+
+
+def _decode(opened: Opened, utterance: Utterance) -> Line:
+    audio = load_audio(utterance, opened.recognizer.sample_rate)
+    start = time.perf_counter()
+    found = opened.recognizer.recognize(audio)
+    decode_s = time.perf_counter() - start
+    audio_s = len(audio) / opened.recognizer.sample_rate
+    return Line(utterance.utterance, found.text, found.score, audio_s, decode_s, peak_rss_bytes())
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _check_effect(material: Material, opened: Opened, model: PeftModel, utterance: Utterance, folder: Path) -> None:
+    """An adapter that loads but changes nothing would be reported as one that does not help.
+
+    Raises:
+        PqmError: if the loss of an utterance is the same with and without the adapter.
+    """
+    recognizer = opened.recognizer
+    [example] = examples(recognizer, [utterance], material.fit(recognizer.symbols))
+    with torch.no_grad():
+        with_adapter = recognizer.loss([example.features], [example.tokens]).total
+        with switched_off(model):
+            without = recognizer.loss([example.features], [example.tokens]).total
+    if torch.equal(with_adapter, without):
+        raise PqmError(f"{folder}: the adapter does not change the output; delete it and run its stage again")

@@ -1,0 +1,46 @@
+"""Stage 4: one LoRA on many speakers, none of them a target (speaker adaptive training)."""
+
+import logging
+from typing import Any
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.stages.common.done import digest
+from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
+from pqm_plugin.stages.common.systems import adapted_bases
+from pqm_plugin.stages.common.training import Trained, adapter_is_done, attach_lora, train_and_save
+from pqm_plugin.stages.config import as_dict
+from pqm_plugin.stages.recipe import Recipe
+
+
+def run(recipe: Recipe) -> None:
+    """Train the speaker-independent adapter of every base kind that the systems need."""
+    for base_kind in adapted_bases(recipe):
+        _pretrain(recipe, base_kind)
+
+
+def _pretrain(recipe: Recipe, base_kind: str) -> None:
+    material = Material(recipe)
+    splits = {split: material.utterances(split) for split in ("sat_train", "sat_dev")}
+    if not splits["sat_train"]:
+        raise PqmError(f"{recipe.partition_file} has no sat_train utterances: name --sat_sets and run stage 1 again")
+    request: dict[str, Any] = {
+        "base_sha256": weights_hash(weights_file(recipe, base_kind)),
+        "lora": as_dict(recipe.config.lora),
+        "train": as_dict(recipe.config.pretrain),
+        "seed": recipe.config.seed,
+        # Sums of float32 depend on how many threads share them.
+        "threads": recipe.nj,
+        **{split: digest(utterances) for split, utterances in splits.items()},
+    }
+    folder = recipe.adapter_dir(base_kind) / "sat"
+    if adapter_is_done(folder, request):
+        logging.info("%s is there already", folder)
+        return
+    opened = open_base(recipe, base_kind, n_threads=recipe.nj)
+    fit = material.fit(opened.recognizer.symbols)
+    ready = {split: examples(opened.recognizer, utterances, fit) for split, utterances in splits.items()}
+    model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
+    config = recipe.config
+    trained = Trained(opened.recognizer, model, config.pretrain, config.lora)
+    train_and_save(trained, ready["sat_train"], ready["sat_dev"], request, folder, "sat")

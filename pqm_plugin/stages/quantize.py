@@ -1,0 +1,126 @@
+"""Stage 3: the base in 4 bits."""
+
+import logging
+import shutil
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import sha256, whole_folder, write_json
+from pqm_plugin.models import Recognizer, SearchOptions, family_of
+from pqm_plugin.quantize import WeightFormat, load_packed, packed_layers, quantize_layers, save_packed
+from pqm_plugin.stages.common.done import is_done
+from pqm_plugin.stages.common.opening import PACKED, weights_file, weights_hash
+from pqm_plugin.stages.config import QuantizeConfig, as_dict
+from pqm_plugin.stages.recipe import Recipe
+
+META = "meta.json"
+
+
+def run(recipe: Recipe) -> None:
+    """Pack the base's weights, measure what that cost in bytes and error, and check that the file loads."""
+    source = weights_file(recipe, "full")
+    config = recipe.config.quantize
+    request = {"base_sha256": weights_hash(source), "quantize": as_dict(config)}
+    target = recipe.packed_dir
+    if is_done(target / META, request, f"packed model {target}") and (target / PACKED).is_file():
+        logging.info("%s is there already", target / PACKED)
+        return
+    family = family_of(recipe.base_dir)
+    recognizer = family.load_float(recipe.base_dir, SearchOptions(), "cpu")
+    kinds = quantized_kinds(recognizer, config)
+    before = {name: _weight(recognizer, name) for name in kinds}
+    quantize_layers(recognizer.network, list(kinds), weight_format(config))
+    with whole_folder(target.with_name(f"{target.name}.new")) as scratch:
+        for path in family.side_files(recipe.base_dir):
+            shutil.copyfile(path, scratch / path.name)
+        save_packed(scratch / PACKED, recognizer.network, config.rest_dtype)
+        # Loading it back now means that no later stage meets a file that cannot be read.
+        load_packed(scratch / PACKED, family.load_skeleton(scratch, SearchOptions(), "cpu").network)
+        meta = {"request": request, "family": family.NAME, **_measure(recipe, recognizer, kinds, before)}
+        meta["size_bytes"] = (scratch / PACKED).stat().st_size
+        meta["sha256"] = sha256(scratch / PACKED)
+        meta["base_size_bytes"] = source.stat().st_size
+        meta["ratio"] = meta["base_size_bytes"] / meta["size_bytes"]
+        write_json(scratch / META, meta)
+    _move_in(recipe)
+    _report(meta)
+
+
+def _weight(recognizer: Recognizer, name: str) -> torch.Tensor:
+    return recognizer.network.get_parameter(f"{name}.weight").detach().clone()
+
+
+def _move_in(recipe: Recipe) -> None:
+    """Put the new files into the packed folder, meta.json last: it is what says that the stage is done."""
+    fresh = recipe.packed_dir.with_name(f"{recipe.packed_dir.name}.new")
+    recipe.packed_dir.mkdir(parents=True, exist_ok=True)
+    (recipe.packed_dir / META).unlink(missing_ok=True)
+    for path in sorted(fresh.iterdir(), key=lambda path: path.name == META):
+        path.replace(recipe.packed_dir / path.name)
+    fresh.rmdir()
+
+
+def weight_format(config: QuantizeConfig) -> WeightFormat:
+    """The part of the configuration that one tensor knows."""
+    return WeightFormat(config.quant_type, config.block_size, config.double_quantize)
+
+
+def quantized_kinds(recognizer: Recognizer, config: QuantizeConfig) -> dict[str, str]:
+    """Kind of every layer that is quantised, by name.
+
+    Raises:
+        PqmError: if `keep` names a kind that the model has not.
+    """
+    kinds = recognizer.layer_kinds()
+    unknown = sorted(set(config.keep) - set(kinds.values()))
+    if unknown:
+        raise PqmError(
+            f"quantize.keep: no layer is of kind {unknown[0]!r}; known: {', '.join(sorted(set(kinds.values())))}"
+        )
+    return {name: kind for name, kind in kinds.items() if kind not in config.keep}
+
+
+def _measure(
+    recipe: Recipe, recognizer: Recognizer, kinds: dict[str, str], before: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Parameters, bytes and relative RMS error of each kind of layer, and what stayed as it was."""
+    rows: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for name, layer in packed_layers(recognizer.network).items():
+        row = rows[kinds[name]]
+        row["layers"] += 1
+        row["parameters"] += before[name].numel()
+        row["size_bytes"] += layer.packed.size_bytes
+        row["error"] += float((layer.weight - before[name]).square().sum())
+        row["energy"] += float(before[name].square().sum())
+    table = [
+        {
+            "kind": kind,
+            "layers": int(row["layers"]),
+            "parameters": int(row["parameters"]),
+            "size_bytes": int(row["size_bytes"]),
+            "relative_error": (row["error"] / row["energy"]) ** 0.5,
+        }
+        for kind, row in sorted(rows.items())
+    ]
+    rest = sum(parameter.numel() for parameter in recognizer.network.parameters())
+    quantized = int(sum(row["parameters"] for row in rows.values()))
+    return {"kinds": table, "parameters": quantized + rest, "parameters_not_quantized": rest}
+
+
+def _report(meta: dict[str, Any]) -> None:
+    for row in meta["kinds"]:
+        logging.info(
+            "quantised %-22s %3d layers %9d parameters %9d bytes, relative error %.4f",
+            *(row[key] for key in ("kind", "layers", "parameters", "size_bytes", "relative_error")),
+        )
+    logging.info(
+        "not quantised: %d of %d parameters, kept as %s",
+        *(meta["parameters_not_quantized"], meta["parameters"], meta["request"]["quantize"]["rest_dtype"]),
+    )
+    logging.info(
+        "%d bytes, %.2f times smaller than the float32 file of %d bytes",
+        *(meta["size_bytes"], meta["ratio"], meta["base_size_bytes"]),
+    )

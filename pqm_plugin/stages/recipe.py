@@ -1,0 +1,109 @@
+"""What a recipe passes to every stage, and where its files lie."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pqm_plugin.errors import PqmError
+
+if TYPE_CHECKING:
+    from pqm_plugin.stages.config import Config
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field whose declaration is its help text."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of `run.sh`; each field is an option of every stage."""
+
+    corpus: Path | None = _option(None, "corpus as distributed")
+    reader: str = _option("librispeech", "layout of the corpus: a module of pqm_plugin/corpus/readers")
+    base: str = _option("", "ESPnet folder, packed zip, model-zoo tag, or 'train'")
+    target_set: str = _option("", "set of the corpus that holds the target speakers")
+    sat_sets: tuple[str, ...] = _option((), "sets for LoRA pre-training; target speakers are left out of them")
+    train_set: str = _option("", "set that '--base train' trains on")
+    valid_set: str = _option("", "set that '--base train' validates on")
+    check_set: str = _option("", "speakers like those of the base's training, decoded as a control")
+    speakers: tuple[str, ...] = _option((), "target speakers; default: all of the target set")
+    datadir: Path = _option(Path("data"), "Kaldi folders and the partition")
+    expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
+    pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")
+    asr_config: Path | None = _option(None, "ESPnet training configuration for '--base train'")
+    token_type: str = _option("bpe", "tokens of '--base train': bpe or char")
+    n_tokens: int = _option(500, "size of the token list of '--base train'")
+    systems: tuple[str, ...] = _option((), "systems to decode; default: all of the table")
+    ngpu: int = _option(0, "GPUs; 0 is CPU")
+    nj: int = _option(2, "parallel processes of stage 5, threads of stages 2 and 4")
+    inference_nj: int = _option(2, "parallel processes of stage 6, one thread each")
+    tag: str = _option("", "name of a second decoding setting: results_<tag>.json")
+    title: str = _option("", "heading of RESULTS.md")
+    labels: tuple[str, ...] = _option((), "sentences that must stand beside every number")
+    report: Path | None = _option(None, "folder that stage 8 writes to; default: <expdir>/<base>_nf4")
+    command: str = _option("", "command line of the recipe, for the record")
+    cmd_backend: str = _option("local", "where jobs run: local")
+
+    @cached_property
+    def config(self) -> "Config":
+        """The resolved YAML."""
+        # Imported on use: the defaults come with torch and peft, and `--help` should not wait for them.
+        from pqm_plugin.stages.config import load_config
+
+        return load_config(self.pqm_config)
+
+    @property
+    def base_name(self) -> str:
+        """Folder name of the base under `expdir`."""
+        if not self.base:
+            raise PqmError("--base is missing: give an ESPnet folder, a packed zip, a model-zoo tag, or 'train'")
+        if self.base == "train":
+            return "asr_" + (self.asr_config.stem if self.asr_config else "train")
+        name = Path(self.base.rstrip("/")).name if Path(self.base).expanduser().exists() else self.base
+        return re.sub(r"\.(zip|tgz|tar\.gz|tar)$", "", re.sub(r"[^A-Za-z0-9._-]", "_", name))
+
+    @property
+    def device(self) -> str:
+        """Where torch computes."""
+        return "cuda" if self.ngpu > 0 else "cpu"
+
+    @property
+    def base_dir(self) -> Path:
+        """The float model, stage 2."""
+        return self.expdir / self.base_name
+
+    @property
+    def packed_dir(self) -> Path:
+        """The 4-bit model, stage 3, and everything that is measured on it."""
+        return self.expdir / f"{self.base_name}_nf4"
+
+    @property
+    def partition_file(self) -> Path:
+        """Who is in which split, stage 1."""
+        return self.datadir / "partition.tsv"
+
+    @property
+    def decoded_set(self) -> str:
+        """The set under test, with the decoding setting's tag."""
+        return f"{self.target_set}_{self.tag}" if self.tag else self.target_set
+
+    def data(self, set_name: str) -> Path:
+        """Kaldi folder of a set."""
+        return self.datadir / set_name
+
+    def adapter_dir(self, base_kind: str) -> Path:
+        """Folder of `sat/` and `speakers/` for adapters of the `nf4` or the `full` base."""
+        return self.packed_dir if base_kind == "nf4" else self.expdir / f"{self.base_name}_full"
+
+    def decode_dir(self, system: str, set_name: str) -> Path:
+        """Where stage 6 writes the words of a system."""
+        return self.packed_dir / f"decode_{system}" / set_name
+
+
+def options() -> tuple[dataclasses.Field[object], ...]:
+    """The fields of `Recipe`, for the command line."""
+    return dataclasses.fields(Recipe)

@@ -1,0 +1,82 @@
+"""Stage 8: write the report page and its figures from stored results."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, write_json, write_text
+from pqm_plugin.report.figures import bytes_figure, speakers_figure
+from pqm_plugin.report.page import Section, plain_label, render_report
+from pqm_plugin.stages.recipe import Recipe
+
+_log = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe) -> None:
+    """Write the page from every results file of the model; with `--report DIR`, there, with copies of those files."""
+    out = recipe.report or recipe.packed_dir
+    results: dict[str, Path] = {}
+    for path in sorted(recipe.packed_dir.glob("results*.json"), key=lambda path: (path.stem != "results", path.stem)):
+        if out != recipe.packed_dir:
+            write_json(out / path.name, read_json(path))
+        results[_heading(read_json(path))] = out / path.name
+    meta, sensitivity = recipe.packed_dir / "meta.json", recipe.packed_dir / "sensitivity.json"
+    rows = read_json(sensitivity)["rows"] if sensitivity.exists() else None
+    title = recipe.title or recipe.base_name
+    write_report(results, out / "RESULTS.md", out / "figures", title, recipe.labels, (), read_json(meta), rows)
+    _log.info("%s", out / "RESULTS.md")
+
+
+def _heading(results: Mapping[str, Any]) -> str:
+    meta = results["meta"]
+    search = meta["search"]
+    decoder = "CTC alone" if search["ctc_weight"] == 1 else f"joint decoding, ctc_weight {search['ctc_weight']:g}"
+    return f"{meta['set']}: {decoder}, beam {search['beam_size']}"
+
+
+def write_report(
+    results: Mapping[str, Path],
+    out: Path,
+    figures_dir: Path,
+    title: str,
+    labels: Sequence[str],
+    notes: Sequence[str],
+    quantize_meta: Mapping[str, Any] | None,
+    sensitivity: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Write `out` (RESULTS.md) and two figures for each results file; the same input gives the same bytes.
+
+    Args:
+        results: results file by the heading of its section, in the order of the page; "" is headed "Results".
+        labels: sentences that must stand beside every table and figure.
+        quantize_meta: what stage 3 recorded; its `kinds` are one row a kind of layer.
+
+    Raises:
+        PqmError: if a results file is missing or holds no system, or matplotlib is not installed.
+    """
+    if not results:
+        raise PqmError(f"{out}: there are no results to report; run stage 7 (score) first")
+    if len({path.stem for path in results.values()}) < len(results):
+        raise PqmError(f"{out}: two results files have one name, so their figures would too; rename one of them")
+    sections = [_section(heading, path, out.parent, figures_dir, labels) for heading, path in results.items()]
+    kinds = (quantize_meta or {}).get("kinds", ())
+    write_text(out, render_report(title, sections, labels, notes, kinds, sensitivity or ()))
+
+
+def _section(heading: str, path: Path, page_folder: Path, figures_dir: Path, labels: Sequence[str]) -> Section:
+    results = read_json(path)
+    if not isinstance(results, dict) or not results.get("systems") or "meta" not in results:
+        raise PqmError(f"{path} holds no systems: run stage 7 (score) again")
+    tag = path.stem.removeprefix("results")
+    figures = [figures_dir / f"{name}{tag}.svg" for name in ("wer_by_speaker", "wer_by_bytes")]
+    speakers_figure(results, figures[0], plain_label(labels))
+    bytes_figure(results, figures[1], plain_label(labels))
+    links = [_link(target, page_folder) for target in (path, *figures)]
+    return Section(heading or "Results", links[0], results, speakers_figure=links[1], bytes_figure=links[2])
+
+
+def _link(target: Path, folder: Path) -> str:
+    return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()

@@ -1,0 +1,210 @@
+"""Stage 7: count the errors of every decoded system, on the very same utterances."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, write_json, write_text
+from pqm_plugin.metrics.bootstrap import Resampled, resample
+from pqm_plugin.metrics.normalize import normalize
+from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
+from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
+from pqm_plugin.report.systems import ordered
+from pqm_plugin.stages.common.provenance import provenance
+from pqm_plugin.stages.recipe import Recipe
+
+_RUN_KEYS = ("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes")
+_REFERENCES = ("full", "nf4")
+_PAIRS = (
+    ("nf4+speaker", "nf4+sat"),
+    ("nf4+speaker", "nf4+other"),
+    ("nf4+speaker", "full+sat"),
+    ("full+speaker", "full+sat"),
+)
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """One finished decode: its folder, its record and its utterances sorted by name."""
+
+    folder: Path
+    run: Mapping[str, Any]
+    scored: Sequence[ScoredUtterance]
+
+
+def score_set(
+    model_dir: Path, set_name: str, tag: str, meta: dict[str, Any], seed: int, out: Path, n_resamples: int = 10_000
+) -> dict[str, Any]:
+    """Score every `decode_<system>/<set>[_<tag>]/` of `model_dir` that has a `run.json`, and write `out`.
+
+    Each decode gets `score_wer/` and `score_cer/` with `ref.trn`, `hyp.trn` and `result.txt`. The same decodes, `meta`
+    and `seed` give the same bytes.
+
+    Raises:
+        PqmError: if nothing is decoded, a decode is damaged, two systems did not decode the same utterances with the
+            same references, or the references hold no word.
+    """
+    decodes = _finished_decodes(model_dir, f"{set_name}_{tag}" if tag else set_name)
+    _check_same(decodes)
+    counted = {system: _write_scores(decode) for system, decode in decodes.items()}
+    first = next(iter(decodes.values()))
+    resampled = resample(
+        {system: [one.errors for one in counts] for system, counts in counted.items()},
+        [one.words for one in next(iter(counted.values()))],
+        [one.speaker for one in first.scored],
+        seed,
+        n_resamples,
+    )
+    results = {
+        "meta": meta,
+        "systems": {
+            system: _system(decode, counted[system], resampled.interval(system)) for system, decode in decodes.items()
+        },
+        "comparisons": _comparisons(resampled, list(decodes)),
+    }
+    write_json(out, results)
+    return results
+
+
+def _finished_decodes(model_dir: Path, folder_name: str) -> dict[str, _Decode]:
+    folders = {path.parent.name.removeprefix("decode_"): path for path in model_dir.glob(f"decode_*/{folder_name}")}
+    for system in ordered(folders):
+        if not (folders[system] / "run.json").is_file():
+            logging.warning("%s is not finished and not scored: run stage 6 (decode) again", folders[system])
+            del folders[system]
+    if not folders:
+        raise PqmError(f"{model_dir}/decode_*/{folder_name}: nothing is decoded; run stage 6 (decode) first")
+    return {system: _read_decode(folders[system], system) for system in ordered(folders)}
+
+
+def _read_decode(folder: Path, system: str) -> _Decode:
+    run = read_json(folder / "run.json")
+    missing = [key for key in ("system", "utterances", *_RUN_KEYS) if key not in run]
+    if missing:
+        raise PqmError(f"{folder}/run.json lacks {', '.join(missing)}: delete {folder} and run stage 6 (decode) again")
+    speakers = _read_speakers(folder / "utt2spk")
+    references, hypotheses = (read_trn(folder / name, speakers) for name in ("ref.trn", "hyp.trn"))
+    found = {run["utterances"], len(references), len(hypotheses), len(speakers)}
+    if run["system"] != system or len(found) > 1 or references.keys() != hypotheses.keys():
+        raise PqmError(
+            f"{folder}: run.json ({run['system']}, {run['utterances']} utterances), ref.trn ({len(references)}), "
+            f"hyp.trn ({len(hypotheses)}) and utt2spk ({len(speakers)}) do not belong together: "
+            f"delete {folder} and run stage 6 (decode) again"
+        )
+    scored = [ScoredUtterance(key, speakers[key], references[key], hypotheses[key]) for key in sorted(references)]
+    return _Decode(folder, run, scored)
+
+
+def _read_speakers(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise PqmError(f"{path} is missing: delete {path.parent} and run stage 6 (decode) again")
+    speakers: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split()
+        if len(fields) != 2:
+            raise PqmError(f"{path}:{number}: expected an utterance and its speaker, found {line[:60]!r}: decode again")
+        speakers[fields[0]] = fields[1]
+    return speakers
+
+
+def _check_same(decodes: Mapping[str, _Decode]) -> None:
+    (first_system, first), *others = decodes.items()
+    expected = {one.utterance: (one.speaker, one.reference) for one in first.scored}
+    for system, decode in others:
+        found = {one.utterance: (one.speaker, one.reference) for one in decode.scored}
+        for key in sorted(expected.keys() | found.keys()):
+            if expected.get(key) == found.get(key):
+                continue
+            if key not in expected or key not in found:
+                lacking = system if key not in found else first_system
+                problem = f"utterance {key} is not among those of {lacking}"
+            else:
+                problem = f"utterance {key} has speaker and reference {found[key]} here and {expected[key]} there"
+            raise PqmError(
+                f"{decode.folder} and {first.folder} are not comparable: {problem}; "
+                "delete the older one and run stage 6 (decode) again"
+            )
+
+
+def _write_scores(decode: _Decode) -> list[ErrorCounts]:
+    """Write `score_wer/` and `score_cer/`; return the word errors of each utterance."""
+    as_words = decode.scored
+    counts = _counts(decode, str)
+    total(counts, str(decode.folder))  # names the set where no word was said
+    as_letters = [
+        ScoredUtterance(one.utterance, one.speaker, as_characters(one.reference), as_characters(one.hypothesis))
+        for one in as_words
+    ]
+    speakers = {one.utterance: one.speaker for one in as_words}
+    for name, scored in (("score_wer", as_words), ("score_cer", as_letters)):
+        folder = decode.folder / name
+        write_trn(folder / "ref.trn", {one.utterance: one.reference for one in scored}, speakers)
+        write_trn(folder / "hyp.trn", {one.utterance: one.hypothesis for one in scored}, speakers)
+        title = f"{decode.folder.parent.name}/{decode.folder.name}"
+        write_text(folder / "result.txt", result_txt(scored, title))
+    return counts
+
+
+def _counts(decode: _Decode, prepare: Callable[[str], str]) -> list[ErrorCounts]:
+    references = [prepare(one.reference) for one in decode.scored]
+    return counts_of(references, [prepare(one.hypothesis) for one in decode.scored])
+
+
+def _system(decode: _Decode, counts: Sequence[ErrorCounts], wer_ci95: tuple[float, float]) -> dict[str, Any]:
+    name = str(decode.folder)
+    by_speaker: dict[str, list[ErrorCounts]] = {}
+    for one, count in zip(decode.scored, counts, strict=True):
+        by_speaker.setdefault(one.speaker, []).append(count)
+    return {
+        **_rate(counts),
+        "wer_ci95": list(wer_ci95),
+        "wer_normalized": total(_counts(decode, normalize), f"{name}, normalised").rate,
+        "cer": total(_counts(decode, as_characters), name).rate,
+        **{key: decode.run[key] for key in _RUN_KEYS},
+        "speakers": {speaker: _rate(parts) for speaker, parts in sorted(by_speaker.items())},
+    }
+
+
+def _rate(parts: Sequence[ErrorCounts]) -> dict[str, Any]:
+    summed = add(parts)
+    wer = summed.rate if summed.words else None
+    return {"utterances": len(parts), "words": summed.words, "errors": summed.errors, "wer": wer}
+
+
+def _comparisons(resampled: Resampled, systems: Sequence[str]) -> list[dict[str, Any]]:
+    pairs = [(system, against) for against in _REFERENCES for system in systems if system != against]
+    rows = []
+    for system, against in [*pairs, *_PAIRS]:
+        if system not in systems or against not in systems:
+            continue
+        comparison = resampled.compare(system, against)
+        rows.append(
+            {
+                "system": system,
+                "against": against,
+                "relative_wer_reduction": comparison.relative_wer_reduction,
+                "ci95": list(comparison.ci95),
+                "p_improvement": comparison.p_improvement,
+            }
+        )
+    return rows
+
+
+def run(recipe: Recipe) -> None:
+    """Score the target set, and the control set if there is one, each into its own results file."""
+    shared = provenance(recipe)
+    for set_name, out in results_files(recipe).items():
+        meta = {**shared, "set": set_name, "search": asdict(recipe.config.decode)}
+        score_set(recipe.packed_dir, set_name, recipe.tag, meta, recipe.config.seed, out)
+
+
+def results_files(recipe: Recipe) -> dict[str, Path]:
+    """Where the results of each decoded set are: the target set's in results.json, the control set's beside it."""
+    tag = f"_{recipe.tag}" if recipe.tag else ""
+    files = {recipe.target_set: recipe.packed_dir / f"results{tag}.json"}
+    if recipe.check_set:
+        files[recipe.check_set] = recipe.packed_dir / f"results_{recipe.check_set}{tag}.json"
+    return files

@@ -1,0 +1,94 @@
+"""Which kinds of layer pay for 4 bits: each alone, all, and all but some, on the target speakers' dev utterances."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pqm_plugin.adapters.train import Example, batches_by_length
+from pqm_plugin.files import read_json, write_json
+from pqm_plugin.metrics.wer import counts_of, total
+from pqm_plugin.models import Recognizer, SearchOptions, family_of
+from pqm_plugin.quantize import packed_layers, quantize_layers
+from pqm_plugin.stages.common.done import digest, is_done
+from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
+from pqm_plugin.stages.config import as_dict
+from pqm_plugin.stages.quantize import weight_format
+from pqm_plugin.stages.recipe import Recipe
+
+RECORD = "sensitivity.json"
+_BATCH_FRAMES = 2000
+
+
+def run(recipe: Recipe) -> None:
+    """Measure every variant that is not measured yet and write the table; each row is kept as soon as it is there."""
+    material = Material(recipe)
+    utterances = [found for speaker in material.speakers() for found in material.utterances("dev", speaker)]
+    opened = open_base(recipe, "full", n_threads=recipe.nj)
+    fit = material.fit(opened.recognizer.symbols)
+    references = [fit.apply(utterance.text) for utterance in utterances]
+    ready = examples(opened.recognizer, utterances, fit)
+    record = recipe.packed_dir / RECORD
+    request = {
+        "weights_sha256": weights_hash(weights_file(recipe, "full")),
+        "quantize": as_dict(recipe.config.quantize),
+        "utterances": digest(utterances),
+    }
+    rows = read_json(record)["rows"] if is_done(record, request, str(record)) else []
+    kinds = opened.recognizer.layer_kinds()
+    for setting, chosen in tqdm(_variants(kinds, recipe.config.quantize.keep).items(), desc="sensitivity"):
+        if setting not in {row["setting"] for row in rows}:
+            recognizer = _variant(recipe, kinds, chosen, opened.recognizer)
+            measured = _measure(recognizer, ready, references)
+            rows.append(_row(setting, recognizer, measured, rows[0] if rows else measured))
+            write_json(record, {"request": request, "rows": rows})
+            logging.info("%s", rows[-1])
+
+
+def _variants(kinds: Mapping[str, str], keep: Sequence[str]) -> dict[str, list[str]]:
+    """The kinds that are quantised in each row of the table."""
+    every = sorted(set(kinds.values()))
+    singles = {f"only {kind}": [kind] for kind in every}
+    without = {f"all but {kind}": [other for other in every if other != kind] for kind in keep}
+    default = {f"all but {', '.join(keep)}": [kind for kind in every if kind not in keep]} if len(keep) > 1 else {}
+    return {"full precision": [], **singles, "all": every, **without, **default}
+
+
+def _variant(recipe: Recipe, kinds: Mapping[str, str], chosen: Sequence[str], full: Recognizer) -> Recognizer:
+    recognizer = family_of(recipe.base_dir).load_skeleton(recipe.base_dir, SearchOptions(), recipe.device)
+    recognizer.network.load_state_dict(full.network.state_dict())
+    recognizer.network.eval()
+    names = [name for name, kind in kinds.items() if kind in chosen]
+    if names:
+        quantize_layers(recognizer.network, names, weight_format(recipe.config.quantize))
+    return recognizer
+
+
+def _measure(recognizer: Recognizer, ready: Sequence[Example], references: Sequence[str]) -> tuple[float, float]:
+    """Loss in nats per utterance, and WER of the fastest decoding."""
+    loss, words = 0.0, [""] * len(ready)
+    with torch.no_grad():
+        for batch in batches_by_length(ready, _BATCH_FRAMES):
+            features = [ready[i].features for i in batch]
+            loss += float(recognizer.loss(features, [ready[i].tokens for i in batch]).total)
+            for i, text in zip(batch, recognizer.greedy(features), strict=True):
+                words[i] = text
+    return loss / len(ready), total(counts_of(references, words), "dev").rate
+
+
+def _row(setting: str, recognizer: Recognizer, measured: tuple[float, float], full: Any) -> dict[str, Any]:
+    loss, wer = measured
+    reference = (full["dev_loss"], full["dev_wer"]) if isinstance(full, Mapping) else full
+    layers = packed_layers(recognizer.network).values()
+    return {
+        "setting": setting,
+        "layers": len(layers),
+        "parameters": sum(layer.packed.shape.numel() for layer in layers),
+        "dev_loss": loss,
+        "dev_loss_increase": loss - reference[0],
+        "dev_wer": wer,
+        "dev_wer_increase": wer - reference[1],
+    }

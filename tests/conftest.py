@@ -1,0 +1,37 @@
+"""Fixtures that several folders of tests share."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder with the real speech and weights: `PQM_SHARED`, or `../shared` beside the checkout."""
+    folder = Path(os.environ.get("PQM_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real speech at {folder}: set PQM_SHARED to the folder that holds data/ and models/")
+    return folder
+
+
+@pytest.fixture
+def make_corpus(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a tiny LibriSpeech: sets, each mapping an utterance to its text."""
+
+    def make(sets: Mapping[str, Mapping[str, str]], sample_rate: int = 16000) -> Path:
+        for set_name, texts in sets.items():
+            for place, (utterance, text) in enumerate(sorted(texts.items())):
+                reader, chapter, _ = utterance.split("-")
+                folder = tmp_path / "corpus" / set_name / reader / chapter
+                folder.mkdir(parents=True, exist_ok=True)
+                samples = np.random.default_rng(place).integers(-3000, 3000, sample_rate // 10, dtype=np.int16)
+                soundfile.write(folder / f"{utterance}.flac", samples, sample_rate)
+                with (folder / f"{reader}-{chapter}.trans.txt").open("a", encoding="utf-8") as file:
+                    file.write(f"{utterance} {text}\n")
+        return tmp_path / "corpus"
+
+    return make

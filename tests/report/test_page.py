@@ -1,0 +1,51 @@
+"""The page says where its numbers come from and what must stand beside them."""
+
+import copy
+
+from pqm_plugin.report.page import Section, plain_label, render_report
+
+
+def _section(results, source="results.json"):
+    return Section("Joint decoding", source, results, "speakers.svg", "bytes.svg")
+
+
+def test_the_labels_stand_over_every_table(results):
+    page = render_report("T", [_section(results)], ["lossy", "ten readers"], sensitivity=[{"kind": "ctc"}])
+
+    tables = page.count("| :-- |")
+    assert tables == 4
+    assert page.count("*Lossy. Ten readers.*") == tables
+
+
+def test_labels_become_sentences():
+    assert plain_label(["synthetic speech", "Two voices."]) == "Synthetic speech. Two voices."
+
+
+def test_what_differs_between_results_files_is_said_for_each(results):
+    other = copy.deepcopy(results)
+    other["meta"]["command"] = "./run.sh --tag ctc"
+
+    page = render_report("T", [_section(results), _section(other, "results_ctc.json")], [])
+
+    assert "* corpus: two invented speakers\n" in page
+    assert "* command of `results.json`: `./run.sh --base asr_tiny`\n" in page
+    assert "* command of `results_ctc.json`: `./run.sh --tag ctc`\n" in page
+
+
+def test_few_speakers_are_said_to_be_few(results):
+    assert "They rest on 2 speakers, which is few" in render_report("T", [_section(results)], [])
+
+
+def test_with_one_speaker_the_interval_claims_nothing_of_others(results):
+    for entry in results["systems"].values():
+        del entry["speakers"]["bob"]
+
+    assert "not other speakers" in render_report("T", [_section(results)], [])
+
+
+def test_figures_have_a_text_for_those_who_cannot_see_them(results):
+    page = render_report("T", [_section(results)], [])
+
+    assert "nf4+speaker 12.00 % at 8.50 MB" in page
+    assert "nf4+speaker 12.00 % (9.00 to 15.00)" in page
+    assert "](bytes.svg)" in page

@@ -1,0 +1,28 @@
+"""Every system has its place, its words and its look."""
+
+from pqm_plugin.report.systems import describe, looks, ordered
+
+
+def test_the_fixed_systems_come_first_and_the_others_by_name():
+    mixed = ["nf4+speaker-unsup", "nf4+other", "full+sat", "nf4", "full", "nf4+speaker", "int8", "espnet", "nf4+sat"]
+
+    assert ordered(mixed) == [
+        *("espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"),
+        *("full+sat", "nf4+speaker-unsup"),
+    ]
+
+
+def test_a_system_is_described_from_its_base_and_its_adapter():
+    assert describe("nf4") == "the base in 4 bits"
+    assert describe("full+sat") == "the base in full precision, with the speaker-independent LoRA"
+    assert describe("nf2+new") == "nf2, with new"
+
+
+def test_no_two_systems_of_a_figure_look_alike():
+    systems = ["espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other", "full+sat", "full+speaker"]
+
+    assert len(set(looks(systems).values())) == len(systems)
+
+
+def test_a_known_system_looks_the_same_whatever_stands_beside_it():
+    assert looks(["nf4", "a", "b"])["nf4"] == looks(["full", "nf4"])["nf4"]

@@ -1,0 +1,78 @@
+"""Stage 8 from stored results: the stored page, byte for byte."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.stages.report import write_report
+
+STORED = Path(__file__).parents[1] / "report"
+KINDS = [
+    {"kind": "attention", "layers": 96, "parameters": 3_000_000, "size_bytes": 1_700_000, "relative_error": 0.0912}
+]
+SENSITIVITY = [
+    {"kind": "attention", "parameters": 3_000_000, "bytes_share": 0.2, "dev_loss_increase": 0.0123, "dev_wer": 0.1512},
+    {"kind": "depthwise", "parameters": 80_000, "bytes_share": 0.01, "dev_loss_increase": -0.0001},
+]
+
+
+def _report(folder, name="results.json"):
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(STORED / "results.json", folder / name)
+    write_report(
+        {"Joint decoding": folder / name},
+        out=folder / "RESULTS.md",
+        figures_dir=folder / "figures",
+        title="Two speakers in 4 bits",
+        labels=["invented numbers", "two speakers"],
+        notes=["Nothing may be claimed from this page."],
+        quantize_meta={"kinds": KINDS},
+        sensitivity=SENSITIVITY,
+    )
+    return folder / "RESULTS.md"
+
+
+def test_the_page_made_from_stored_results_is_the_stored_page(tmp_path):
+    assert _report(tmp_path).read_bytes() == (STORED / "RESULTS.md").read_bytes()
+
+
+def test_a_second_run_changes_no_byte(tmp_path):
+    page = _report(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+
+    _report(tmp_path)
+
+    assert page in before
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+
+
+def test_figures_are_named_after_the_results_file_and_linked_from_the_page(tmp_path):
+    page = _report(tmp_path, "results_ctc.json").read_text(encoding="utf-8")
+
+    for name in ("wer_by_speaker_ctc.svg", "wer_by_bytes_ctc.svg"):
+        assert (tmp_path / "figures" / name).is_file()
+        assert f"](figures/{name})" in page
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"systems": {}, "meta": {}}', "no json"])
+def test_a_results_file_without_systems_is_named(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+
+    with pytest.raises(PqmError, match="results.json"):
+        write_report({"": tmp_path / "results.json"}, tmp_path / "R.md", tmp_path, "T", [], [], None, None)
+
+    assert not (tmp_path / "R.md").exists()
+
+
+def test_no_results_at_all_is_an_error(tmp_path):
+    with pytest.raises(PqmError, match="run stage 7"):
+        write_report({}, tmp_path / "R.md", tmp_path, "T", [], [], None, None)
+
+
+def test_two_results_files_of_one_name_are_refused(tmp_path):
+    paths = {"a": tmp_path / "a" / "results.json", "b": tmp_path / "b" / "results.json"}
+
+    with pytest.raises(PqmError, match="rename one"):
+        write_report(paths, tmp_path / "R.md", tmp_path, "T", [], [], None, None)
