@@ -10,7 +10,8 @@ stage=1        # first stage to run
 stop_stage=8   # last stage to run
 skip_stages="" # stages to leave out, such as "1 2"
 python=""      # Python that holds pqm_plugin; default: .venv of this checkout, else python3
-local_data=""  # command that makes or fetches the corpus before stage 1
+local_data=""  # script of the recipe that makes or fetches the corpus into --corpus
+corpus=""      # the corpus as distributed
 help=false
 parse_options "$@"
 : "${python:=$(find_python "${root}")}"
@@ -42,7 +43,7 @@ done
 start=${SECONDS}
 if want 1; then
     log "Stage 1: data: Kaldi folders and the speaker partition"
-    [ -z "${local_data}" ] || "${python}" ${local_data}
+    [ -z "${local_data}" ] || "${python}" "${local_data}" "${corpus}"
     pqm data
 fi
 if want 2; then

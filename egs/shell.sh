@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Shared by the recipes: logging, options, which stages are wanted. Sourced, not run.
+# shellcheck disable=SC2034,SC2154  # the variables belong to the script that sources this file
 
 log() {
     local file
@@ -22,8 +23,8 @@ find_python() {
     fi
 }
 
-# Take the shell's own options (--stage, --stop_stage, --skip_stages, --python, --local_data) out of "$@";
-# what is left goes to Python, which knows the rest.
+# Take the shell's own options (--stage, --stop_stage, --skip_stages, --python, --local_data) out of "$@" and note
+# --corpus; what is left goes to Python, which knows the rest.
 parse_options() {
     rest=()
     while [ $# -gt 0 ]; do
@@ -34,6 +35,12 @@ parse_options() {
             --stage | --stop_stage | --stop-stage | --skip_stages | --skip-stages | --python | --local_data)
                 [ $# -ge 2 ] || die "$0: $1 needs a value"
                 printf -v "${name}" '%s' "$2"
+                shift
+                ;;
+            --corpus)
+                [ $# -ge 2 ] || die "$0: $1 needs a value"
+                corpus=$2
+                rest+=("$1" "$2")
                 shift
                 ;;
             --*=*) die "$0: write '${1%%=*} ${1#*=}' instead of '$1'" ;;

@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.progress import Epoch, Progress
 from pqm_plugin.errors import PqmError
 
@@ -21,30 +22,6 @@ class Example:
 
     features: Tensor
     tokens: Tensor
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How an adapter is trained; the dev score decides which epoch is kept, epoch 0 (untrained) included.
-
-    `learning_rate` falls by the factor `decay` every epoch; `batch_frames` bounds the padded feature frames of a batch;
-    `patience` is the number of epochs without a better dev score after which training stops, 0 for never;
-    `network_dropout` turns on the base's own dropout beside the adapter's; `criterion` is `accuracy` (teacher-forced
-    tokens) or `loss`.
-    """
-
-    epochs: int = 10
-    learning_rate: float = 1e-3
-    decay: float = 0.9
-    batch_frames: int = 2000
-    clip_norm: float = 5.0
-    patience: int = 0
-    network_dropout: bool = False
-    criterion: str = "accuracy"
-
-    def __post_init__(self) -> None:
-        if self.criterion not in ("accuracy", "loss"):
-            raise ValueError(f"criterion {self.criterion!r}: use 'accuracy' or 'loss'")
 
 
 class BatchLoss(Protocol):

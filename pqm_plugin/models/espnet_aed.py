@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_stock
-from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer, SearchOptions
+from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
+from pqm_plugin.models.options import SearchOptions
 
 NAME = "ESPnet AED"
 

@@ -14,7 +14,8 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder
-from pqm_plugin.models.interface import SearchOptions, StockDecode
+from pqm_plugin.models.interface import StockDecode
+from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.processes import die_with_parent
 
 BASELINES = {

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, sha256, whole_folder, write_json, write_text
+from pqm_plugin.files import read_json, sha256, whole_file, whole_folder, write_json, write_text
 from pqm_plugin.models.espnet_progress import TrainingProgress
 from pqm_plugin.models.espnet_tokens import make_tokens
 
@@ -82,15 +82,20 @@ def train_base(
     run = _Run(out.absolute(), config.absolute(), token_type, tuple(speed_factors), ngpu, n_threads, seed)
     _claim(run, train_data, valid_data, n_tokens)
     if not (run.out / ".done").exists():
-        for split, folder in zip(_SPLITS, (train_data, valid_data), strict=True):
-            _copy_lists(folder, run.out / "data" / split)
-        if not (run.out / "tokens.txt").exists():
-            make_tokens(list(_read_list(train_data / "text").values()), run.out, token_type, n_tokens)
-        if not (run.out / "stats").is_dir():
-            _collect_statistics(run)
+        _prepare(run, train_data, valid_data, n_tokens)
         _train(run)
         _finish(run.out)
     _tidy(run.out)
+
+
+def _prepare(run: _Run, train_data: Path, valid_data: Path, n_tokens: int) -> None:
+    """Write what the trainer reads: lists, tokens, lengths and statistics."""
+    for split, folder in zip(_SPLITS, (train_data, valid_data), strict=True):
+        _copy_lists(folder, run.out / "data" / split)
+    if not (run.out / "tokens.txt").exists():
+        make_tokens(list(_read_list(train_data / "text").values()), run.out, run.token_type, n_tokens)
+    if not (run.out / "stats").is_dir():
+        _collect_statistics(run)
 
 
 def _check_config(config: Path) -> None:
@@ -176,7 +181,7 @@ def _collect_statistics(run: _Run) -> None:
     n_tokens = len((run.out / "tokens.txt").read_text(encoding="utf-8").splitlines())
     with whole_folder(run.out / "stats") as folder:
         arguments = ["--collect_stats", "true", "--output_dir", str(folder), "--normalize", "none"]
-        _espnet(run, arguments, folder / "stats.log")
+        _espnet(run, arguments)
         (folder / "config.yaml").unlink()
         for split in _SPLITS:
             # With the vocabulary behind the length, "numel" batches count what the output layer costs.
@@ -203,11 +208,11 @@ def _train(run: _Run) -> None:
             arguments += ["--preprocessor_conf", f"{name}={flow}"]
     if run.ngpu > 1:
         arguments += ["--multiprocessing_distributed", "true"]
-    _espnet(run, arguments, run.out / "train.log", ngpu=run.ngpu)
+    _espnet(run, arguments, ngpu=run.ngpu)
 
 
-def _espnet(run: _Run, arguments: Sequence[str], log: Path, ngpu: int = 0) -> None:
-    """Run `espnet2.bin.asr_train` in the experiment folder, appending what it says to `log`.
+def _espnet(run: _Run, arguments: Sequence[str], ngpu: int = 0) -> None:
+    """Run `espnet2.bin.asr_train` in the experiment folder, appending what it says to `train.log`.
 
     Raises:
         PqmError: with the last line of the log if it fails.
@@ -226,6 +231,7 @@ def _espnet(run: _Run, arguments: Sequence[str], log: Path, ngpu: int = 0) -> No
         "MKL_NUM_THREADS": str(run.n_threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other when something else needs the cores
     }
+    log = run.out / "train.log"
     with log.open("ab") as written:
         process = subprocess.Popen(command, cwd=run.out, env=environment, stdout=written, stderr=subprocess.STDOUT)
     with TrainingProgress(log) as progress:
@@ -235,14 +241,20 @@ def _espnet(run: _Run, arguments: Sequence[str], log: Path, ngpu: int = 0) -> No
             process.kill()
             process.wait()
     if process.returncode != 0:
-        raise PqmError(f"ESPnet stopped ({progress.last_line}); see {log}, mend it and run the same command again")
+        raise PqmError(
+            f"ESPnet stopped with status {process.returncode} ({progress.last_line}); see {log}, mend it and run the "
+            "same command again"
+        )
 
 
 def _finish(out: Path) -> None:
     """Make the averaged checkpoint a file of its own and mark the folder as done."""
     averaged = out / AVERAGED
+    if not averaged.exists():
+        raise PqmError(f"{out}: ESPnet ended without {AVERAGED}; see {out / 'train.log'}")
     if averaged.is_symlink():
-        averaged.resolve(strict=True).replace(averaged)
+        with whole_file(averaged) as scratch:
+            shutil.copyfile(averaged, scratch)
     write_text(out / ".done", "")
 
 

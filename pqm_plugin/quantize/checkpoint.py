@@ -1,7 +1,6 @@
 """A packed model on disk: one safetensors file that needs neither the float model nor unpickling."""
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +43,8 @@ def save_packed(path: Path, network: nn.Module, rest_dtype: str = "bfloat16") ->
     for name, tensor in rest_of_state(network).items():
         stored = tensor.to(REST_DTYPES[rest_dtype]) if name in parameters and tensor.is_floating_point() else tensor
         tensors[name] = stored.clone().contiguous()
-    metadata = {"format": "pt", "pqm_format_version": str(FORMAT_VERSION), "pqm_layers": json.dumps(table)}
+    # One key: safetensors writes several in an order that changes from run to run.
+    metadata = {"pqm": json.dumps({"format_version": FORMAT_VERSION, "layers": table})}
     with whole_file(path) as scratch:
         save_file({name: tensor.cpu() for name, tensor in tensors.items()}, scratch, metadata=metadata)
 
@@ -71,16 +71,16 @@ def load_packed(path: Path, network: nn.Module, mode: str = "exact") -> None:
         raise PqmError(f"{path} is missing: run stage 3 (quantize) first")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get("pqm", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, struct.error) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise PqmError(f"{path} is damaged ({error}): run stage 3 (quantize) again") from error
-    if metadata.get("pqm_format_version") != str(FORMAT_VERSION):
+    if header.get("format_version") != FORMAT_VERSION:
         raise PqmError(
-            f"{path} has format version {metadata.get('pqm_format_version')}, this program reads {FORMAT_VERSION}: "
+            f"{path} has format version {header.get('format_version')}, this program reads {FORMAT_VERSION}: "
             "run stage 3 (quantize) again"
         )
-    _install_all(path, network, tensors, json.loads(metadata["pqm_layers"]), mode)
+    _install_all(path, network, tensors, header["layers"], mode)
     _load_rest(path, network, tensors)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pqm_plugin.adapters import load_adapter
+from pqm_plugin.adapters.files import load_adapter
 from pqm_plugin.files import safe_name
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.jobs import Job, run_jobs

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_folder, write_json, write_text
-from pqm_plugin.models import SearchOptions, family_of, fetch_base, train_base
+from pqm_plugin.models.espnet_train import train_base
+from pqm_plugin.models.families import family_of, fetch_base
+from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.recipe import Recipe
-
-RECORD = "pqm_base.json"
+from pqm_plugin.stages.recipe import BASE_RECORD, Recipe
 
 
 def run(recipe: Recipe) -> None:
     """Train the base or bring it from where `--base` says, check that it loads, and record its hash."""
     folder = recipe.base_dir
     request = {"base": recipe.base if recipe.base == "train" else str(recipe.base)}
-    if is_done(folder / RECORD, request, f"base {folder}"):
+    if is_done(folder / BASE_RECORD, request, f"base {folder}"):
         logging.info("%s is there already", folder)
     else:
         if recipe.base == "train":
@@ -51,7 +51,7 @@ def _record(folder: Path, request: dict[str, str]) -> None:
     recognizer = family.load_float(folder, SearchOptions(), "cpu")
     parameters = sum(parameter.numel() for parameter in recognizer.network.parameters())
     facts = {"family": family.NAME, "sha256": sha256(weights), "size_bytes": weights.stat().st_size}
-    write_json(folder / RECORD, {"request": request, **facts, "parameters": parameters})
+    write_json(folder / BASE_RECORD, {"request": request, **facts, "parameters": parameters})
     logging.info("%s: %s, %.2f M parameters, %d bytes", folder, family.NAME, parameters / 1e6, facts["size_bytes"])
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from pqm_plugin.adapters import TrainOptions
+from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import SearchOptions
+from pqm_plugin.models.options import SearchOptions
 
 
 @dataclasses.dataclass(frozen=True)

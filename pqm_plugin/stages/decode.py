@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Iterable, Sequence
 
-from pqm_plugin.models import family_of
+from pqm_plugin.files import write_text
+from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.jobs import Job, run_jobs
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import CHECKED, STOCK, System, parse_system, systems
@@ -48,15 +49,21 @@ def _jobs(
         if part.missing
     }
     folder = recipe.decode_dir(system.key, set_name)
-    function = decode_stock_speakers if system.base_kind == STOCK else decode_speakers
     for index, share in enumerate(_balanced(missing, recipe.inference_nj)):
-        counter = folder / "log" / f"decode.{index}.done"
-        counter.parent.mkdir(parents=True, exist_ok=True)
-        counter.write_text("")
         log = folder / "log" / f"decode.{index}.log"
-        arguments = (recipe, system, set_name, split, share, list(speakers), counter)
-        steps = sum(len(missing[speaker]) for speaker in share)
-        yield Job(f"{system.key} {set_name} {' '.join(share)}", function, arguments, log, steps, counter)
+        stock = system.base_kind == STOCK
+        # A stock tool says how far it is in its log alone.
+        counter = folder / "stock" / str(index) / "asr_inference.log" if stock else log.with_suffix(".done")
+        write_text(counter, "")
+        yield Job(
+            f"{system.key} {set_name} {' '.join(share)}",
+            decode_stock_speakers if stock else decode_speakers,
+            (recipe, system, set_name, split, share, list(speakers), counter),
+            log,
+            sum(len(missing[speaker]) for speaker in share),
+            counter,
+            b"best hypo" if stock else b"\n",
+        )
 
 
 def _balanced(missing: dict[str, list[str]], n: int) -> list[list[str]]:

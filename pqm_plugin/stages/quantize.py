@@ -9,8 +9,12 @@ import torch
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_folder, write_json
-from pqm_plugin.models import Recognizer, SearchOptions, family_of
-from pqm_plugin.quantize import WeightFormat, load_packed, packed_layers, quantize_layers, save_packed
+from pqm_plugin.models.families import family_of
+from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
+from pqm_plugin.quantize.layers import packed_layers, quantize_layers
+from pqm_plugin.quantize.packed import WeightFormat
 from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.opening import PACKED, weights_file, weights_hash
 from pqm_plugin.stages.config import QuantizeConfig, as_dict
@@ -23,7 +27,11 @@ def run(recipe: Recipe) -> None:
     """Pack the base's weights, measure what that cost in bytes and error, and check that the file loads."""
     source = weights_file(recipe, "full")
     config = recipe.config.quantize
-    request = {"base_sha256": weights_hash(source), "quantize": as_dict(config)}
+    request = {
+        "base_sha256": weights_hash(source),
+        "quantize": as_dict(config),
+        "format_version": FORMAT_VERSION,
+    }
     target = recipe.packed_dir
     if is_done(target / META, request, f"packed model {target}") and (target / PACKED).is_file():
         logging.info("%s is there already", target / PACKED)

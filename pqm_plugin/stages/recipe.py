@@ -5,12 +5,13 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.stages.config import Config, load_config
 
-if TYPE_CHECKING:
-    from pqm_plugin.stages.config import Config
+BASE_RECORD = "pqm_base.json"
+"""What stage 2 writes into the base's folder when it is whole."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -49,11 +50,8 @@ class Recipe:
     cmd_backend: str = _option("local", "where jobs run: local")
 
     @cached_property
-    def config(self) -> "Config":
+    def config(self) -> Config:
         """The resolved YAML."""
-        # Imported on use: the defaults come with torch and peft, and `--help` should not wait for them.
-        from pqm_plugin.stages.config import load_config
-
         return load_config(self.pqm_config)
 
     @property

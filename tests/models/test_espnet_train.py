@@ -119,7 +119,7 @@ def test_a_trained_folder_can_be_moved_and_loads_in_stock_espnet(data, config, t
 def test_what_espnet_says_when_it_stops_is_in_the_error(data, config, tmp_path):
     config.write_text(yaml.safe_dump(CONFIG | {"encoder_conf": CONFIG["encoder_conf"] | {"attention_heads": 3}}))
 
-    with pytest.raises(PqmError, match=r"ESPnet stopped \(.+\); see .*stats.log"):
+    with pytest.raises(PqmError, match=r"ESPnet stopped with status 1 \(.+\); see .*train.log"):
         train(data, config, tmp_path / "exp")
 
 
@@ -127,8 +127,8 @@ def finished(tmp_path, data, config):
     """A folder that says it is done, begun with `data` and `config`."""
     out = tmp_path / "exp"
     with pytest.MonkeyPatch.context() as patch:
-        for step in ("_collect_statistics", "_train"):
-            patch.setattr(f"pqm_plugin.models.espnet_train.{step}", lambda run: None)
+        patch.setattr("pqm_plugin.models.espnet_train._collect_statistics", lambda run: None)
+        patch.setattr("pqm_plugin.models.espnet_train._train", lambda run: (run.out / "valid.acc.ave.pth").touch())
         train(data, config, out)
     return out
 

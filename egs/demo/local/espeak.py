@@ -5,12 +5,14 @@ The library keeps state from one utterance to the next (the phase of its oscilla
 forked child: the same voice and sentence give the same bytes in whatever order they are asked for.
 """
 
+import contextlib
 import ctypes
 import json
 import os
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ class Voice:
     variant: str  # a file name under espeak-ng-data/voices/!v
     pitch: int  # 0 to 99, 50 is the variant's own
     rate: int  # words a minute, 80 to 450
-    range: int  # of the pitch: 0 is a monotone, 50 is usual, up to 99
+    pitch_range: int  # 0 is a monotone, 50 is usual, up to 99
 
 
 def synthesize(voice: Voice, sentences: Sequence[str]) -> Iterator[bytes]:
@@ -47,10 +49,8 @@ def synthesize(voice: Voice, sentences: Sequence[str]) -> Iterator[bytes]:
         [sys.executable, __file__], input=request, capture_output=True, env=environment, check=False
     )
     if answer.returncode != 0:
-        reason = (answer.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {answer.returncode}"])[
-            -1
-        ]
-        raise PqmError(f"espeak-ng could not speak as {voice}: {reason}")
+        said = answer.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {answer.returncode}"]
+        raise PqmError(f"espeak-ng could not speak as {voice}: {said[-1]}")
     position = 0
     for _ in sentences:
         (size_bytes,) = struct.unpack_from("<I", answer.stdout, position)
@@ -58,29 +58,36 @@ def synthesize(voice: Voice, sentences: Sequence[str]) -> Iterator[bytes]:
         yield answer.stdout[position - size_bytes : position]
 
 
-def _load_library() -> Any:
+def _load_library(data: Path) -> Any:
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t] + [ctypes.c_uint] * 4 + [ctypes.c_void_p] * 2
+    if library.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), _DO_NOT_EXIT) != SAMPLE_RATE:
+        sys.exit(f"{espeakng_loader.get_data_path()} is not what the library expects: install espeakng-loader again")
+    return library
+
+
+@contextlib.contextmanager
+def _voice_data() -> Iterator[Path]:
+    """The library's data under a short name: it cuts a path off after 159 characters."""
     try:
         import espeakng_loader
     except ImportError:
         sys.exit("it needs the package espeakng-loader: pip install 'pqm_plugin[demo]'")
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t] + [ctypes.c_uint] * 4 + [ctypes.c_void_p] * 2
-    data = espeakng_loader.get_data_path()
-    if library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DO_NOT_EXIT) != SAMPLE_RATE:
-        sys.exit(f"{data} cannot be opened: a path of more than 150 characters is too long for the library")
-    return library
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "espeak-ng-data"
+        data.symlink_to(espeakng_loader.get_data_path())
+        yield data
 
 
-def _choose_voice(library: Any, voice: Voice) -> None:
-    import espeakng_loader
-
-    data = Path(espeakng_loader.get_data_path())
+def _choose_voice(library: Any, data: Path, voice: Voice) -> None:
     # The library takes the plain accent without a word when it does not know the variant.
     if not (data / "voices" / "!v" / voice.variant).is_file():
-        sys.exit(f"no variant {voice.variant!r} in {data / 'voices' / '!v'}")
+        sys.exit(f"espeakng-loader has no variant {voice.variant!r}")
     if library.espeak_SetVoiceByName(f"{voice.accent}+{voice.variant}".encode()) != 0:
-        sys.exit(f"no accent {voice.accent!r} in {data / 'lang' / 'gmw'}")
-    for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
+        sys.exit(f"espeakng-loader has no accent {voice.accent!r}")
+    for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
         library.espeak_SetParameter(parameter, value, 0)
 
 
@@ -104,10 +111,14 @@ def _speak_in_child(library: Any, sentence: str, output: BinaryIO) -> None:
     output.flush()
     child = os.fork()
     if child == 0:
-        samples = _speak(library, sentence)
-        output.write(struct.pack("<I", len(samples)) + samples)
-        output.flush()
-        os._exit(0 if samples else 1)
+        status = 1
+        try:
+            samples = _speak(library, sentence)
+            output.write(struct.pack("<I", len(samples)) + samples)
+            output.flush()
+            status = 0 if samples else 1
+        finally:
+            os._exit(status)  # past the parent's own clean-up
     _, status = os.waitpid(child, 0)
     if status != 0:
         sys.exit(f"no sound for {sentence!r}")
@@ -116,10 +127,11 @@ def _speak_in_child(library: Any, sentence: str, output: BinaryIO) -> None:
 def _main() -> None:
     request = json.load(sys.stdin)
     voice = Voice(**request["voice"])
-    library = _load_library()
-    _choose_voice(library, voice)
-    for sentence in request["sentences"]:
-        _speak_in_child(library, sentence, sys.stdout.buffer)
+    with _voice_data() as data:
+        library = _load_library(data)
+        _choose_voice(library, data, voice)
+        for sentence in request["sentences"]:
+            _speak_in_child(library, sentence, sys.stdout.buffer)
 
 
 if __name__ == "__main__":

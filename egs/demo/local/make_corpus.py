@@ -115,14 +115,14 @@ def speakers_table() -> str:
     """Who is who, in the form of LibriSpeech's SPEAKERS.TXT."""
     lines = [
         "; Synthetic voices of espeak-ng.",
-        ";ID  | SETS             | ACCENT         | VARIANT  | PITCH | RATE | RANGE",
+        ";ID  | SETS              | ACCENT         | VARIANT  | PITCH | RATE | RANGE",
     ]
     for voices in (TRAIN_VOICES, SAT_VOICES, TARGET_VOICES):
         sets = " ".join(corpus_set.name for corpus_set in SETS if corpus_set.voices is voices)
         for speaker, voice in voices.items():
             lines.append(
-                f"{speaker:4} | {sets:16} | {voice.accent:14} | {voice.variant:8} | {voice.pitch:5} | {voice.rate:4} "
-                f"| {voice.range}"
+                f"{speaker:4} | {sets:17} | {voice.accent:14} | {voice.variant:8} | {voice.pitch:5} | {voice.rate:4} "
+                f"| {voice.pitch_range}"
             )
     return "\n".join(lines) + "\n"
 
@@ -174,6 +174,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which sentences are said (default 0)")
     parser.add_argument("--limit", type=int, help="at most so many utterances a voice and set, for a quick look")
     arguments = parser.parse_args()
+    if arguments.limit is not None and arguments.limit < 1:
+        parser.error("--limit must be 1 or more")
     try:
         make_corpus(arguments.out, arguments.seed, arguments.limit)
     except PqmError as error:

@@ -17,14 +17,14 @@ from tqdm import tqdm
 from pqm_plugin.errors import PqmError
 from pqm_plugin.processes import die_with_parent, start_log
 
-_PRELOAD = ["pqm_plugin.models"]
+_PRELOAD = ["pqm_plugin.models.families"]
 
 
 @dataclass(frozen=True)
 class Job:
     """A function of a module, called with `arguments` in a process of its own whose output goes to `log`.
 
-    `steps` says how many things it will do; every line that it appends to `counter` is one of them done.
+    `steps` says how many things it will do; every `mark` in the file `counter` is one of them done.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Job:
     log: Path
     steps: int = 1
     counter: Path | None = None
+    mark: bytes = b"\n"
 
 
 def run_jobs(jobs: Sequence[Job], n_parallel: int, label: str) -> None:
@@ -94,7 +95,7 @@ def _run(job: Job, parent: int) -> None:
 def _count(job: Job) -> int:
     if job.counter is None or not job.counter.exists():
         return 0
-    return min(job.steps, job.counter.read_bytes().count(b"\n"))
+    return min(job.steps, job.counter.read_bytes().count(job.mark))
 
 
 def _last_line(log: Path) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pqm_plugin.adapters import Example
+from pqm_plugin.adapters.train import Example
 from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import Recognizer
+from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.recipe import Recipe
 
 

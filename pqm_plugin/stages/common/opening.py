@@ -8,8 +8,9 @@ import torch
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
-from pqm_plugin.models import Recognizer, family_of
-from pqm_plugin.quantize import load_packed
+from pqm_plugin.models.families import family_of
+from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.quantize.checkpoint import load_packed
 from pqm_plugin.stages.recipe import Recipe
 
 PACKED = "model.safetensors"

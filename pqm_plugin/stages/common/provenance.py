@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pqm_plugin.files import read_json
 from pqm_plugin.processes import n_cores
-from pqm_plugin.stages.common.opening import weights_file, weights_hash
-from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.recipe import BASE_RECORD, Recipe
 
 _PACKAGES = ("espnet", "torch", "bitsandbytes", "peft", "jiwer")
 
@@ -19,7 +19,7 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
     return {
         "corpus": recipe.target_set,
         "base": recipe.base_name,
-        "base_sha256": weights_hash(weights_file(recipe, "full")),
+        "base_sha256": read_json(recipe.base_dir / BASE_RECORD)["sha256"],
         "commit": _commit(),
         "command": recipe.command,
         "seed": recipe.config.seed,

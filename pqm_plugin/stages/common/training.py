@@ -10,18 +10,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from pqm_plugin.adapters import (
-    AdapterInfo,
-    Example,
-    TrainOptions,
-    attach,
-    parameter_counts,
-    read_info,
-    save_adapter,
-    train_adapter,
-)
+from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
+from pqm_plugin.adapters.lora import attach, parameter_counts
+from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.adapters.train import Example, train_adapter
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import Recognizer
+from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.config import LoraConfig
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from pqm_plugin.adapters import load_adapter, switched_off
+from pqm_plugin.adapters.files import load_adapter
+from pqm_plugin.adapters.lora import switched_off
 from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError

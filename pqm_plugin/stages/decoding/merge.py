@@ -8,7 +8,8 @@ from pqm_plugin.adapters.files import WEIGHTS, read_info
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.sclite import write_trn
-from pqm_plugin.models import SearchOptions, family_of
+from pqm_plugin.models.families import family_of
+from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import weights_file
 from pqm_plugin.stages.common.systems import STOCK, System, adapter_of

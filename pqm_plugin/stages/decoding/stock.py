@@ -7,7 +7,8 @@ from pathlib import Path
 from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.dump import plain_file
 from pqm_plugin.files import write_text
-from pqm_plugin.models import SearchOptions, family_of
+from pqm_plugin.models.families import family_of
+from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import System
 from pqm_plugin.stages.decoding.parts import Line
@@ -22,19 +23,18 @@ def decode_stock_speakers(
     split: str,
     share: Sequence[str],
     speakers: Sequence[str],
-    counter: Path,
+    log: Path,
 ) -> None:
-    """Decode what is missing of the speakers in `share` with one call of the stock tool."""
+    """Decode what is missing of the speakers in `share` with one call of the stock tool, which writes `log`."""
     material = Material(recipe)
     family = family_of(recipe.base_dir)
     sample_rate = family.load_skeleton(recipe.base_dir, SearchOptions(), "cpu").sample_rate
     parts = [part_of(recipe, material, system, set_name, split, speaker, speakers) for speaker in share]
-    folder = recipe.decode_dir(system.key, set_name) / "stock" / counter.stem
+    folder = log.parent
     utterances = {found.utterance: found for speaker in share for found in material.utterances(split, speaker)}
     wanted = [utterances[name] for part in parts for name in part.missing]
     audio = {found.utterance: plain_file(found, sample_rate, folder / "audio") for found in wanted}
     write_text(folder / "wav.scp", "".join(f"{name} {path}\n" for name, path in sorted(audio.items())))
-    log = folder / "asr_inference.log"
     result = family.decode_stock(system.key, recipe.base_dir, folder / "wav.scp", folder, recipe.config.decode, log)
     logging.info("%s", result.command)
     write_text(folder / "command", result.command + "\n")
@@ -45,5 +45,3 @@ def decode_stock_speakers(
             text = result.hypotheses.get(name, "")
             length_s = duration_s(utterances[name])
             part.append(Line(name, text, None, length_s, result.decode_s[name], result.peak_rss_bytes))
-            with counter.open("a", encoding="utf-8") as done:
-                done.write(f"{name}\n")

@@ -1,0 +1,20 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make the environment in .venv first.
+.PHONY: demo test env lint help
+
+help:  ## what there is
+	@grep -hE "^[a-z]+:.*##" $(MAKEFILE_LIST) | sed -E "s/:.*## /\t/"
+
+env:  ## the environment in .venv: Python 3.12 or 3.13, about 7 GB
+	@tools/make_env.sh
+
+demo: env  ## the whole line on a synthetic corpus that it makes itself; ends with the table of systems
+	egs/demo/run.sh
+
+test: env lint  ## all tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+lint: env  ## style, shell and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/shellcheck -x egs/*.sh egs/*/*.sh tools/*.sh .ci/run
+	.venv/bin/mypy

@@ -1,0 +1,153 @@
+"""Training promises: the base stays as it was, the best epoch is kept, and a kill changes nothing."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from pqm_plugin.adapters.lora import attach
+from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.adapters.train import Example, batches_by_length, set_training_mode, train_adapter
+from pqm_plugin.errors import PqmError
+
+OPTIONS = TrainOptions(epochs=4, learning_rate=0.05, batch_frames=12)
+
+
+@dataclass
+class Cost:
+    total: torch.Tensor
+    n_utterances: int
+    n_correct: int
+    n_tokens: int
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.drop(self.norm(torch.tanh(self.inner(x)))))
+
+
+def setup(seed=0):
+    torch.manual_seed(seed)
+    net = Net().eval()
+    model = attach(net, ["inner", "head"], rank=2, alpha=4, dropout=0.3)
+
+    def loss(features, tokens):
+        rows = [net(x.mean(dim=0, keepdim=True)) for x in features]
+        total = sum(nn.functional.cross_entropy(row, y) for row, y in zip(rows, tokens, strict=True))
+        right = sum(int(row.argmax() == y[0]) for row, y in zip(rows, tokens, strict=True))
+        return Cost(total, len(rows), right, len(rows))
+
+    generator = torch.Generator().manual_seed(1)
+    examples = [
+        Example(torch.randn(2 + i % 4, 8, generator=generator) + 2 * (i % 3), torch.tensor([i % 3])) for i in range(12)
+    ]
+    return model, loss, examples
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def test_the_adapter_learns_and_the_base_with_its_statistics_does_not_move(tmp_path):
+    model, loss, examples = setup()
+    frozen = {n: v.clone() for n, v in model.state_dict().items() if "lora_" not in n}
+
+    result = train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "c", "x")
+
+    assert result.log[result.best_epoch].dev_loss < result.log[0].dev_loss
+    assert all(torch.equal(v, frozen[n]) for n, v in model.state_dict().items() if n in frozen)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
+    outcomes = []
+    for seed in (3, 3, 4):
+        model, loss, examples = setup()
+        train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, seed, tmp_path / "c", "x")
+        outcomes.append(weights(model))
+
+    assert all(torch.equal(outcomes[0][n], outcomes[1][n]) for n in outcomes[0])
+    assert any(not torch.equal(outcomes[0][n], outcomes[2][n]) for n in outcomes[0])
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 9])
+def test_going_on_after_an_interruption_gives_the_bits_of_an_uninterrupted_run(tmp_path, stop_after):
+    model, loss, examples = setup()
+    whole = train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "whole", "x")
+    expected = weights(model)
+    calls = 0
+
+    def failing(features, tokens):
+        nonlocal calls
+        calls += 1
+        if calls > stop_after:
+            raise KeyboardInterrupt
+        return loss(features, tokens)
+
+    model, loss, examples = setup()
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(model, failing, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "cut", "x")
+    model, loss, examples = setup()
+    resumed = train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "cut", "x")
+
+    assert resumed == whole
+    assert all(torch.equal(weights(model)[n], expected[n]) for n in expected)
+    assert not (tmp_path / "cut").exists()
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path):
+    model, loss, examples = setup()
+    options = replace(OPTIONS, epochs=6, criterion="loss")
+
+    result = train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / "c", "x")
+
+    with torch.no_grad():
+        dev = sum(float(loss([e.features], [e.tokens]).total) for e in examples[8:]) / 4
+    assert dev == pytest.approx(min(row.dev_loss for row in result.log), abs=1e-5)
+
+
+def test_training_stops_when_dev_no_longer_improves(tmp_path):
+    model, loss, examples = setup()
+    options = replace(OPTIONS, epochs=50, learning_rate=0.0, patience=2)
+
+    result = train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / "c", "x")
+
+    assert len(result.log) == 3
+    assert result.best_epoch == 0
+
+
+def test_adapter_dropout_is_on_in_training_and_the_bases_own_only_when_asked():
+    model, _, _ = setup()
+
+    set_training_mode(model, network_dropout=False)
+    modes = {name: module.training for name, module in model.named_modules()}
+
+    assert [n for n, on in modes.items() if on] == [n for n in modes if n.endswith("lora_dropout.default")]
+    set_training_mode(model, network_dropout=True)
+    assert model.base_model.model.drop.training
+    assert not model.base_model.model.norm.training
+
+
+def test_batches_hold_similar_lengths_within_the_bound_and_every_utterance_once():
+    examples = [Example(torch.zeros(n, 1), torch.zeros(1)) for n in (5, 1, 4, 20, 2)]
+
+    batches = batches_by_length(examples, batch_frames=10)
+
+    assert batches == [[1, 4], [2, 0], [3]]
+
+
+def test_an_empty_split_and_a_loss_that_explodes_are_named(tmp_path):
+    model, loss, examples = setup()
+
+    with pytest.raises(PqmError, match="ada: 0 training and 12 dev utterances"):
+        train_adapter(model, loss, [], examples, OPTIONS, 0, tmp_path / "c", "ada")
+    with pytest.raises(PqmError, match="no longer finite"):
+        broken = lambda f, t: replace(loss(f, t), total=loss(f, t).total * float("nan"))  # noqa: E731
+        train_adapter(model, broken, examples, examples, OPTIONS, 0, tmp_path / "c", "ada")
