@@ -22,13 +22,13 @@ def shared() -> Path:
 def make_corpus(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a tiny LibriSpeech: sets, each mapping an utterance to its text."""
 
-    def make(sets: Mapping[str, Mapping[str, str]], sample_rate: int = 16000) -> Path:
+    def make(sets: Mapping[str, Mapping[str, str]], sample_rate: int = 16000, n_samples: int = 1600) -> Path:
         for set_name, texts in sets.items():
             for place, (utterance, text) in enumerate(sorted(texts.items())):
                 reader, chapter, _ = utterance.split("-")
                 folder = tmp_path / "corpus" / set_name / reader / chapter
                 folder.mkdir(parents=True, exist_ok=True)
-                samples = np.random.default_rng(place).integers(-3000, 3000, sample_rate // 10, dtype=np.int16)
+                samples = np.random.default_rng(place).integers(-3000, 3000, n_samples, dtype=np.int16)
                 soundfile.write(folder / f"{utterance}.flac", samples, sample_rate)
                 with (folder / f"{reader}-{chapter}.trans.txt").open("a", encoding="utf-8") as file:
                     file.write(f"{utterance} {text}\n")

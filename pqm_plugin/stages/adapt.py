@@ -13,7 +13,7 @@ from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.jobs import Job, run_jobs
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
-from pqm_plugin.stages.common.systems import adapted_bases
+from pqm_plugin.stages.common.systems import SPEAKERS_OWN, adapted_bases
 from pqm_plugin.stages.common.training import Trained, adapter_is_done, train_and_save
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
@@ -21,7 +21,7 @@ from pqm_plugin.stages.recipe import Recipe
 
 def run(recipe: Recipe) -> None:
     """Adapt every target speaker whose adapter is not there yet, several in parallel."""
-    for base_kind in adapted_bases(recipe):
+    for base_kind in adapted_bases(recipe, SPEAKERS_OWN):
         material = Material(recipe)
         todo = [
             speaker

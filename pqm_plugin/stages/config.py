@@ -47,19 +47,27 @@ class Config:
     seed: int = 0
 
 
-def load_config(path: Path | None) -> Config:
-    """Read a YAML file over the defaults.
+def load_config(path: Path | None, inference: Path | None = None) -> Config:
+    """Read a YAML file over the defaults, and `inference` over its `decode` section.
 
     Raises:
         PqmError: for an unknown key, naming the nearest one, or a value of the wrong kind.
     """
-    if path is None:
-        return Config()
+    values = _read(path) if path else {}
+    if inference:
+        values = {**values, "decode": {**values.get("decode", {}), **_read(inference)}}
+    config: Config = _fill(Config, values, " ".join(str(name) for name in (path, inference) if name))
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise PqmError(f"--pqm_config {path} cannot be read: {error}") from error
-    return _fill(Config, values, str(path))
+        raise PqmError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise PqmError(f"{path}: expected keys and values, got {values!r}")
+    return values
 
 
 def _fill(cls: type[Any], values: Any, where: str) -> Any:

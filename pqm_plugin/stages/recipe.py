@@ -35,6 +35,7 @@ class Recipe:
     datadir: Path = _option(Path("data"), "Kaldi folders and the partition")
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")
+    inference_config: Path | None = _option(None, "YAML of another decoding setting, over that of pqm_config")
     asr_config: Path | None = _option(None, "ESPnet training configuration for '--base train'")
     token_type: str = _option("bpe", "tokens of '--base train': bpe or char")
     n_tokens: int = _option(500, "size of the token list of '--base train'")
@@ -52,7 +53,7 @@ class Recipe:
     @cached_property
     def config(self) -> Config:
         """The resolved YAML."""
-        return load_config(self.pqm_config)
+        return load_config(self.pqm_config, self.inference_config)
 
     @property
     def base_name(self) -> str:

@@ -48,10 +48,10 @@ SAT_VOICES = {
     "206": Voice("en-029", "Denis", 40, 170, 60),
 }
 TARGET_VOICES = {
-    "301": Voice("en-029", "linda", 50, 190, 60),
-    "302": Voice("en-gb-x-gbcwmd", "boris", 45, 175, 50),
-    "303": Voice("en-us-nyc", "grandma", 50, 180, 50),
-    "304": Voice("en-gb-scotland", "Nguyen", 55, 190, 60),
+    "301": Voice("en-029", "linda", 70, 210, 70),
+    "302": Voice("en-gb-x-gbcwmd", "caleb", 50, 190, 60),
+    "303": Voice("en-us-nyc", "grandma", 65, 205, 60),
+    "304": Voice("en-gb-scotland", "zac", 50, 200, 60),
 }
 
 
@@ -71,7 +71,7 @@ SETS = (
     CorpusSet("valid", TRAIN_VOICES, 6, 2, "what its epochs are chosen by"),
     CorpusSet("heard", TRAIN_VOICES, 5, 3, "new sentences of the voices that the base was trained on"),
     CorpusSet("sat", SAT_VOICES, 48, 4, "voices for LoRA pre-training; the base never heard them"),
-    CorpusSet("unheard", TARGET_VOICES, 64, 5, "the target speakers; neither the base nor the pre-training heard them"),
+    CorpusSet("unheard", TARGET_VOICES, 80, 5, "the target speakers; neither the base nor the pre-training heard them"),
 )
 
 

@@ -9,7 +9,9 @@ from pqm_plugin.stages.common.opening import BASE_KINDS
 from pqm_plugin.stages.recipe import Recipe
 
 STOCK = "stock"
-ADAPTERS = ("sat", "speaker", "other")
+SPEAKERS_OWN = ("speaker", "other")
+"""Adapters that stage 5 makes."""
+ADAPTERS = ("sat", *SPEAKERS_OWN)
 CHECKED = ("full", "nf4", "nf4+sat")
 """Systems for the control set, whose speakers have no adapters of their own."""
 
@@ -31,8 +33,8 @@ def parse_system(key: str, baselines: Iterable[str]) -> System:
     """
     if key in baselines:
         return System(key, STOCK, "")
-    base_kind, _, adapter = key.partition("+")
-    if base_kind not in BASE_KINDS or (adapter and adapter not in ADAPTERS):
+    base_kind, plus, adapter = key.partition("+")
+    if base_kind not in BASE_KINDS or (plus and adapter not in ADAPTERS):
         raise PqmError(
             f"system {key!r} is not known: use {', '.join((*baselines, *BASE_KINDS))}, "
             f"the last two also with +{', +'.join(ADAPTERS)}"
@@ -47,10 +49,10 @@ def systems(recipe: Recipe, baselines: Mapping[str, str]) -> list[System]:
     return [parse_system(key, baselines) for key in keys]
 
 
-def adapted_bases(recipe: Recipe) -> list[str]:
-    """Base kinds that need adapters, for stages 4 and 5."""
-    chosen = {key.partition("+")[0] for key in recipe.systems if "+" in key} or {"nf4"}
-    return [kind for kind in BASE_KINDS if kind in chosen]
+def adapted_bases(recipe: Recipe, adapters: Sequence[str] = ADAPTERS) -> list[str]:
+    """Base kinds for which the recipe's systems need one of `adapters`: any for stage 4, a speaker's for stage 5."""
+    keys = recipe.systems or tuple(f"nf4+{adapter}" for adapter in ADAPTERS)
+    return [kind for kind in BASE_KINDS if any(f"{kind}+{adapter}" in keys for adapter in adapters)]
 
 
 def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[str]) -> Path | None:

@@ -1,0 +1,52 @@
+"""A whole tiny line: a corpus of noise, a genuine ESPnet model of random weights, and the recipe over both."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pqm_plugin.stages import run_stage
+from pqm_plugin.stages.recipe import Recipe
+
+CONFIG = """
+quantize: {keep: [depthwise_conv]}
+lora: {rank: 1, alpha: 4, max_fraction: 0.05}
+pretrain: {epochs: 2, learning_rate: 0.01}
+adapt: {epochs: 2, learning_rate: 0.01}
+decode: {beam_size: 2, ctc_weight: 0.5, max_length_ratio: 0.3}
+"""
+WORDS = ["GO ON", "STOP NOW", "WHO IS IT", "A CAT", "NO", "THE DOG RAN"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, make_corpus: Callable[..., Path], tiny_base: Path) -> Recipe:
+    """Two target speakers of six utterances, three SAT speakers of three; nothing has run yet."""
+    target = {f"{s}-1-{i:04d}": WORDS[(i + s) % 6] for s in (10, 20) for i in range(6)}
+    sat = {f"{s}-1-{i:04d}": WORDS[(i + s) % 6] for s in (30, 31, 32) for i in range(3)}
+    config = tmp_path / "pqm.yaml"
+    config.write_text(CONFIG)
+    return Recipe(
+        corpus=make_corpus({"dev": target, "sat": sat}, n_samples=16000),
+        base=str(tiny_base),
+        target_set="dev",
+        sat_sets=("sat",),
+        datadir=tmp_path / "data",
+        expdir=tmp_path / "exp",
+        pqm_config=config,
+        nj=1,
+        inference_nj=1,
+        command="test",
+    )
+
+
+@pytest.fixture
+def run(recipe: Recipe, caplog: pytest.LogCaptureFixture) -> Callable[..., None]:
+    """Return a function that runs stages of the tiny recipe by name."""
+    caplog.set_level(logging.INFO)
+
+    def run_stages(*names: str, of: Recipe = recipe) -> None:
+        for name in names:
+            run_stage(name, of)
+
+    return run_stages

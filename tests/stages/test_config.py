@@ -1,0 +1,67 @@
+"""Configurations: defaults, unknown keys with the nearest name, every shipped file loads."""
+
+from pathlib import Path
+
+import pytest
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.stages.config import Config, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def written(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_no_file_and_an_empty_file_mean_the_defaults(tmp_path):
+    assert load_config(None) == Config()
+    assert load_config(written(tmp_path, "")) == Config()
+
+
+def test_a_file_says_what_differs(tmp_path):
+    config = load_config(written(tmp_path, "seed: 3\nlora: {rank: 2, targets: [a, b]}\nadapt: {learning_rate: 1e-3}\n"))
+
+    assert (config.seed, config.lora.rank, config.lora.targets) == (3, 2, ("a", "b"))
+    assert config.adapt.learning_rate == 0.001
+    assert config.pretrain == Config().pretrain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora: {rnak: 2}", "lora: unknown key 'rnak'; did you mean 'rank'"),
+        ("adpt: {}", "unknown key 'adpt'; did you mean 'adapt'"),
+        ("lora: {rank: many}", "lora: rank: 'many' is no int"),
+        ("quantize: {double_quantize: 1}", "double_quantize: 1 is no bool"),
+        ("seed: true", "seed: True is no int"),
+        ("adapt: {criterion: wer}", "criterion 'wer': use 'accuracy' or 'loss'"),
+        ("lora: 3", "expected keys and values, got 3"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path, text, message):
+    with pytest.raises(PqmError, match=message):
+        load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("egs/*/conf/pqm*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_shipped_configuration_loads(path):
+    assert load_config(path) != Config()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("egs/*/conf/train*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_shipped_training_configuration_is_one_that_espnet_takes(path):
+    from espnet2.tasks.asr import ASRTask
+
+    arguments = ASRTask.get_parser().parse_args(
+        ["--config", str(path), "--output_dir", "unused", "--token_list", "unused"]
+    )
+
+    assert arguments.encoder

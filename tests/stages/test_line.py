@@ -1,0 +1,137 @@
+"""The line as a whole, on a tiny model: what each stage leaves, and that a second run changes nothing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pqm_plugin.adapters.files import read_info
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json
+
+pytestmark = pytest.mark.slow
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that is a result: not logs, not counters."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name not in {"log", "stock"})
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if "stock" not in path.parts}
+
+
+def stable(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Without what holds times and memory."""
+    return {name: data for name, data in files.items() if Path(name).name not in {"run.json"} and "parts" not in name}
+
+
+def test_all_stages_give_all_seven_systems_and_a_report(recipe, run):
+    run("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report")
+
+    results = read_json(recipe.packed_dir / "results.json")
+    assert list(results["systems"]) == ["espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
+    assert results["systems"]["full"]["errors"] == results["systems"]["espnet"]["errors"]
+    decodes = [(recipe.decode_dir(key, "dev") / "text").read_bytes() for key in ("espnet", "full")]
+    assert decodes[0] == decodes[1]
+    page = (recipe.packed_dir / "RESULTS.md").read_text()
+    assert "nf4+speaker" in page
+    assert (recipe.packed_dir / "figures" / "wer_by_speaker.svg").is_file()
+
+
+def test_running_all_again_does_nothing_anew_and_changes_no_byte(recipe, run, caplog):
+    everything = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score")
+    recipe = dataclasses.replace(recipe, systems=("full", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"))
+    run(*everything, of=recipe)
+    before = contents(recipe.expdir)
+    caplog.clear()
+
+    run(*everything, of=recipe)
+
+    assert contents(recipe.expdir) == before
+    assert "is there already" in caplog.text
+    assert "0 speakers to adapt" in caplog.text
+    assert "0 decoding jobs" in caplog.text
+
+
+def test_two_runs_with_one_seed_give_the_same_bytes(recipe, run, tmp_path):
+    systems = ("nf4+speaker",)
+    outcomes = []
+    for name in ("one", "two"):
+        here = dataclasses.replace(recipe, expdir=tmp_path / name, systems=systems)
+        run("data", "base", "quantize", "pretrain", "adapt", "decode", of=here)
+        outcomes.append(stable(contents(here.expdir)))
+
+    assert outcomes[0] == outcomes[1]
+
+
+def test_adapters_say_what_they_are_and_train_their_share_alone(recipe, run):
+    run("data", "base", "quantize", "pretrain", "adapt")
+
+    info = read_info(recipe.packed_dir / "speakers" / "10")
+    assert info.trained_on == "10"
+    assert info.base_sha256 == read_json(recipe.packed_dir / "meta.json")["sha256"]
+    assert info.parameters / info.base_parameters < 0.05
+    assert info.base_parameters == read_json(recipe.base_dir / "pqm_base.json")["parameters"]
+    assert [row["epoch"] for row in info.log] == [0, 1, 2]
+
+
+def test_an_adapter_that_is_too_large_is_refused_with_the_remedy(recipe, run, tmp_path):
+    config = tmp_path / "large.yaml"
+    config.write_text("lora: {rank: 8}\n")
+    large = dataclasses.replace(recipe, pqm_config=config)
+    run("data", "base", "quantize", of=large)
+
+    with pytest.raises(PqmError, match=r"allowed are up to 1\.00%: lower lora\.rank"):
+        run("pretrain", of=large)
+
+
+def test_changed_settings_are_named_and_only_what_depends_on_them_is_done_again(recipe, run, caplog, tmp_path):
+    run("data", "base", "quantize", "pretrain")
+    config = tmp_path / "other.yaml"
+    config.write_text(recipe.pqm_config.read_text().replace("beam_size: 2", "beam_size: 3"))
+    other_search = dataclasses.replace(recipe, pqm_config=config)
+    before = (recipe.packed_dir / "sat" / "adapter_model.safetensors").stat().st_mtime_ns
+
+    run("quantize", "pretrain", of=other_search)
+
+    assert (recipe.packed_dir / "sat" / "adapter_model.safetensors").stat().st_mtime_ns == before
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 3"))
+    run("pretrain", of=dataclasses.replace(recipe, pqm_config=config))
+    assert "made with other settings (train)" in caplog.text
+
+
+def test_an_adapter_that_changes_nothing_stops_the_decode(recipe, run):
+    from safetensors.torch import load_file, save_file
+
+    run("data", "base", "quantize", "pretrain", "adapt")
+    weights = recipe.packed_dir / "speakers" / "10" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: value * 0 for name, value in tensors.items()}, weights)
+
+    with pytest.raises(PqmError, match="does not change the output"):
+        run("decode", of=dataclasses.replace(recipe, systems=("nf4+speaker",)))
+
+
+def test_a_stage_whose_input_is_missing_names_the_stage_to_run(recipe, run):
+    for name, stage in (("quantize", "stage 2"), ("base", "stage 1"), ("pretrain", "stage 1")):
+        with pytest.raises(PqmError, match=stage):
+            run(name)
+    run("data", "base")
+    with pytest.raises(PqmError, match="stage 3"):
+        run("pretrain")
+    run("quantize")
+    with pytest.raises(PqmError, match="stage 4"):
+        run("adapt")
+    with pytest.raises(PqmError, match="stage [45]"):
+        run("decode", of=dataclasses.replace(recipe, systems=("nf4+sat",)))
+    with pytest.raises(PqmError, match="stage 6"):
+        run("score")
+    with pytest.raises(PqmError, match="stage 7"):
+        run("report")
+
+
+def test_an_unknown_speaker_and_an_unknown_system_are_named(recipe, run):
+    run("data", "base", "quantize")
+
+    with pytest.raises(PqmError, match="--speakers 11: not among the target speakers"):
+        run("adapt", of=dataclasses.replace(recipe, speakers=("11",)))
+    with pytest.raises(PqmError, match=r"system 'nf3' is not known"):
+        run("decode", of=dataclasses.replace(recipe, systems=("nf3",)))

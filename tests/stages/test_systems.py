@@ -1,0 +1,48 @@
+"""Keys of the systems table, and whose adapter each decodes with."""
+
+from pathlib import Path
+
+import pytest
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.stages.common.systems import System, adapted_bases, adapter_of, parse_system, systems
+from pqm_plugin.stages.recipe import Recipe
+
+STOCK = {"espnet": "stock", "int8": "stock int8"}
+RECIPE = Recipe(base="b", expdir=Path("exp"))
+
+
+def test_a_key_is_base_plus_adapter():
+    assert parse_system("nf4+speaker", STOCK) == System("nf4+speaker", "nf4", "speaker")
+    assert parse_system("full", STOCK) == System("full", "full", "")
+    assert parse_system("int8", STOCK) == System("int8", "stock", "")
+
+
+@pytest.mark.parametrize("key", ["nf3", "nf4+", "nf4+me", "espnet+sat", ""])
+def test_an_unknown_key_is_named(key):
+    with pytest.raises(PqmError, match="is not known"):
+        parse_system(key, STOCK)
+
+
+def test_the_default_systems_are_the_seven_of_the_table():
+    keys = [system.key for system in systems(RECIPE, STOCK)]
+
+    assert keys == ["espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
+    assert adapted_bases(RECIPE) == ["nf4"]
+
+
+def test_adapters_of_the_full_base_are_trained_only_when_asked_for():
+    recipe = Recipe(base="b", systems=("nf4", "full+sat", "nf4+speaker"))
+
+    assert adapted_bases(recipe) == ["full", "nf4"]
+
+
+def test_the_other_speaker_is_the_next_one_and_never_oneself():
+    speakers = ["a", "b", "c"]
+    other = parse_system("nf4+other", STOCK)
+
+    chosen = [adapter_of(RECIPE, other, speaker, speakers) for speaker in speakers]
+
+    assert [path.name for path in chosen] == ["b", "c", "a"]
+    with pytest.raises(PqmError, match="at least two target speakers"):
+        adapter_of(RECIPE, other, "a", ["a"])
