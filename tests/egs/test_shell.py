@@ -1,0 +1,143 @@
+"""The recipes' shell: options like ESPnet's, stages that are wanted, errors with help and exit 2."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
+SPY = '#!/usr/bin/env bash\nprintf \'%s\\n\' "$*" >> "${SPY_LOG}"\n'
+
+
+def call(recipe: Path, *arguments: str, spy: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    if spy:
+        (spy / "python").write_text(SPY)
+        (spy / "python").chmod(0o755)
+        environment["SPY_LOG"] = str(spy / "log")
+        arguments = ("--python", str(spy / "python"), *arguments)
+    return subprocess.run([recipe, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def calls(spy: Path) -> list[list[str]]:
+    """The arguments of each call of Python."""
+    lines = (spy / "log").read_text().splitlines() if (spy / "log").exists() else []
+    return [line.split("\t") for line in lines]
+
+
+def stages(spy: Path) -> list[str]:
+    return [words[2] for words in calls(spy) if words[:2] == ["-m", "pqm_plugin"]]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+def test_help_says_in_its_first_lines_that_stages_are_numbered_otherwise_than_in_espnet(recipe):
+    done = call(recipe, "--help", "--python", sys.executable)
+
+    assert done.returncode == 0
+    assert "ESPnet's asr.sh numbers its stages otherwise" in "".join(done.stdout.splitlines(True)[:4])
+    assert "--speakers" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--stage", "5"], ["adapt", "decode", "score", "report"]),
+        (["--stage", "5", "--stop_stage", "5"], ["adapt"]),
+        (["--stage", "5", "--stop-stage", "5"], ["adapt"]),
+        (["--stage", "3", "--stop_stage", "6", "--skip_stages", "4 5"], ["quantize", "decode"]),
+        ([], ["data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report"]),
+    ],
+)
+def test_the_stages_that_are_asked_for_run_in_order(tmp_path, arguments, expected):
+    done = call(ROOT / "egs/librispeech/run.sh", *arguments, spy=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert stages(tmp_path) == expected
+    assert re.search(r"Successfully finished\. \[elapsed=\d+s\]", done.stderr)
+
+
+def test_a_users_option_comes_after_the_recipes_own_and_so_wins(tmp_path):
+    call(ROOT / "egs/librispeech/run.sh", "--stage", "5", "--stop_stage", "5", "--target_set", "mine", spy=tmp_path)
+
+    [words] = calls(tmp_path)
+    assert words.index("dev-clean") < words.index("mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["5"], "'5' is no option"),
+        (["--stage"], "--stage needs a value"),
+        (["--stage=5"], "write '--stage 5' instead"),
+        (["--stage", "9"], "stage '9' is not one of 1 to 8"),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_with_exit_2(tmp_path, arguments, message):
+    done = call(ROOT / "egs/librispeech/run.sh", *arguments, spy=tmp_path)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert stages(tmp_path) == []
+
+
+def test_an_unknown_option_is_an_error_with_exit_2():
+    done = call(ROOT / "egs/librispeech/run.sh", "--stage", "5", "--baem", "3", "--python", sys.executable)
+
+    assert done.returncode == 2
+    assert "--baem" in done.stderr
+
+
+def test_a_failing_stage_stops_the_recipe(tmp_path):
+    done = call(ROOT / "egs/librispeech/run.sh", "--python", "/bin/false")
+
+    assert done.returncode != 0
+    assert "Successfully finished" not in done.stderr
+
+
+def test_recipes_are_short():
+    for recipe in RECIPES:
+        assert len(recipe.read_text().splitlines()) <= 35, recipe
+
+
+def readme_commands() -> list[list[str]]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    lines = [line for language, block in fenced if not language for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
+def test_every_command_of_the_readme_parses(tmp_path, command):
+    if command[0] == "make":
+        assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
+    elif command[0] == "python":
+        done = subprocess.run([sys.executable, *command[1:-1], "--help"], capture_output=True, cwd=ROOT, check=False)
+        assert done.returncode == 0
+    else:
+        done = call(ROOT / command[0], *command[1:], "--stage", "8", spy=tmp_path)
+        assert done.returncode == 0
+        assert stages(tmp_path) == ["report"]
+        options = calls(tmp_path)[0][3:]
+        known = subprocess.run(
+            [sys.executable, "-m", "pqm_plugin", "report", "--help"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        assert all(option in known.stdout for option in options if option.startswith("--"))
+
+
+def test_the_shell_and_the_python_function_give_the_same_recipe():
+    from pqm_plugin.__main__ import _parser, _recipe
+    from pqm_plugin.stages.recipe import Recipe
+
+    parsed = _parser().parse_args(
+        ["adapt", "--base", "b", "--target-set", "dev", "--speakers", "1 2", "--command", "c"]
+    )
+
+    assert _recipe(parsed) == Recipe(base="b", target_set="dev", speakers=("1", "2"), command="c")
