@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
-SPY = '#!/usr/bin/env bash\nprintf \'%s\\n\' "$*" >> "${SPY_LOG}"\n'
+SPY = """#!/usr/bin/env bash
+IFS=$'\\t'
+printf '%s\\n' "$*" >> "${SPY_LOG}"
+"""
 
 
 def call(recipe: Path, *arguments: str, spy: Path | None = None) -> subprocess.CompletedProcess[str]:
