@@ -85,10 +85,9 @@ class Recipe:
         """Who is in which split, stage 1."""
         return self.datadir / "partition.tsv"
 
-    @property
-    def decoded_set(self) -> str:
-        """The set under test, with the decoding setting's tag."""
-        return f"{self.target_set}_{self.tag}" if self.tag else self.target_set
+    def decoded(self, set_name: str) -> str:
+        """Folder name of a decoded set: with the name of the decoding setting, if it is a second one."""
+        return f"{set_name}_{self.tag}" if self.tag else set_name
 
     def data(self, set_name: str) -> Path:
         """Kaldi folder of a set."""

@@ -1,6 +1,5 @@
 """Stage 8: write the report page and its figures from stored results."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.report.figures import bytes_figure, speakers_figure
 from pqm_plugin.report.page import Section, plain_label, render_report
+from pqm_plugin.report.tables import systems_table
 from pqm_plugin.stages.recipe import Recipe
-
-_log = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe) -> None:
@@ -27,7 +25,9 @@ def run(recipe: Recipe) -> None:
     rows = read_json(sensitivity)["rows"] if sensitivity.exists() else None
     title = recipe.title or recipe.base_name
     write_report(results, out / "RESULTS.md", out / "figures", title, recipe.labels, (), read_json(meta), rows)
-    _log.info("%s", out / "RESULTS.md")
+    for heading, path in results.items():
+        print(f"\n{heading}\n\n{systems_table(read_json(path))}")
+    print(f"{out / 'RESULTS.md'}")
 
 
 def _heading(results: Mapping[str, Any]) -> str:

@@ -16,31 +16,21 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import Opened, open_base
-from pqm_plugin.stages.common.systems import System, adapter_of
 from pqm_plugin.stages.decoding.parts import Line
-from pqm_plugin.stages.decoding.requests import part_of
-from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.decoding.task import DecodeTask
 
 
-def decode_speakers(
-    recipe: Recipe,
-    system: System,
-    set_name: str,
-    split: str,
-    share: Sequence[str],
-    speakers: Sequence[str],
-    counter: Path,
-) -> None:
+def decode_speakers(task: DecodeTask, share: Sequence[str], counter: Path) -> None:
     """Decode what is missing of the speakers in `share`; the base is loaded once, adapters are switched."""
-    material = Material(recipe)
-    opened = open_base(recipe, system.base_kind)
+    material = Material(task.recipe)
+    opened = open_base(task.recipe, task.system.base_kind)
     model: PeftModel | None = None
     for speaker in share:
-        part = part_of(recipe, material, system, set_name, split, speaker, speakers)
+        part = task.part(material, speaker)
         if not part.missing:
             continue
-        wanted = [found for found in material.utterances(split, speaker) if found.utterance in part.missing]
-        folder = adapter_of(recipe, system, speaker, speakers)
+        wanted = [found for found in material.utterances(task.split, speaker) if found.utterance in part.missing]
+        folder = task.adapter(speaker)
         if folder is not None:
             model = load_adapter(model or opened.recognizer.network, folder, opened.weights_sha256)
             model.eval()

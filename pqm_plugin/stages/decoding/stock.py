@@ -10,32 +10,23 @@ from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import System
 from pqm_plugin.stages.decoding.parts import Line
-from pqm_plugin.stages.decoding.requests import part_of
-from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.decoding.task import DecodeTask
 
 
-def decode_stock_speakers(
-    recipe: Recipe,
-    system: System,
-    set_name: str,
-    split: str,
-    share: Sequence[str],
-    speakers: Sequence[str],
-    log: Path,
-) -> None:
+def decode_stock_speakers(task: DecodeTask, share: Sequence[str], log: Path) -> None:
     """Decode what is missing of the speakers in `share` with one call of the stock tool, which writes `log`."""
-    material = Material(recipe)
-    family = family_of(recipe.base_dir)
-    sample_rate = family.load_skeleton(recipe.base_dir, SearchOptions(), "cpu").sample_rate
-    parts = [part_of(recipe, material, system, set_name, split, speaker, speakers) for speaker in share]
+    base, material = task.recipe.base_dir, Material(task.recipe)
+    family = family_of(base)
+    sample_rate = family.load_skeleton(base, SearchOptions(), "cpu").sample_rate
+    parts = [task.part(material, speaker) for speaker in share]
     folder = log.parent
-    utterances = {found.utterance: found for speaker in share for found in material.utterances(split, speaker)}
-    wanted = [utterances[name] for part in parts for name in part.missing]
-    audio = {found.utterance: plain_file(found, sample_rate, folder / "audio") for found in wanted}
+    utterances = {found.utterance: found for speaker in share for found in material.utterances(task.split, speaker)}
+    audio = {
+        name: plain_file(utterances[name], sample_rate, folder / "audio") for part in parts for name in part.missing
+    }
     write_text(folder / "wav.scp", "".join(f"{name} {path}\n" for name, path in sorted(audio.items())))
-    result = family.decode_stock(system.key, recipe.base_dir, folder / "wav.scp", folder, recipe.config.decode, log)
+    result = family.decode_stock(task.system.key, base, folder / "wav.scp", folder, task.recipe.config.decode, log)
     logging.info("%s", result.command)
     write_text(folder / "command", result.command + "\n")
     write_text(folder / "model_bytes", f"{result.model_bytes}\n")

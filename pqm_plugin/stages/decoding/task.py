@@ -1,0 +1,60 @@
+"""What is to be decoded: one system on one set."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pqm_plugin.adapters.files import WEIGHTS
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import safe_name
+from pqm_plugin.stages.common.done import digest
+from pqm_plugin.stages.common.material import Material
+from pqm_plugin.stages.common.opening import weights_file, weights_hash
+from pqm_plugin.stages.common.systems import STOCK, System, adapter_of
+from pqm_plugin.stages.decoding.parts import Part
+from pqm_plugin.stages.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class DecodeTask:
+    """The utterances of `split` of all `speakers`, by `system`; the words go to the folder of `set_name`."""
+
+    recipe: Recipe
+    system: System
+    set_name: str
+    split: str
+    speakers: Sequence[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this decode is."""
+        return self.recipe.decode_dir(self.system.key, self.set_name)
+
+    def adapter(self, speaker: str) -> Path | None:
+        """The adapter with which `speaker` is decoded, if the system has any."""
+        return adapter_of(self.recipe, self.system, speaker, self.speakers)
+
+    def part(self, material: Material, speaker: str) -> Part:
+        """What there is of a speaker's words; change anything that they depend on, and they are found anew."""
+        utterances = material.utterances(self.split, speaker)
+        kind = "full" if self.system.base_kind == STOCK else self.system.base_kind
+        request = {
+            "system": self.system.key,
+            "weights_sha256": weights_hash(weights_file(self.recipe, kind)),
+            "adapter_sha256": self._adapter_hash(speaker),
+            "search": asdict(self.recipe.config.decode),
+            "utterances": digest(utterances),
+            "device": self.recipe.device,
+        }
+        path = self.folder / "parts" / f"{safe_name(speaker)}.jsonl"
+        return Part.read(path, request, [utterance.utterance for utterance in utterances])
+
+    def _adapter_hash(self, speaker: str) -> str:
+        folder = self.adapter(speaker)
+        if folder is None:
+            return ""
+        path = folder / WEIGHTS
+        if not path.is_file():
+            stage = 4 if self.system.adapter == "sat" else 5
+            raise PqmError(f"{path} is missing: run stage {stage} before decoding {self.system.key}")
+        return weights_hash(path)
