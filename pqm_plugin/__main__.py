@@ -95,8 +95,8 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
     values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
     if values["cmd_backend"] != "local":
         raise PqmError(f"--cmd_backend {values['cmd_backend']}: only 'local' is known")
-    if values["nj"] < 1 or values["inference_nj"] < 1 or values["ngpu"] < 0:
-        raise PqmError("--nj and --inference_nj start at 1, --ngpu at 0")
+    if min(values["nj"], values["inference_nj"], values["n_threads"]) < 1 or values["ngpu"] < 0:
+        raise PqmError("--nj, --inference_nj and --n_threads start at 1, --ngpu at 0")
     return Recipe(**values)
 
 

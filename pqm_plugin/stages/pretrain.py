@@ -30,14 +30,14 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         "train": as_dict(recipe.config.pretrain),
         "seed": recipe.config.seed,
         # Sums of float32 depend on how many threads share them.
-        "threads": recipe.nj,
+        "threads": recipe.n_threads,
         **{split: digest(utterances) for split, utterances in splits.items()},
     }
     folder = recipe.adapter_dir(base_kind) / "sat"
     if adapter_is_done(folder, request):
         logging.info("%s is there already", folder)
         return
-    opened = open_base(recipe, base_kind, n_threads=recipe.nj)
+    opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
     fit = material.fit(opened.recognizer.symbols)
     ready = {split: examples(opened.recognizer, utterances, fit) for split, utterances in splits.items()}
     model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)

@@ -29,7 +29,7 @@ def run(recipe: Recipe) -> None:
     """Measure every variant that is not measured yet and write the table; each row is kept as soon as it is there."""
     material = Material(recipe)
     utterances = [found for speaker in material.speakers() for found in material.utterances("dev", speaker)]
-    opened = open_base(recipe, "full", n_threads=recipe.nj)
+    opened = open_base(recipe, "full", n_threads=recipe.n_threads)
     fit = material.fit(opened.recognizer.symbols)
     references = [fit.apply(utterance.text) for utterance in utterances]
     ready = examples(opened.recognizer, utterances, fit)
