@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.processes import start_log
+from pqm_plugin.processes import share_cores, start_log
 from pqm_plugin.stages import STAGES, run_stage
 from pqm_plugin.stages.recipe import Recipe, options
 
@@ -29,6 +29,7 @@ ESPnet's asr.sh numbers its stages otherwise: there stage 5 is the token list, 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a stage; 0 if it ended well, 1 for what the user can mend (one line says it), 2 for a wrong command line."""
     parsed = _parser().parse_args(arguments)
+    share_cores()
     start_log()
     start = time.monotonic()
     try:
@@ -95,6 +96,10 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
     values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
     if values["cmd_backend"] != "local":
         raise PqmError(f"--cmd_backend {values['cmd_backend']}: only 'local' is known")
+    if values["inference_config"] and not values["tag"]:
+        raise PqmError(
+            "--inference_config is a second decoding setting: name it with --tag, or it would overwrite the first"
+        )
     if min(values["nj"], values["inference_nj"], values["n_threads"]) < 1 or values["ngpu"] < 0:
         raise PqmError("--nj, --inference_nj and --n_threads start at 1, --ngpu at 0")
     return Recipe(**values)

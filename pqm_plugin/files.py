@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 from pqm_plugin.errors import PqmError
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
 
 
@@ -43,19 +45,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         PqmError: if the disk is full, naming the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        with no_space_as_error(path):
+    with no_space_as_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        scratch = Path(name)
+        try:
             yield scratch
             with scratch.open("rb") as written:
                 os.fsync(written.fileno())
             scratch.chmod(0o644)
             scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -67,10 +69,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         PqmError: if the disk is full, naming the folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
-        with no_space_as_error(path):
+    with no_space_as_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        try:
             yield scratch
             scratch.chmod(0o755)
             if path.exists():
@@ -80,21 +83,68 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(old)
             else:
                 scratch.replace(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        except PqmError as error:
+            # The scratch folder is gone when this is read.
+            raise PqmError(str(error).replace(str(scratch), str(path))) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process left aside for the folder `path`; whoever writes it alone may call this."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.(partial|old)")
+    for aside in path.parent.iterdir():
+        if left.fullmatch(aside.name):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def no_space_as_error(path: Path) -> Iterator[None]:
-    """Turn "no space left on device" into a `PqmError` that names `path`."""
+    """Turn "no space left on device" into a `PqmError` that names `path`, whichever library met it."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except PqmError:
+        raise
+    except Exception as error:
+        if not _is_no_space(error):
             raise
         raise PqmError(
             f"{path}: the disk is full; free some space and run the same command again, nothing earlier was touched"
         ) from error
+
+
+def _is_no_space(error: BaseException | None) -> bool:
+    """Whether a full disk is behind `error`: safetensors only says so in words, torch raises its own error over it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            return True
+        if any(os.strerror(number) in str(error) for number in _NO_SPACE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; it is free again when this process ends, however that happens.
+
+    Raises:
+        PqmError: if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise PqmError(
+                f"{path.parent}: process {file.read().strip() or 'unknown'} is at work on it; "
+                "wait for it to end, or choose another --expdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

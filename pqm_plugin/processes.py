@@ -3,8 +3,10 @@
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -16,6 +18,24 @@ def die_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def share_cores() -> None:
+    """Let idle threads sleep; has an effect only before torch is imported.
+
+    By default they spin, and where processes outnumber cores a step then takes ten times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def peak_rss_of(pid: int) -> int:
+    """Largest resident memory of a running process since its program was loaded, in bytes; 0 where none tells."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, flags=re.M)
+    return 1024 * int(found[1]) if found else 0
 
 
 def n_cores() -> int:

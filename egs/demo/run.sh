@@ -5,12 +5,13 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 exec "${here}/../pqm.sh" \
-    --command "egs/demo/run.sh $*" \
+    --command "egs/demo/run.sh${1:+ $(printf '%q ' "$@")}" \
     --local_data "${here}/local/make_corpus.py" \
     --corpus "${here}/downloads" \
     --reader librispeech \
     --base train \
     --asr_config "${here}/conf/train_asr.yaml" \
+    --n_tokens 150 \
     --train_set train \
     --valid_set valid \
     --sat_sets sat \

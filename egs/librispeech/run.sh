@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 exec "${here}/../pqm.sh" \
-    --command "egs/librispeech/run.sh $*" \
+    --command "egs/librispeech/run.sh${1:+ $(printf '%q ' "$@")}" \
     --reader librispeech \
     --target_set dev-clean \
     --sat_sets train-clean-5 \

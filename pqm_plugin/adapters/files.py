@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, whole_folder, write_json
+from pqm_plugin.files import read_json, whole_folder, write_json, write_text
 
 FORMAT_VERSION = 1
 _INFO = "pqm.json"
@@ -43,6 +43,13 @@ def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
         config["target_modules"] = sorted(config["target_modules"])
         write_json(scratch / _CONFIG, config)
         write_json(scratch / _INFO, asdict(info))
+        write_text(scratch / "train.tsv", _table([asdict(row) for row in info.log]))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["\t".join(rows[0])] if rows else []
+    lines += ["\t".join(f"{value:g}" for value in row.values()) for row in rows]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def read_info(folder: Path) -> AdapterInfo:

@@ -38,13 +38,10 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
 def parameter_counts(model: PeftModel) -> tuple[int, int]:
     """Trainable parameters, and parameters of the base had it never been quantised."""
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    base = 0
-    for name, module in model.named_modules():
-        if "lora_" not in name:
-            base += sum(parameter.numel() for parameter in module.parameters(recurse=False))
-            packed = getattr(module, "packed", None)
-            base += packed.shape.numel() if packed is not None else 0
-    return trainable, base
+    # Weights that layers share are counted once: `named_parameters` and `modules` give each object once.
+    base = sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" not in name)
+    packs = {id(pack): pack for module in model.modules() for pack in [getattr(module, "packed", None)] if pack}
+    return trainable, base + sum(pack.shape.numel() for pack in packs.values())
 
 
 def switched_off(model: PeftModel) -> AbstractContextManager[None]:

@@ -61,7 +61,8 @@ def train_adapter(
     """Train what is trainable in `model` and leave its best epoch in it.
 
     Args:
-        checkpoint: a file that holds the state after every epoch; if it is there, training goes on from it.
+        checkpoint: a file that holds the state after every epoch; if it is there, training goes on from it. It is
+            the caller's to delete, once the adapter is saved.
         label: shown before the progress bar.
 
     Raises:
@@ -85,7 +86,6 @@ def train_adapter(
             progress.add(Epoch(epoch, rate, train_loss, *_evaluate(model, loss, dev, options)))
             bar.set_postfix_str(progress.log[-1].summary())
     progress.restore_best()
-    checkpoint.unlink(missing_ok=True)
     return TrainResult(progress.best_epoch, progress.log)
 
 

@@ -1,5 +1,6 @@
 """Audio for tools that read nothing but plain files."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,16 @@ def plain_file(utterance: Utterance, sample_rate: int, folder: Path) -> Path:
         info = probe(utterance)
         if info.sample_rate == sample_rate and info.n_channels == 1:
             return path
-    copy = folder / f"{safe_name(utterance.utterance, 'utterance')}.wav"
+    copy = folder / f"{safe_name(utterance.utterance, 'utterance')}.{_version(utterance, sample_rate)}.wav"
     if not copy.exists():
         with whole_file(copy) as scratch:
             wavfile.write(scratch, sample_rate, load_audio(utterance, sample_rate).astype(np.float32))
     return copy
+
+
+def _version(utterance: Utterance, sample_rate: int) -> str:
+    """Names a copy after all that its samples depend on, so that an old one is never taken for a new one."""
+    path = Path(utterance.audio)
+    status = path.stat() if path.is_file() else None
+    source = (repr(utterance), sample_rate, (status.st_size, status.st_mtime_ns) if status else None)
+    return hashlib.sha256(repr(source).encode()).hexdigest()[:12]

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_folder, espnet_stock
+from pqm_plugin.models import espnet_folder, espnet_stock, espnet_train
 from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
 
@@ -41,6 +40,8 @@ _PRESETS = {
     "attention": _ATTENTION + "(q|k|v|out)",
     "all_linear": r"(encoder|decoder)\..*",
 }
+# What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
+_MIN_FRAMES = 15
 _DECODER_INPUT = ("decoder.embed", "decoder.output_layer")
 
 
@@ -66,7 +67,8 @@ class EspnetAed:
         self._espnet.error_calculator = None
         self._device = device
         arguments = self._speech2text.asr_train_args
-        self.sample_rate = _sample_rate(getattr(arguments, "frontend_conf", None) or {})
+        self.sample_rate = espnet_folder.sample_rate(getattr(arguments, "frontend_conf", None) or {})
+        self.min_frames = _MIN_FRAMES
         self.symbols = _symbols(self._espnet.token_list)
 
     def features(self, audio: np.ndarray) -> Tensor:
@@ -154,12 +156,6 @@ def _kind(name: str) -> str | None:
     return next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, name)), None)
 
 
-def _sample_rate(frontend: Mapping[str, Any]) -> int:
-    """ESPnet writes rates as 16000, "16000" or "16k"."""
-    rate = str(frontend.get("fs", 16000))
-    return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
-
-
 def _symbols(token_list: Sequence[str]) -> frozenset[str]:
     pieces = (token for token in token_list if not re.fullmatch(r"<.*>", token))
     return frozenset("".join(pieces).replace("▁", " ")) | {" "}
@@ -197,3 +193,6 @@ side_files = espnet_folder.side_files
 weights_file = espnet_folder.weights_file
 BASELINES: Mapping[str, str] = espnet_stock.BASELINES
 decode_stock = espnet_stock.decode_stock
+STOCK_PROGRESS = espnet_stock.PROGRESS
+train = espnet_train.train_base
+training_sample_rate = espnet_train.training_sample_rate

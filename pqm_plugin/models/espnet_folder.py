@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import write_text
+from pqm_plugin.files import no_space_as_error, write_text
 
 CONFIG = "config.yaml"
 WEIGHTS = "valid.acc.ave.pth"
@@ -47,13 +47,20 @@ def _file_fields(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, 
             yield section, key, section[key]
 
 
+def sample_rate(frontend: Mapping[str, Any]) -> int:
+    """Rate in Hz of a `frontend_conf`; ESPnet writes it as 16000, "16000" or "16k"."""
+    rate = str(frontend.get("fs", 16000))
+    return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
+
+
 @contextlib.contextmanager
 def config_file(folder: Path) -> Iterator[Path]:
     """A temporary configuration that ESPnet can read from any working folder."""
     config = read_config(folder) | {"init": None}
     with tempfile.TemporaryDirectory(prefix="pqm_config") as scratch:
         path = Path(scratch) / CONFIG
-        path.write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        with no_space_as_error(path):
+            path.write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
         yield path
 
 
@@ -75,8 +82,11 @@ def weights_file(folder: Path) -> Path:
     """
     for pattern in (WEIGHTS, "valid.acc.ave_*best.pth", "valid.*.ave*.pth", "valid.*.best.pth", "*.pth"):
         found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("checkpoint"))
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found[:4])
+            raise PqmError(f"{folder} holds several weights ({names}): keep the one that is meant, as {WEIGHTS}")
         if found:
-            return found[-1]
+            return found[0]
     raise PqmError(f"{folder} holds no ESPnet weights (*.pth): give the folder that holds {WEIGHTS}")
 
 
@@ -102,9 +112,9 @@ def fetch(source: str, out: Path) -> bool:
         _import(path, weights_file(path), out)
     elif path.is_file() and path.suffix in (".zip", ".gz", ".tgz", ".tar"):
         with tempfile.TemporaryDirectory(prefix="pqm_unpack", dir=out.parent) as scratch:
-            _import_packed(_unpack(path, Path(scratch)), source, out)
+            _import_packed(_unpack(path, Path(scratch)), source, out, Path(scratch))
     elif not path.exists() and _TAG.fullmatch(source):
-        _import_packed(_download(source), source, out)
+        _import_packed(_download(source), source, out, _zoo_cache())
     else:
         return False
     return True
@@ -114,7 +124,10 @@ def _unpack(archive: Path, scratch: Path) -> Mapping[str, Any]:
     from espnet2.main_funcs.pack_funcs import unpack
 
     try:
-        return unpack(archive, scratch)
+        with no_space_as_error(archive):
+            return unpack(archive, scratch)
+    except PqmError:
+        raise
     except Exception as error:
         raise PqmError(f"{archive} is no model packed by espnet2.bin.pack ({error})") from error
 
@@ -122,42 +135,60 @@ def _unpack(archive: Path, scratch: Path) -> Mapping[str, Any]:
 def _download(tag: str) -> Mapping[str, Any]:
     from espnet_model_zoo.downloader import ModelDownloader
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "espnet_model_zoo"
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = _zoo_cache()
     try:
-        return ModelDownloader(cache).download_and_unpack(tag)
+        with no_space_as_error(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            return ModelDownloader(cache).download_and_unpack(tag)
+    except PqmError:
+        raise
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
         raise PqmError(
-            f"--base {tag}: the model zoo could not be reached or does not know it ({first}); "
+            f"--base {tag}: the model zoo could not be reached or does not know it ({reason}); "
             "download the packed zip by other means and give its path"
         ) from error
 
 
-def _import_packed(paths: Mapping[str, Any], source: str, out: Path) -> None:
+def _zoo_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "espnet_model_zoo"
+
+
+def _import_packed(paths: Mapping[str, Any], source: str, out: Path, root: Path) -> None:
+    """Copy a model unpacked under `root`; a packed model may name files of its own alone."""
     try:
         config, weights = Path(paths["asr_train_config"]), Path(paths["asr_model_file"])
     except KeyError as error:
         raise PqmError(f"--base {source}: no ASR model inside ({error} is missing)") from error
-    _import(config.parent, weights, out, config=config)
+    if not (_is_within(weights, root) and weights.is_file()):
+        raise PqmError(f"--base {source}: names the weights {weights}, which are not inside: pack the model again")
+    _import(config.parent, weights, out, config=config, root=root)
 
 
-def _import(folder: Path, weights: Path, out: Path, config: Path | None = None) -> None:
-    """Copy what a model needs into `out`, under house names, its configuration relative to `out`."""
+def _is_within(path: Path, root: Path | None) -> bool:
+    """Whether the name `path` is below `root`; links are not followed, those of a hub's cache lead to its blobs."""
+    return root is None or Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
+
+
+def _import(folder: Path, weights: Path, out: Path, config: Path | None = None, root: Path | None = None) -> None:
+    """Copy what a model needs into `out`, under house names, its configuration relative to `out`.
+
+    With `root`, files outside of it are not taken: a strange model must not bring along a file of this machine.
+    """
     out.mkdir(parents=True, exist_ok=True)
     source = yaml.safe_load((config or folder / CONFIG).read_text(encoding="utf-8"))
     for section, key, value in list(_file_fields(source)):
-        section[key] = _copy_named(value, folder, out)
+        section[key] = _copy_named(value, folder, out, root)
     shutil.copyfile(weights, out / WEIGHTS)
     for path in _token_file(folder):
         shutil.copyfile(path, out / path.name)
     write_text(out / CONFIG, yaml.safe_dump(source, allow_unicode=True, sort_keys=False))
 
 
-def _copy_named(value: str, folder: Path, out: Path) -> str:
+def _copy_named(value: str, folder: Path, out: Path, root: Path | None) -> str:
     """Copy the file that a configuration names as `value`; it may be relative to the recipe or to the experiment."""
     choices = [Path(value), folder / value, folder / Path(value).name, *(p / value for p in folder.resolve().parents)]
-    found = next((path for path in choices if path.is_file()), None)
+    found = next((path for path in choices if path.is_file() and _is_within(path, root)), None)
     if found is None:
         raise PqmError(f"{folder / CONFIG} names {value}, which is not there: put it beside {CONFIG}")
     shutil.copyfile(found, out / found.name)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -13,15 +14,17 @@ import torch
 from espnet2.bin.asr_inference import Speech2Text
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import no_space_as_error
 from pqm_plugin.models import espnet_folder
 from pqm_plugin.models.interface import StockDecode
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.processes import die_with_parent
+from pqm_plugin.processes import die_with_parent, peak_rss_of
 
 BASELINES = {
     "espnet": "stock espnet2.bin.asr_inference, float32",
     "int8": "stock espnet2.bin.asr_inference with ESPnet's dynamic int8 (--quantize_asr_model)",
 }
+PROGRESS = b"best hypo"
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*INFO: (speech length|best hypo):")
 
 
@@ -40,7 +43,11 @@ def decode_stock(key: str, folder: Path, wav_scp: Path, out: Path, search: Searc
     if key == "int8" and "DynamicQuantizedLinear" not in text:
         raise PqmError(f"{log}: dynamic int8 quantised no layer; the int8 row would be the float model")
     words = _hypotheses(out)
-    seconds = dict(zip(_order(wav_scp), _decode_s(text), strict=True))
+    order, times = _order(wav_scp), _decode_s(text)
+    if len(times) != len(order) or words.keys() != set(order):
+        lost = sorted(set(order) - words.keys())
+        raise PqmError(f"{log}: stock decoding gave no words for {', '.join(lost[:3]) or 'some utterance'}")
+    seconds = dict(zip(order, times, strict=True))
     return StockDecode(words, seconds, peak_rss_bytes, _model_bytes(key, folder, weights), shlex.join(shown))
 
 
@@ -58,16 +65,19 @@ def _command(key: str, config: Path, weights: Path, wav_scp: Path, out: Path, se
 def _run(command: list[str], log: Path) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    peak_rss_bytes = 0
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=die_with_parent
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            # Not `ru_maxrss`: that counts the process which started this one, too.
+            peak_rss_bytes = max(peak_rss_bytes, peak_rss_of(process.pid))
+            time.sleep(0.2)
     if process.returncode != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
         raise PqmError(f"stock decoding failed ({lines[-1]}): see {log}")
-    return usage.ru_maxrss * 1024
+    return peak_rss_bytes
 
 
 def _decode_s(log: str) -> list[float]:
@@ -95,7 +105,8 @@ def _model_bytes(key: str, folder: Path, weights: Path) -> int:
         return weights.stat().st_size
     with espnet_folder.config_file(folder) as config, tempfile.TemporaryFile() as file:
         quantized = Speech2Text(config, str(weights), quantize_asr_model=True).asr_model
-        torch.save(quantized.state_dict(), file)
+        with no_space_as_error(Path(tempfile.gettempdir())):
+            torch.save(quantized.state_dict(), file)
         return file.tell()
 
 

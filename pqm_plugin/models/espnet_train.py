@@ -14,6 +14,7 @@ import yaml
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256, whole_file, whole_folder, write_json, write_text
+from pqm_plugin.models.espnet_folder import sample_rate
 from pqm_plugin.models.espnet_progress import TrainingProgress
 from pqm_plugin.models.espnet_tokens import make_tokens
 
@@ -86,6 +87,11 @@ def train_base(
         _train(run)
         _finish(run.out)
     _tidy(run.out)
+
+
+def training_sample_rate(config: Path) -> int:
+    """The rate in Hz at which a model of this training config hears."""
+    return sample_rate(_read_config(config).get("frontend_conf") or {})
 
 
 def _prepare(run: _Run, train_data: Path, valid_data: Path, n_tokens: int) -> None:

@@ -6,7 +6,8 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_aed
 from pqm_plugin.models.interface import Family
 
-FAMILIES: tuple[Family, ...] = (espnet_aed,)
+_MODULES = (espnet_aed,)
+FAMILIES: tuple[Family, ...] = _MODULES
 """A new family is a module of this folder with the names of `Family`, and its entry here."""
 
 
@@ -21,6 +22,18 @@ def family_of(folder: Path) -> Family:
             return family
     known = ", ".join(family.NAME for family in FAMILIES)
     raise PqmError(f"{folder} holds no model that is known here ({known}): run stage 2 (base) first, or check --base")
+
+
+def family_named(name: str) -> Family:
+    """The family of the module `name`.
+
+    Raises:
+        PqmError: if there is none.
+    """
+    modules = {module.__name__.rpartition(".")[2]: family for module, family in zip(_MODULES, FAMILIES, strict=True)}
+    if name not in modules:
+        raise PqmError(f"--family {name}: there is no such model family; known: {', '.join(modules)}")
+    return modules[name]
 
 
 def fetch_base(source: str, out: Path) -> Family:

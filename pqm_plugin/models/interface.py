@@ -35,6 +35,8 @@ class Recognizer(Protocol):
     network: nn.Module
     sample_rate: int
     """Of the audio it takes, in Hz."""
+    min_frames: int
+    """Feature frames below which an utterance cannot be trained on."""
     symbols: frozenset[str]
     """Every character that its tokens can spell."""
 
@@ -67,11 +69,32 @@ class Family(Protocol):
     BASELINES: Mapping[str, str]
     """Key in results.json of each stock system, and what it is."""
 
+    STOCK_PROGRESS: bytes
+    """What the log of `decode_stock` says once an utterance."""
+
     def claims(self, folder: Path) -> bool:
         """Whether `folder` holds a model of this family."""
 
     def fetch(self, source: str, out: Path) -> bool:
         """Bring the model that `source` names into the new folder `out`; False if it is not this family's."""
+
+    def training_sample_rate(self, config: Path) -> int:
+        """The rate in Hz at which a model of this training configuration hears."""
+
+    def train(
+        self,
+        train_data: Path,
+        valid_data: Path,
+        config: Path,
+        out: Path,
+        *,
+        token_type: str,
+        n_tokens: int,
+        ngpu: int,
+        n_threads: int,
+        seed: int,
+    ) -> None:
+        """Train a model from Kaldi folders of plain files into the folder `out`; resumable, quick when done."""
 
     def weights_file(self, folder: Path) -> Path:
         """The float32 weights of a base folder."""

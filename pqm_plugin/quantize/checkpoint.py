@@ -39,7 +39,7 @@ def save_packed(path: Path, network: nn.Module, rest_dtype: str = "bfloat16") ->
             tensors |= {f"{name}.weight.{key}": value for key, value in pack.state_dict().items()}
         else:
             table[name] = {"same_as": owner}
-    parameters = dict(network.named_parameters())
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     for name, tensor in rest_of_state(network).items():
         stored = tensor.to(REST_DTYPES[rest_dtype]) if name in parameters and tensor.is_floating_point() else tensor
         tensors[name] = stored.clone().contiguous()

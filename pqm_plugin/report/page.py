@@ -36,6 +36,10 @@ _COMPARISONS_NOTE = (
     "Relative WER reduction: the share of the other system's word errors that is gone; negative where there are more. "
     "Probability of improvement: the share of resamples with fewer errors, ties counted half."
 )
+_SENSITIVITY_NOTE = (
+    "Loss in nats per dev utterance, of the whole model; WER by the family's fastest decoding, for a CTC/attention "
+    "model the best CTC path, in which the decoder's own layers have no part: judge those by the loss.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,12 @@ def render_report(
     for section in sections:
         parts += _section(section, label)
     if sensitivity:
-        parts += ["## What each kind of layer costs in 4 bits\n", label, measurements_table(sensitivity)]
+        parts += [
+            "## What each kind of layer costs in 4 bits\n",
+            label,
+            measurements_table(sensitivity),
+            _SENSITIVITY_NOTE,
+        ]
     if quantization:
         parts += ["## Error of the 4-bit weights by kind of layer\n", label, measurements_table(quantization)]
         parts.append("Relative error: norm of the difference over norm of the weights.\n")

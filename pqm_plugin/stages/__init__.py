@@ -1,7 +1,10 @@
 """The eight stages of a recipe, each a function of a `Recipe`; the shell calls nothing else."""
 
+import contextlib
 from importlib import import_module
+from pathlib import Path
 
+from pqm_plugin.files import exclusive, no_space_as_error
 from pqm_plugin.stages.recipe import Recipe
 
 STAGES = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report")
@@ -14,4 +17,14 @@ def run_stage(name: str, recipe: Recipe) -> None:
     """Run one stage by name; its module is imported only now, so that `--help` is quick."""
     if name not in (*STAGES, *STUDIES):
         raise ValueError(f"stage {name!r}: use one of {', '.join((*STAGES, *STUDIES))}")
-    import_module(f"pqm_plugin.stages.{name}").run(recipe)
+    module = import_module(f"pqm_plugin.stages.{name}")
+    with no_space_as_error(recipe.expdir):
+        # A study only adds a file of its own, and may run beside the stages.
+        with contextlib.nullcontext() if name in STUDIES else exclusive(_lock(name, recipe)):
+            module.run(recipe)
+
+
+def _lock(name: str, recipe: Recipe) -> Path:
+    if name == "data":
+        return recipe.datadir / ".lock"
+    return recipe.expdir / f".{recipe.base_name}.lock"

@@ -1,12 +1,15 @@
 """Stage 2: the float model that is going to be quantised."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from pqm_plugin.corpus.dump import plain_file
+from pqm_plugin.corpus.kaldi import read_data_folder, write_data_folder
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256, whole_folder, write_json, write_text
-from pqm_plugin.models.espnet_train import train_base
-from pqm_plugin.models.families import family_of, fetch_base
+from pqm_plugin.files import read_json, sha256, whole_folder, write_json, write_text
+from pqm_plugin.models.families import family_named, family_of, fetch_base
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.material import Material
@@ -16,25 +19,57 @@ from pqm_plugin.stages.recipe import BASE_RECORD, Recipe
 def run(recipe: Recipe) -> None:
     """Train the base or bring it from where `--base` says, check that it loads, and record its hash."""
     folder = recipe.base_dir
-    request = {"base": recipe.base if recipe.base == "train" else str(recipe.base)}
-    if is_done(folder / BASE_RECORD, request, f"base {folder}"):
+    if recipe.base == "train":
+        _train(recipe, folder)
+        request = {"base": "train"}
+    else:
+        request = {"base": _identity(recipe.base)}
+        if not is_done(folder / BASE_RECORD, request, f"base {folder}"):
+            _bring(recipe, folder)
+    if _is_recorded(folder, request):
         logging.info("%s is there already", folder)
     else:
-        if recipe.base == "train":
-            _train(recipe, folder)
-        else:
-            with whole_folder(folder) as scratch:
-                fetch_base(recipe.base, scratch)
         _record(folder, request)
     _report_text(recipe, folder)
+
+
+def _identity(source: str) -> str:
+    """What tells one base from another: the hash of its weights or archive; of a model-zoo tag, its name."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return sha256(family_of(path).weights_file(path))
+    return sha256(path) if path.is_file() else source
+
+
+def _bring(recipe: Recipe, folder: Path) -> None:
+    """Copy or fetch the base into `folder`, which may hold an earlier copy, or be the base itself, but nothing else.
+
+    Raises:
+        PqmError: if `folder` holds something that this stage has not made.
+    """
+    if Path(recipe.base).expanduser().resolve() == folder.resolve():
+        return
+    if folder.exists() and not (folder / BASE_RECORD).exists():
+        raise PqmError(f"{folder} is there already and was not made by stage 2: choose another --expdir, or move it")
+    with whole_folder(folder) as scratch:
+        fetch_base(recipe.base, scratch)
+
+
+def _is_recorded(folder: Path, request: Mapping[str, str]) -> bool:
+    """Whether the record is that of the weights which are there."""
+    if not is_done(folder / BASE_RECORD, request, f"base {folder}"):
+        return False
+    return bool(read_json(folder / BASE_RECORD)["sha256"] == sha256(family_of(folder).weights_file(folder)))
 
 
 def _train(recipe: Recipe, folder: Path) -> None:
     if not (recipe.train_set and recipe.valid_set and recipe.asr_config):
         raise PqmError("--base train needs --train_set, --valid_set and --asr_config")
-    train_base(
-        recipe.data(recipe.train_set),
-        recipe.data(recipe.valid_set),
+    family = family_named(recipe.family)
+    sample_rate = family.training_sample_rate(recipe.asr_config)
+    family.train(
+        _plain_data(recipe, recipe.train_set, sample_rate),
+        _plain_data(recipe, recipe.valid_set, sample_rate),
         recipe.asr_config,
         folder,
         token_type=recipe.token_type,
@@ -43,6 +78,17 @@ def _train(recipe: Recipe, folder: Path) -> None:
         n_threads=recipe.nj,
         seed=recipe.config.seed,
     )
+
+
+def _plain_data(recipe: Recipe, set_name: str, sample_rate: int) -> Path:
+    """The set as the trainer reads it: plain files at the model's rate, copied where the corpus has others."""
+    source, dumped = recipe.data(set_name), recipe.expdir / "dump" / set_name
+    utterances = read_data_folder(source)
+    plain = [replace(u, audio=str(plain_file(u, sample_rate, dumped / "audio")), start_s=None) for u in utterances]
+    if [u.audio for u in plain] == [u.audio for u in utterances]:
+        return source
+    write_data_folder(dumped / "data", plain)
+    return dumped / "data"
 
 
 def _record(folder: Path, request: dict[str, str]) -> None:

@@ -1,11 +1,12 @@
 """Stage 1: from a corpus as distributed to Kaldi folders and the speaker partition."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqm_plugin.corpus.audio import probe
+from pqm_plugin.corpus.audio import AudioInfo, probe
 from pqm_plugin.corpus.kaldi import write_data_folder
 from pqm_plugin.corpus.names import some
 from pqm_plugin.corpus.partition import Partition, make_partition
@@ -14,10 +15,9 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.corpus.validate import speaker_warnings
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name, write_text
-from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
 
 PARTITION = "partition.tsv"
-LEFT_OUT = "left_out.tsv"
 
 _log = logging.getLogger(__name__)
 
@@ -157,21 +157,32 @@ def _read_set(source: Reader, corpus: Path, name: str) -> _Set:
     for speaker in sorted({utterance.speaker for utterance in whole}):
         safe_name(speaker)
     _log.info("set %s: checking the audio of %d utterances", name, len(whole))
-    return _Set(whole, _durations_s(name, whole), lost)
+    infos = _probe(name, whole)
+    _say_rates(name, infos)
+    return _Set(whole, {utterance: info.duration_s for utterance, info in infos.items()}, lost)
 
 
-def _durations_s(name: str, utterances: list[Utterance]) -> dict[str, float]:
-    durations_s: dict[str, float] = {}
+def _say_rates(name: str, infos: Mapping[str, AudioInfo]) -> None:
+    """Say which files will be resampled; most models hear 16 kHz, and stage 2 tells which one the base hears."""
+    rates = Counter(info.sample_rate for info in infos.values())
+    if set(rates) != {16000}:
+        counts = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
+        first = next(utterance for utterance, info in infos.items() if info.sample_rate != 16000)
+        _log.warning("set %s: audio is %s (%s …): what differs from the base's rate is resampled", name, counts, first)
+
+
+def _probe(name: str, utterances: list[Utterance]) -> dict[str, AudioInfo]:
+    infos: dict[str, AudioInfo] = {}
     bad: list[PqmError] = []
     for utterance in utterances:
         try:
-            durations_s[utterance.utterance] = probe(utterance).duration_s
+            infos[utterance.utterance] = probe(utterance)
         except PqmError as error:
             bad.append(error)
             _log.error(str(error))
     if bad:
         raise PqmError(f"set {name}: {len(bad)} of {len(utterances)} audio files cannot be used, the first: {bad[0]}")
-    return durations_s
+    return infos
 
 
 def _write_left_out(path: Path, sets: Mapping[str, _Set], partition: Partition) -> None:

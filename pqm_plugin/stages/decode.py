@@ -41,11 +41,14 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
     """Jobs of one system, each with its share of the speakers and of the work that is still to do."""
     parts = {speaker: task.part(material, speaker) for speaker in task.speakers}
     missing = {speaker: part.missing for speaker, part in parts.items() if part.missing}
+    if missing:
+        (task.folder / "run.json").unlink(missing_ok=True)
     stock = task.system.base_kind == STOCK
+    progress = family_of(task.recipe.base_dir).STOCK_PROGRESS
     for index, share in enumerate(_balanced(missing, task.recipe.inference_nj)):
         log = task.folder / "log" / f"decode.{index}.log"
         # A stock tool says how far it is in its log alone.
-        counter = task.folder / "stock" / str(index) / "asr_inference.log" if stock else log.with_suffix(".done")
+        counter = task.folder / "stock" / str(index) / "stock.log" if stock else log.with_suffix(".done")
         write_text(counter, "")
         yield Job(
             f"{task.system.key} {task.set_name} {' '.join(share)}",
@@ -54,7 +57,7 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
             log,
             sum(len(missing[speaker]) for speaker in share),
             counter,
-            b"best hypo" if stock else b"\n",
+            progress if stock else b"\n",
         )
 
 

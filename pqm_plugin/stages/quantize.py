@@ -124,9 +124,11 @@ def _report(meta: dict[str, Any]) -> None:
             "quantised %-22s %3d layers %9d parameters %9d bytes, relative error %.4f",
             *(row[key] for key in ("kind", "layers", "parameters", "size_bytes", "relative_error")),
         )
+    kept = meta["request"]["quantize"]["keep"]
     logging.info(
-        "not quantised: %d of %d parameters, kept as %s",
-        *(meta["parameters_not_quantized"], meta["parameters"], meta["request"]["quantize"]["rest_dtype"]),
+        "not quantised: %d of %d parameters (biases, normalisations%s), kept as %s",
+        *(meta["parameters_not_quantized"], meta["parameters"], "".join(f", {kind}" for kind in kept)),
+        meta["request"]["quantize"]["rest_dtype"],
     )
     logging.info(
         "%d bytes, %.2f times smaller than the float32 file of %d bytes",

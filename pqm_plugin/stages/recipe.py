@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import safe_name
 from pqm_plugin.stages.config import Config, load_config
 
+LEFT_OUT = "left_out.tsv"
+"""What stage 1 lost and why, beside the partition."""
 BASE_RECORD = "pqm_base.json"
 """What stage 2 writes into the base's folder when it is whole."""
 
@@ -36,6 +39,7 @@ class Recipe:
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")
     inference_config: Path | None = _option(None, "YAML of another decoding setting, over that of pqm_config")
+    family: str = _option("espnet_aed", "model family that '--base train' trains: a module of pqm_plugin/models")
     asr_config: Path | None = _option(None, "ESPnet training configuration for '--base train'")
     token_type: str = _option("bpe", "tokens of '--base train': bpe or char")
     n_tokens: int = _option(500, "size of the token list of '--base train'")
@@ -63,8 +67,11 @@ class Recipe:
             raise PqmError("--base is missing: give an ESPnet folder, a packed zip, a model-zoo tag, or 'train'")
         if self.base == "train":
             return "asr_" + (self.asr_config.stem if self.asr_config else "train")
-        name = Path(self.base.rstrip("/")).name if Path(self.base).expanduser().exists() else self.base
-        return re.sub(r"\.(zip|tgz|tar\.gz|tar)$", "", re.sub(r"[^A-Za-z0-9._-]", "_", name))
+        path = Path(self.base).expanduser()
+        # A name with a slash that is no path here is a model-zoo tag.
+        name = path.resolve().name if path.exists() or path.is_absolute() else self.base
+        plain = re.sub(r"\.(zip|tgz|tar\.gz|tar)$", "", re.sub(r"[^A-Za-z0-9._-]", "_", name))
+        return safe_name(plain, "base")
 
     @property
     def device(self) -> str:

@@ -20,7 +20,8 @@ def run(recipe: Recipe) -> None:
     for path in sorted(recipe.packed_dir.glob("results*.json"), key=lambda path: (path.stem != "results", path.stem)):
         if out != recipe.packed_dir:
             write_json(out / path.name, read_json(path))
-        results[_heading(read_json(path))] = out / path.name
+        heading = _heading(read_json(path))
+        results[f"{heading} ({path.stem})" if heading in results else heading] = out / path.name
     meta, sensitivity = recipe.packed_dir / "meta.json", recipe.packed_dir / "sensitivity.json"
     rows = read_json(sensitivity)["rows"] if sensitivity.exists() else None
     title = recipe.title or recipe.base_name

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, write_json, write_text
+from pqm_plugin.files import read_json, sha256, write_json, write_text
 from pqm_plugin.metrics.bootstrap import Resampled, resample
 from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
@@ -49,6 +49,7 @@ def score_set(
     """
     decodes = _finished_decodes(model_dir, f"{set_name}_{tag}" if tag else set_name)
     _check_same(decodes)
+    _check_made_alike(decodes)
     counted = {system: _write_scores(decode) for system, decode in decodes.items()}
     first = next(iter(decodes.values()))
     resampled = resample(
@@ -59,7 +60,8 @@ def score_set(
         n_resamples,
     )
     results = {
-        "meta": meta,
+        # As the decodes record it, not as the options of this call would have it.
+        "meta": meta | {key: first.run[key] for key in ("search",) if key in first.run},
         "systems": {
             system: _system(decode, counted[system], resampled.interval(system)) for system, decode in decodes.items()
         },
@@ -127,6 +129,17 @@ def _check_same(decodes: Mapping[str, _Decode]) -> None:
                 f"{decode.folder} and {first.folder} are not comparable: {problem}; "
                 "delete the older one and run stage 6 (decode) again"
             )
+
+
+def _check_made_alike(decodes: Mapping[str, _Decode]) -> None:
+    """Words found with other search options, or by weights that are no longer there, do not belong in one table."""
+    first = next(iter(decodes.values()))
+    for decode in decodes.values():
+        if decode.run.get("search") != first.run.get("search"):
+            raise PqmError(f"{decode.folder} and {first.folder} were decoded with other options: run stage 6 again")
+        for name, digest in decode.run.get("read_from", {}).items():
+            if not Path(name).is_file() or sha256(Path(name)) != digest:
+                raise PqmError(f"{decode.folder} was decoded with another {name}: run stage 6 (decode) again")
 
 
 def _write_scores(decode: _Decode) -> list[ErrorCounts]:
@@ -197,7 +210,7 @@ def run(recipe: Recipe) -> None:
     """Score the target set, and the control set if there is one, each into its own results file."""
     shared = provenance(recipe)
     for set_name, out in results_files(recipe).items():
-        meta = {**shared, "set": set_name, "search": asdict(recipe.config.decode)}
+        meta = {**shared, "set": set_name}
         score_set(recipe.packed_dir, set_name, recipe.tag, meta, recipe.config.seed, out)
 
 

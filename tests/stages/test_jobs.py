@@ -20,7 +20,7 @@ def test_all_jobs_run_and_write_their_logs(tmp_path):
     run_jobs([job(tmp_path, name, os.mkdir, str(tmp_path / name)) for name in "abc"], 2, "test")
 
     assert all((tmp_path / name).is_dir() for name in "abc")
-    assert "job a of process" in (tmp_path / "a.log").read_text()
+    assert "job a: process" in (tmp_path / "a.log").read_text()
 
 
 def test_a_job_that_fails_is_named_and_the_others_are_done(tmp_path):

@@ -13,9 +13,14 @@ from pqm_plugin.files import read_json
 
 
 def digest(utterances: Sequence[Utterance]) -> str:
-    """Hash of what a list of utterances says of itself: names, speakers, texts and places of the audio."""
-    text = json.dumps([repr(utterance) for utterance in utterances])
+    """Hash of what utterances say of themselves: names, speakers, texts, places and sizes of the audio."""
+    text = json.dumps([(repr(utterance), _size_bytes(utterance)) for utterance in utterances])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _size_bytes(utterance: Utterance) -> int:
+    path = Path(utterance.audio)
+    return path.stat().st_size if path.is_file() else 0
 
 
 def is_done(record: Path, request: Mapping[str, Any], what: str) -> bool:

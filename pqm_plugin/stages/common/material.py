@@ -1,5 +1,6 @@
 """From names in the partition to audio, text and examples."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,23 @@ class Material:
     def speakers(self) -> list[str]:
         """The target speakers, or those of them that `--speakers` names."""
         known = self.partition.speakers("test")
-        chosen = self.recipe.speakers or known
-        unknown = sorted(set(chosen) - set(known))
+        left_out = self._left_out()
+        for speaker in sorted(set(self.recipe.speakers) & left_out):
+            logging.warning("speaker %s was left out in stage 1, see %s", speaker, self.recipe.datadir / LEFT_OUT)
+        chosen = set(self.recipe.speakers) - left_out if self.recipe.speakers else set(known)
+        unknown = sorted(chosen - set(known))
         if unknown:
             raise PqmError(
                 f"--speakers {' '.join(unknown)}: not among the target speakers of {self.recipe.partition_file} "
-                f"({' '.join(known)}); run stage 1 with the same --speakers, or see why it left them out"
+                f"({' '.join(known)}); run stage 1 with the same --speakers"
             )
         return [speaker for speaker in known if speaker in chosen]
+
+    def _left_out(self) -> set[str]:
+        """Speakers that stage 1 named as left out and that no split has."""
+        path = self.recipe.datadir / LEFT_OUT
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
+        return {row[1] for row in rows if len(row) > 1} - {row.speaker for row in self.partition.rows}
 
     def fit(self, symbols: frozenset[str]) -> TextFit:
         """How all texts of the recipe are fitted to what a base can spell."""
@@ -59,11 +69,21 @@ class Material:
 
 
 def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
-    """Features and tokens of each utterance; audio is read and analysed once."""
-    return [
-        Example(
-            recognizer.features(load_audio(utterance, recognizer.sample_rate)),
-            recognizer.token_ids(fit.apply(utterance.text)),
-        )
-        for utterance in utterances
-    ]
+    """Features and tokens of each utterance; audio is read and analysed once.
+
+    An utterance that is too short for the base, or of whose text nothing can be spelled, is named and left out.
+    """
+    ready = []
+    for utterance in utterances:
+        features = recognizer.features(load_audio(utterance, recognizer.sample_rate))
+        tokens = recognizer.token_ids(fit.apply(utterance.text))
+        if len(features) >= recognizer.min_frames and len(tokens):
+            ready.append(Example(features, tokens))
+        else:
+            why = (
+                "its text cannot be spelled"
+                if not len(tokens)
+                else f"it has {len(features)} frames, too few to train on"
+            )
+            logging.warning("%s is left out: %s", utterance.utterance, why)
+    return ready

@@ -74,8 +74,8 @@ def train_and_save(
         raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower pretrain.learning_rate")
     info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
     save_adapter(folder, model, info)
-    for stale in folder.parent.glob(f".{folder.name}.*.train"):
-        stale.unlink()
+    for stale in folder.parent.glob(f".{folder.name}.{'[0-9a-f]' * 12}.train"):
+        stale.unlink(missing_ok=True)
 
 
 def _short(request: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def decode_speakers(task: DecodeTask, share: Sequence[str], counter: Path) -> No
         if folder is not None:
             model = load_adapter(model or opened.recognizer.network, folder, opened.weights_sha256)
             model.eval()
-            _check_effect(material, opened, model, wanted[0], folder)
+            _check_effect(material, opened, model, wanted, folder)
         part.start()
         for utterance in wanted:
             part.append(_decode(opened, utterance))
@@ -57,14 +57,19 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _check_effect(material: Material, opened: Opened, model: PeftModel, utterance: Utterance, folder: Path) -> None:
+def _check_effect(
+    material: Material, opened: Opened, model: PeftModel, wanted: Sequence[Utterance], folder: Path
+) -> None:
     """An adapter that loads but changes nothing would be reported as one that does not help.
 
     Raises:
         PqmError: if the loss of an utterance is the same with and without the adapter.
     """
     recognizer = opened.recognizer
-    [example] = examples(recognizer, [utterance], material.fit(recognizer.symbols))
+    fit = material.fit(recognizer.symbols)
+    example = next((ready for utterance in wanted for ready in examples(recognizer, [utterance], fit)), None)
+    if example is None:
+        return
     with torch.no_grad():
         with_adapter = recognizer.loss([example.features], [example.tokens]).total
         with switched_off(model):

@@ -1,6 +1,8 @@
 """Put the speakers' parts of a decode together, in the forms that ESPnet's and Kaldi's tools read."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pqm_plugin.adapters.files import WEIGHTS, read_info
@@ -10,7 +12,7 @@ from pqm_plugin.metrics.sclite import write_trn
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.opening import weights_file
+from pqm_plugin.stages.common.opening import weights_file, weights_hash
 from pqm_plugin.stages.common.systems import STOCK
 from pqm_plugin.stages.decoding.parts import Line
 from pqm_plugin.stages.decoding.task import DecodeTask
@@ -47,7 +49,6 @@ def _facts(task: DecodeTask, lines: Sequence[Line]) -> dict[str, Any]:
     audio_s, decode_s = sum(line.audio_s for line in lines), sum(line.decode_s for line in lines)
     folders = [found for speaker in task.speakers for found in [task.adapter(speaker)] if found is not None]
     infos = [read_info(found) for found in folders]
-    search = task.recipe.config.decode
     return {
         "utterances": len(lines),
         "audio_s": audio_s,
@@ -57,11 +58,18 @@ def _facts(task: DecodeTask, lines: Sequence[Line]) -> dict[str, Any]:
         "model_bytes": _model_bytes(task),
         "adapter_bytes": max(((found / WEIGHTS).stat().st_size for found in folders), default=0),
         "adapter_fraction": max((info.parameters / info.base_parameters for info in infos), default=0.0),
-        "beam_size": search.beam_size,
-        "ctc_weight": search.ctc_weight,
+        "search": asdict(task.recipe.config.decode),
+        "read_from": {path.as_posix(): weights_hash(path) for path in _weights(task)},
         "threads": 1,
         "command": _command(task),
     }
+
+
+def _weights(task: DecodeTask) -> list[Path]:
+    """The files whose bytes decide the words: change one, and the words are no longer those of what is there."""
+    base = weights_file(task.recipe, "full" if task.system.base_kind == STOCK else task.system.base_kind)
+    adapters = {task.adapter(speaker) for speaker in task.speakers} - {None}
+    return [base, *sorted(folder / WEIGHTS for folder in adapters if folder)]
 
 
 def _model_bytes(task: DecodeTask) -> int:

@@ -1,6 +1,7 @@
 """Decode some speakers with the family's own tools."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def decode_stock_speakers(task: DecodeTask, share: Sequence[str], log: Path) -> 
     logging.info("%s", result.command)
     write_text(folder / "command", result.command + "\n")
     write_text(folder / "model_bytes", f"{result.model_bytes}\n")
+    shutil.rmtree(folder / "audio", ignore_errors=True)
     for part in parts:
         part.start()
         for name in part.missing:
-            text = result.hypotheses.get(name, "")
+            text = result.hypotheses[name]
             length_s = duration_s(utterances[name])
             part.append(Line(name, text, None, length_s, result.decode_s[name], result.peak_rss_bytes))
