@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, safe_name, sha256, whole_file, whole_folder, write_json, write_text
+from pqm_plugin.files import exclusive, read_json, safe_name, sha256, whole_file, whole_folder, write_json, write_text
 
 
 def test_a_failure_while_writing_leaves_the_earlier_file_and_no_scratch(tmp_path):
@@ -65,3 +65,21 @@ def test_json_and_hash_round_trip(tmp_path):
 
     assert read_json(tmp_path / "a.json") == {"b": 1, "a": "ü"}
     assert sha256(tmp_path / "a.json") == hashlib.sha256(b'{\n  "b": 1,\n  "a": "\xc3\xbc"\n}\n').hexdigest()
+
+
+def test_a_second_process_on_one_folder_is_told_who_is_at_work(tmp_path):
+    with exclusive(tmp_path / ".lock"):
+        with pytest.raises(PqmError, match=rf"process {os.getpid()} is at work on it"), exclusive(tmp_path / ".lock"):
+            pass
+    with exclusive(tmp_path / ".lock"):
+        pass
+
+
+def test_what_a_killed_process_left_aside_is_swept_but_not_its_neighbours(tmp_path):
+    for name in (".ann.abcdefgh.partial", ".ann.abcdefgh.old", ".ann.b.abcdefgh.partial"):
+        (tmp_path / name).mkdir()
+
+    with whole_folder(tmp_path / "ann"):
+        pass
+
+    assert sorted(os.listdir(tmp_path)) == [".ann.b.abcdefgh.partial", "ann"]

@@ -108,7 +108,10 @@ def test_recipes_are_short():
 
 
 def readme_commands() -> list[list[str]]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    pages = [ROOT / "README.md", ROOT / "egs/librispeech/README.md"]
+    fenced = [
+        found for page in pages for found in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    ]
     lines = [line for language, block in fenced if not language for line in block.splitlines()]
     return [shlex.split(line) for line in lines if line.strip()]
 
@@ -124,6 +127,7 @@ def test_every_command_of_the_readme_parses(tmp_path, command):
         done = call(ROOT / command[0], *command[1:], "--stage", "8", spy=tmp_path)
         assert done.returncode == 0
         assert stages(tmp_path) == ["report"]
+        assert all(Path(word).exists() for word in command if word.endswith(".yaml"))
         options = calls(tmp_path)[0][3:]
         known = subprocess.run(
             [sys.executable, "-m", "pqm_plugin", "report", "--help"],

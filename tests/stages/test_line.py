@@ -135,3 +135,29 @@ def test_an_unknown_speaker_and_an_unknown_system_are_named(recipe, run):
         run("adapt", of=dataclasses.replace(recipe, speakers=("11",)))
     with pytest.raises(PqmError, match=r"system 'nf3' is not known"):
         run("decode", of=dataclasses.replace(recipe, systems=("nf3",)))
+
+
+def test_words_found_by_weights_that_are_gone_are_not_scored(recipe, run):
+    few = dataclasses.replace(recipe, systems=("full", "nf4"))
+    run("data", "base", "quantize", "decode", "score", of=few)
+    packed = recipe.packed_dir / "model.safetensors"
+    packed.write_bytes(packed.read_bytes() + b" ")
+
+    with pytest.raises(PqmError, match=r"decoded with another .*model\.safetensors: run stage 6"):
+        run("score", of=few)
+
+
+def test_a_second_decoding_setting_has_results_of_its_own(recipe, run, tmp_path):
+    few = dataclasses.replace(recipe, systems=("full", "nf4"))
+    run("data", "base", "quantize", "decode", "score", of=few)
+    setting = tmp_path / "ctc.yaml"
+    setting.write_text("ctc_weight: 1.0\n")
+    second = dataclasses.replace(few, tag="ctc", inference_config=setting)
+
+    run("decode", "score", "report", of=second)
+
+    assert read_json(recipe.packed_dir / "results.json")["meta"]["search"]["ctc_weight"] == 0.5
+    assert read_json(recipe.packed_dir / "results_ctc.json")["meta"]["search"]["ctc_weight"] == 1.0
+    page = (recipe.packed_dir / "RESULTS.md").read_text()
+    assert "joint decoding, ctc_weight 0.5" in page
+    assert "CTC alone" in page

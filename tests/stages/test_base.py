@@ -1,0 +1,74 @@
+"""Stage 2 brings a base and never replaces what it has not made."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, sha256
+
+
+def test_the_record_holds_the_hash_and_the_text_is_matched(recipe, run):
+    run("data", "base")
+
+    record = read_json(recipe.base_dir / "pqm_base.json")
+    assert record["sha256"] == sha256(recipe.base_dir / "valid.acc.ave.pth")
+    assert record["family"] == "ESPnet AED"
+    assert (recipe.base_dir / "text_fit.txt").read_text().startswith("text: case kept")
+
+
+def test_a_base_that_lies_in_expdir_already_is_used_in_place(recipe, run, tiny_base):
+    folder = shutil.copytree(tiny_base, recipe.expdir / "asr_mine")
+    (folder / "train.log").write_text("of the user's own training")
+    mine = dataclasses.replace(recipe, base=str(folder))
+
+    run("data", "base", of=mine)
+
+    assert (folder / "train.log").exists()
+    assert mine.base_dir == folder
+    assert (folder / "pqm_base.json").exists()
+
+
+def test_a_folder_that_this_stage_has_not_made_is_left_alone(recipe, run):
+    (recipe.base_dir / "important").mkdir(parents=True)
+
+    with pytest.raises(PqmError, match="was not made by stage 2"):
+        run("data", "base")
+
+    assert (recipe.base_dir / "important").is_dir()
+
+
+@pytest.mark.parametrize("base", ["..", "/"])
+def test_a_base_without_a_name_is_refused(recipe, base, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+
+    with pytest.raises(PqmError, match="base name '' cannot be a folder name"):
+        _ = dataclasses.replace(recipe, base=base).base_dir
+
+
+def test_new_weights_behind_the_same_path_are_brought_again(recipe, run, tiny_base, tmp_path):
+    import torch
+
+    source = shutil.copytree(tiny_base, tmp_path / "source")
+    here = dataclasses.replace(recipe, base=str(source))
+    run("data", "base", of=here)
+    state = torch.load(source / "valid.acc.ave.pth", weights_only=True)
+    torch.save({name: value * 2 for name, value in state.items()}, source / "valid.acc.ave.pth")
+
+    run("base", of=here)
+
+    assert sha256(here.base_dir / "valid.acc.ave.pth") == sha256(source / "valid.acc.ave.pth")
+    assert read_json(here.base_dir / "pqm_base.json")["sha256"] == sha256(source / "valid.acc.ave.pth")
+
+
+def test_an_unknown_family_is_named(recipe, run, tmp_path):
+    config = tmp_path / "train.yaml"
+    config.write_text("encoder: conformer\n")
+    wrong = dataclasses.replace(
+        recipe, base="train", family="wav2vec", train_set="sat", valid_set="dev", asr_config=config
+    )
+    run("data", of=wrong)
+
+    with pytest.raises(PqmError, match="--family wav2vec: there is no such model family; known: espnet_aed"):
+        run("base", of=wrong)
