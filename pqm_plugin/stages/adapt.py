@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from pqm_plugin.adapters.files import load_adapter
+from pqm_plugin.adapters.files import WEIGHTS, load_adapter
+from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.jobs import Job, run_jobs
@@ -22,6 +23,9 @@ from pqm_plugin.stages.recipe import Recipe
 def run(recipe: Recipe) -> None:
     """Adapt every target speaker whose adapter is not there yet, several in parallel."""
     for base_kind in adapted_bases(recipe, SPEAKERS_OWN):
+        sat = recipe.adapter_dir(base_kind) / "sat"
+        if not (sat / WEIGHTS).is_file():
+            raise PqmError(f"{sat} holds no adapter to start from: run stage 4 (pretrain) first")
         material = Material(recipe)
         todo = [
             speaker
@@ -76,7 +80,7 @@ def _folder(recipe: Recipe, base_kind: str, speaker: str) -> Path:
 
 
 def _request(recipe: Recipe, base_kind: str, material: Material, speaker: str) -> dict[str, Any]:
-    sat = recipe.adapter_dir(base_kind) / "sat" / "adapter_model.safetensors"
+    sat = recipe.adapter_dir(base_kind) / "sat" / WEIGHTS
     return {
         "base_sha256": weights_hash(weights_file(recipe, base_kind)),
         "start_sha256": weights_hash(sat) if sat.is_file() else "",
