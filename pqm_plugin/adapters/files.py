@@ -59,9 +59,7 @@ def read_info(folder: Path) -> AdapterInfo:
         PqmError: if the folder is no adapter of this project, or of another format version.
     """
     if not (folder / WEIGHTS).is_file():
-        raise PqmError(
-            f"{folder} holds no adapter ({WEIGHTS} is missing): run the stage that trains it, 4 for sat and 5 for a speaker"
-        )
+        raise PqmError(f"{folder} holds no adapter ({WEIGHTS} is missing): run stage 4 for sat, stage 5 for a speaker")
     values = read_json(folder / _INFO)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise PqmError(f"{folder / _INFO} is of another format version: delete {folder} and run stage 5 (adapt) again")
