@@ -17,6 +17,7 @@ from pqm_plugin.files import read_json, sha256, whole_file, whole_folder, write_
 from pqm_plugin.models.espnet_folder import sample_rate
 from pqm_plugin.models.espnet_progress import TrainingProgress
 from pqm_plugin.models.espnet_tokens import make_tokens
+from pqm_plugin.processes import SHORT_SPIN
 
 AVERAGED = "valid.acc.ave.pth"
 _CRITERION = ["valid", "acc", "max"]
@@ -235,7 +236,7 @@ def _espnet(run: _Run, arguments: Sequence[str], ngpu: int = 0) -> None:
         "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path),
         "OMP_NUM_THREADS": str(run.n_threads),
         "MKL_NUM_THREADS": str(run.n_threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other when something else needs the cores
+        **SHORT_SPIN,
     }
     log = run.out / "train.log"
     with log.open("ab") as written:

@@ -1,0 +1,45 @@
+"""What is committed as results was written by stages 7 and 8, and is whole."""
+
+from pathlib import Path
+
+import pytest
+
+from pqm_plugin.files import read_json
+from pqm_plugin.report.tables import comparisons_table, speakers_table, systems_table
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = sorted(ROOT.glob("egs/*/results*.json"))
+SEVEN = ["espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_tables_of_the_page_are_those_of_the_stored_results(path):
+    results = read_json(path)
+    page = (path.parent / "RESULTS.md").read_text(encoding="utf-8")
+
+    for table in (systems_table, speakers_table, comparisons_table):
+        assert table(results) in page
+    for name in ("wer_by_speaker", "wer_by_bytes"):
+        assert (path.parent / "figures" / f"{name}{path.stem.removeprefix('results')}.svg").is_file()
+
+
+@pytest.mark.parametrize("recipe", ["demo", "librispeech"])
+def test_all_seven_systems_are_there_and_the_float_ones_agree(recipe):
+    results = read_json(ROOT / "egs" / recipe / "results.json")
+
+    systems = results["systems"]
+    assert list(systems) == SEVEN
+    assert systems["full"]["errors"] == systems["espnet"]["errors"]
+    assert 0 < systems["nf4+speaker"]["adapter_fraction"] < 0.01
+    assert {"corpus", "base", "base_sha256", "commit", "command", "seed", "hardware", "date", "versions"} <= set(
+        results["meta"]
+    )
+
+
+def test_real_numbers_say_beside_them_what_may_be_claimed():
+    page = (ROOT / "egs/librispeech/RESULTS.md").read_text(encoding="utf-8")
+
+    assert page.count("Lossy dev-clean") >= page.count("\n## ") - 3
+    assert "no gain is claimed on those readers" in page
+    assert "Synthetic" in (ROOT / "egs/demo/RESULTS.md").read_text(encoding="utf-8")
+    assert read_json(ROOT / "egs/librispeech/results.json")["systems"]["nf4"]["model_bytes"] * 7 < 62278339
