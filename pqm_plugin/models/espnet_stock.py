@@ -40,8 +40,6 @@ def decode_stock(key: str, folder: Path, wav_scp: Path, out: Path, search: Searc
         peak_rss_bytes = _run(command, log)
         shown = _command(key, folder / espnet_folder.CONFIG, weights, wav_scp, out, search)
     text = log.read_text(encoding="utf-8", errors="replace")
-    if key == "int8" and "DynamicQuantizedLinear" not in text:
-        raise PqmError(f"{log}: dynamic int8 quantised no layer; the int8 row would be the float model")
     words = _hypotheses(out)
     order, times = _order(wav_scp), _decode_s(text)
     if len(times) != len(order) or words.keys() != set(order):
@@ -105,6 +103,8 @@ def _model_bytes(key: str, folder: Path, weights: Path) -> int:
         return weights.stat().st_size
     with espnet_folder.config_file(folder) as config, tempfile.TemporaryFile() as file:
         quantized = Speech2Text(config, str(weights), quantize_asr_model=True).asr_model
+        if not any("quantized" in type(module).__module__ for module in quantized.modules()):
+            raise PqmError(f"{weights}: dynamic int8 quantised no layer; the int8 row would be the float model")
         with no_space_as_error(Path(tempfile.gettempdir())):
             torch.save(quantized.state_dict(), file)
         return file.tell()

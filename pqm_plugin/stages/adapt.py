@@ -23,18 +23,17 @@ from pqm_plugin.stages.recipe import Recipe
 def run(recipe: Recipe) -> None:
     """Adapt every target speaker whose adapter is not there yet, several in parallel."""
     for base_kind in adapted_bases(recipe, SPEAKERS_OWN):
+        material = Material(recipe)
+        speakers = material.speakers()
         sat = recipe.adapter_dir(base_kind) / "sat"
         if not (sat / WEIGHTS).is_file():
             raise PqmError(f"{sat} holds no adapter to start from: run stage 4 (pretrain) first")
-        material = Material(recipe)
         todo = [
             speaker
-            for speaker in material.speakers()
+            for speaker in speakers
             if not adapter_is_done(_folder(recipe, base_kind, speaker), _request(recipe, base_kind, material, speaker))
         ]
-        logging.info(
-            "%d speakers to adapt on %s, %d done already", len(todo), base_kind, len(material.speakers()) - len(todo)
-        )
+        logging.info("%d speakers to adapt on %s, %d done already", len(todo), base_kind, len(speakers) - len(todo))
         root = recipe.adapter_dir(base_kind) / "speakers"
         jobs = []
         for index, share in enumerate(shares(todo, recipe.nj)):

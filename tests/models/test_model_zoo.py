@@ -212,4 +212,4 @@ def test_an_unknown_tag_and_a_hub_out_of_reach_are_one_line_and_leave_no_folder(
     assert line.startswith(f"pqm base: --base {tag}: the model zoo could not be reached or does not know it (")
     assert ("RepositoryNotFoundError: 404" if running else "ConnectError: [Errno 111]") in line
     assert line.endswith("download the packed zip by other means and give its path")
-    assert not any((tmp_path / "exp").iterdir())
+    assert not any(path.is_dir() for path in (tmp_path / "exp").iterdir())

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error
-from pqm_plugin.processes import die_with_parent, start_log
+from pqm_plugin.processes import end_with, start_log
 
 _PRELOAD = ["pqm_plugin.models.families"]
 
@@ -82,7 +82,7 @@ def _start(context: Any, job: Job) -> tuple[BaseProcess, Connection]:
 
 def _run(job: Job, parent: int, failure: Connection) -> None:
     """Inside the process of a job."""
-    die_with_parent()
+    end_with(parent)
     try:
         with no_space_as_error(job.log):
             _log_to(job.log)
