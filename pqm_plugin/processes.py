@@ -15,10 +15,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, however that happens; a no-op outside Linux.
-
-    Without it, a recipe killed with `kill -9` leaves workers behind that write into the folder of the next run.
-    """
+    """Ask the kernel to end this process when its parent ends, however that happens; a no-op outside Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
