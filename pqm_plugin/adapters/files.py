@@ -69,8 +69,12 @@ def read_info(folder: Path) -> AdapterInfo:
         raise PqmError(f"{folder / _INFO} has other fields than expected ({error})") from error
 
 
-def load_adapter(network: nn.Module, folder: Path, base_sha256: str, *, trainable: bool = False) -> PeftModel:
-    """Put a saved adapter around `network`, in place; a wrapped network gets it instead of the one it has.
+def load_adapter(
+    network: nn.Module, folder: Path, base_sha256: str, *, trainable: bool = False, name: str = "default"
+) -> PeftModel:
+    """Put a saved adapter around `network`, in place, and make it the active one.
+
+    A wrapped network keeps the adapters of other names that it has.
 
     Raises:
         PqmError: if the adapter was made for another base, or its file is damaged.
@@ -83,11 +87,12 @@ def load_adapter(network: nn.Module, folder: Path, base_sha256: str, *, trainabl
         )
     try:
         if isinstance(network, PeftModel):
-            network.delete_adapter("default")
-            network.load_adapter(str(folder), "default", is_trainable=trainable)
-            network.set_adapter("default")
+            if name in network.peft_config:
+                network.delete_adapter(name)
+            network.load_adapter(str(folder), name, is_trainable=trainable)
+            network.set_adapter(name)
             return network
-        return PeftModel.from_pretrained(network, str(folder), is_trainable=trainable)
+        return PeftModel.from_pretrained(network, str(folder), name, is_trainable=trainable)
     except (SafetensorError, RuntimeError, KeyError, OSError, json.JSONDecodeError) as error:
         raise PqmError(
             f"{folder} is damaged ({str(error).splitlines()[0]}): delete it and run its stage again"

@@ -9,7 +9,8 @@ from functools import cached_property
 from pqm_plugin.errors import PqmError
 
 # In this order a tie between cases is settled.
-_CASES = ("as is", "lower", "upper")
+CASES = ("as is", "lower", "upper")
+AUTO = "auto"
 _VARIANTS = {
     **dict.fromkeys("’‘‛ʼʹ´`′＇", "'"),
     **dict.fromkeys("“”„‟«»″", '"'),
@@ -20,14 +21,14 @@ _VARIANTS = {
 
 @dataclass(frozen=True)
 class TextFit:
-    """How texts are fitted to `symbols`, and what that did to the texts it was made for.
+    """How texts are fitted to `symbols` (None: any can be written), and what that did to the texts it was made for.
 
     `replaced` maps each character that had to go to what took its place; `unspellable` counts letters and digits that
     stay although no symbol spells them.
     """
 
     case: str
-    symbols: frozenset[str]
+    symbols: frozenset[str] | None
     replaced: dict[str, str] = field(default_factory=dict)
     unspellable: dict[str, int] = field(default_factory=dict)
     n_characters: int = 0
@@ -38,7 +39,7 @@ class TextFit:
 
     def report(self) -> str:
         """Return a few lines for people: the case, what was replaced, and what the model cannot spell."""
-        lines = [f"text: case {'kept' if self.case == 'as is' else 'made ' + self.case} to match the model's symbols"]
+        lines = [f"text: case {'kept' if self.case == 'as is' else 'made ' + self.case} to match what the model writes"]
         if self.replaced:
             pairs = ", ".join(f"{_shown(old)} by {_shown(new)}" for old, new in self.replaced.items())
             lines.append(f"text: replaced what the model cannot spell: {pairs}")
@@ -52,6 +53,8 @@ class TextFit:
         return "\n".join(lines)
 
     def _spell(self, char: str) -> str:
+        if self.symbols is None:
+            return char
         if char not in self._spelled:
             self._spelled[char] = _spelling(char, self.case, self.symbols)
         return self._spelled[char]
@@ -61,20 +64,28 @@ class TextFit:
         return {}
 
 
-def fit_text(texts: Iterable[str], symbols: Iterable[str]) -> TextFit:
-    """Choose the case in which the fewest letters and digits of `texts` stay unspellable, and count what remains.
+def fit_text(texts: Iterable[str], symbols: Iterable[str] | None, case: str = AUTO) -> TextFit:
+    """Fit `texts` to what a model can spell, and count what it cannot.
 
-    `symbols` are the characters that the model can spell; the blank between words is always one of them.
+    Args:
+        symbols: characters that the model can spell, the blank between words always among them; None: any.
+        case: one of `CASES`, or `auto`: that in which the fewest letters and digits stay unspellable; for a model that
+            can spell any text, lower case where the texts have no lower-case letter: nobody writes in capitals alone.
 
     Raises:
         PqmError: if there are no symbols.
     """
+    counts = Counter(char for text in texts for char in text + " ")
+    cases = CASES if case == AUTO else (case,)
+    if symbols is None:
+        capitals_alone = not any(char.islower() for char in counts) and any(char.isupper() for char in counts)
+        chosen = ("lower" if capitals_alone else "as is") if case == AUTO else case
+        return TextFit(chosen, None, n_characters=counts.total() - counts[" "])
     known = frozenset(char for symbol in symbols for char in unicodedata.normalize("NFC", symbol)) | {" "}
     if known == {" "}:
         raise PqmError("the base has no symbols to spell with: check its tokens.txt")
-    counts = Counter(char for text in texts for char in text + " ")
     # Whole texts are not needed to choose: what a character becomes does not depend on its neighbours.
-    fits = [_fit_case(counts, case, known) for case in _CASES]
+    fits = [_fit_case(counts, case, known) for case in cases]
     return min(fits, key=lambda fit: sum(fit.unspellable.values()))
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_stock, espnet_train
-from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
+from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
 
 NAME = "ESPnet AED"
@@ -66,10 +67,9 @@ class EspnetAed:
         # Its error rates during evaluation cost more than the loss; the stages measure words themselves.
         self._espnet.error_calculator = None
         self._device = device
-        arguments = self._speech2text.asr_train_args
-        self.sample_rate = espnet_folder.sample_rate(getattr(arguments, "frontend_conf", None) or {})
-        self.min_frames = _MIN_FRAMES
-        self.symbols = _symbols(self._espnet.token_list)
+        self.facts = facts(folder)
+        self.max_batch = 1
+        self.built_in: frozenset[str] = frozenset()
 
     def features(self, audio: np.ndarray) -> Tensor:
         """Normalised filter banks, float32 (T, D)."""
@@ -85,6 +85,10 @@ class EspnetAed:
         """Tokens of a transcript, int64 (U,)."""
         pieces = self._speech2text.tokenizer.text2tokens(text)
         return torch.tensor(self._speech2text.converter.tokens2ids(pieces), dtype=torch.long)
+
+    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+        """Fewer frames than the subsampling needs."""
+        return "" if len(features) >= _MIN_FRAMES else f"it has {len(features)} frames, too few to train on"
 
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
         """ESPnet's own mixture of CTC and attention losses with the model's `ctc_weight` and label smoothing."""
@@ -106,8 +110,15 @@ class EspnetAed:
             paths = self._espnet.ctc.argmax(encoded)
         return [self._words(path[:length]) for path, length in zip(paths, lengths.tolist(), strict=True)]
 
-    def recognize(self, audio: np.ndarray) -> Hypothesis:
-        """Joint CTC/attention beam search over one utterance; words are empty where the audio is too short."""
+    def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
+        """The whole audio, as ESPnet's own decoding takes it."""
+        return [audio]
+
+    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
+        """Joint CTC/attention beam search over each piece; words are empty where the audio is too short."""
+        return [self._search(audio) for audio in pieces]
+
+    def _search(self, audio: np.ndarray) -> Hypothesis:
         try:
             text, _, _, best = self._speech2text(audio)[0]
         except Exception as error:
@@ -166,6 +177,31 @@ def claims(folder: Path) -> bool:
     return (folder / espnet_folder.CONFIG).is_file()
 
 
+def facts(folder: Path) -> Facts:
+    """Sampling rate of the frontend, and the characters of the token list."""
+    config = espnet_folder.read_config(folder)
+    tokens = config["token_list"]
+    if isinstance(tokens, str):
+        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+    return Facts(espnet_folder.sample_rate(config.get("frontend_conf") or {}), _symbols(tokens))
+
+
+def search_options(search: SearchOptions) -> dict[str, Any]:
+    """What ESPnet's beam search takes."""
+    return {name: getattr(search, name) for name in ("beam_size", "ctc_weight", "length_bonus", "max_length_ratio")}
+
+
+def training_options(search: SearchOptions) -> dict[str, Any]:
+    """None: the loss is the model's own."""
+    return {}
+
+
+def describe_search(search: SearchOptions) -> str:
+    """How much of the score is the CTC layer's."""
+    decoder = "CTC alone" if search.ctc_weight == 1 else f"joint decoding, ctc_weight {search.ctc_weight:g}"
+    return f"{decoder}, beam {search.beam_size}"
+
+
 def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
     """The base in full precision.
 
@@ -194,5 +230,6 @@ weights_file = espnet_folder.weights_file
 BASELINES: Mapping[str, str] = espnet_stock.BASELINES
 decode_stock = espnet_stock.decode_stock
 STOCK_PROGRESS = espnet_stock.PROGRESS
+BATCHES = False
 train = espnet_train.train_base
 training_sample_rate = espnet_train.training_sample_rate

@@ -1,12 +1,9 @@
 """ESPnet's own decoding, untouched: the baselines that every number is compared with."""
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from pqm_plugin.files import no_space_as_error
 from pqm_plugin.models import espnet_folder
 from pqm_plugin.models.interface import StockDecode
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.processes import die_with_parent, peak_rss_of
+from pqm_plugin.models.stock import run_stock
 
 BASELINES = {
     "espnet": "stock espnet2.bin.asr_inference, float32",
@@ -37,7 +34,7 @@ def decode_stock(key: str, folder: Path, wav_scp: Path, out: Path, search: Searc
     with espnet_folder.config_file(folder) as config:
         weights = espnet_folder.weights_file(folder)
         command = _command(key, config, weights, wav_scp, out, search)
-        peak_rss_bytes = _run(command, log)
+        peak_rss_bytes = run_stock(command, log)
         shown = _command(key, folder / espnet_folder.CONFIG, weights, wav_scp, out, search)
     text = log.read_text(encoding="utf-8", errors="replace")
     words = _hypotheses(out)
@@ -58,24 +55,6 @@ def _command(key: str, config: Path, weights: Path, wav_scp: Path, out: Path, se
         *("--penalty", str(search.length_bonus), "--maxlenratio", str(search.max_length_ratio)),
         *("--quantize_asr_model", str(key == "int8").lower()),
     ]
-
-
-def _run(command: list[str], log: Path) -> int:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    peak_rss_bytes = 0
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=die_with_parent
-        )
-        while process.poll() is None:
-            # Not `ru_maxrss`: that counts the process which started this one, too.
-            peak_rss_bytes = max(peak_rss_bytes, peak_rss_of(process.pid))
-            time.sleep(0.2)
-    if process.returncode != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-        raise PqmError(f"stock decoding failed ({lines[-1]}): see {log}")
-    return peak_rss_bytes
 
 
 def _decode_s(log: str) -> list[float]:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_aed
+from pqm_plugin.models import espnet_aed, whisper
 from pqm_plugin.models.interface import Family
 
-_MODULES = (espnet_aed,)
+_MODULES = (whisper, espnet_aed)
 FAMILIES: tuple[Family, ...] = _MODULES
 """A new family is a module of this folder with the names of `Family`, and its entry here."""
 
@@ -46,6 +46,6 @@ def fetch_base(source: str, out: Path) -> Family:
         if family.fetch(source, out):
             return family
     raise PqmError(
-        f"--base {source}: neither an experiment folder, nor a packed zip, nor a model-zoo tag; "
-        "give one of these, or 'train'"
+        f"--base {source}: no model that is known here ({', '.join(family.NAME for family in FAMILIES)}); "
+        "give a model's folder, a packed file, its name on a hub, or 'train'"
     )

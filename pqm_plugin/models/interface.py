@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -29,16 +29,28 @@ class Hypothesis:
     score: float
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a model's configuration says of it: the rate in Hz of the audio it takes, and what it can write.
+
+    `symbols` holds every character that its tokens can spell; None where they can spell any text.
+    """
+
+    sample_rate: int
+    symbols: frozenset[str] | None
+
+
 class Recognizer(Protocol):
     """A recogniser in memory, float or packed, with or without an adapter inside `network`."""
 
     network: nn.Module
-    sample_rate: int
-    """Of the audio it takes, in Hz."""
-    min_frames: int
-    """Feature frames below which an utterance cannot be trained on."""
-    symbols: frozenset[str]
-    """Every character that its tokens can spell."""
+    facts: Facts
+    max_batch: int
+    """Most pieces of audio that `recognize` searches at once."""
+
+    @property
+    def built_in(self) -> frozenset[str]:
+        """Parameters that the architecture itself determines: they need not be stored."""
 
     def features(self, audio: np.ndarray) -> Tensor:
         """Input of the first trained layer, float32 (T, D), from audio float32 (n_samples,) in [-1, 1]."""
@@ -46,14 +58,20 @@ class Recognizer(Protocol):
     def token_ids(self, text: str) -> Tensor:
         """Tokens of a transcript, int64 (U,), without start and end."""
 
+    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+        """Why an utterance cannot be trained on, such as "it has 3 frames, too few"; empty if it can."""
+
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
         """Teacher-forced training loss and token accuracy of a batch."""
 
     def greedy(self, features: Sequence[Tensor]) -> list[str]:
         """Words by the fastest decoding that the family has, for measuring many variants."""
 
-    def recognize(self, audio: np.ndarray) -> Hypothesis:
-        """Search for the words of one utterance."""
+    def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
+        """Cut audio that is too long to be searched at once; nothing of it is left out."""
+
+    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
+        """Search for the words of each piece; an adapter that differs by row sees one row a piece."""
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kind (`encoder_attention`, `embedding`, …) of every layer whose weight can be quantised, by name."""
@@ -71,6 +89,9 @@ class Family(Protocol):
 
     STOCK_PROGRESS: bytes
     """What the log of `decode_stock` says once an utterance."""
+
+    BATCHES: bool
+    """Whether its recognisers search several pieces of audio at once."""
 
     def claims(self, folder: Path) -> bool:
         """Whether `folder` holds a model of this family."""
@@ -95,6 +116,18 @@ class Family(Protocol):
         seed: int,
     ) -> None:
         """Train a model from Kaldi folders of plain files into the folder `out`; resumable, quick when done."""
+
+    def search_options(self, search: SearchOptions) -> dict[str, Any]:
+        """Those of the options that decide this family's words."""
+
+    def training_options(self, search: SearchOptions) -> dict[str, Any]:
+        """Those of the options that the training loss depends on, too."""
+
+    def describe_search(self, search: SearchOptions) -> str:
+        """The search in a few words, such as "joint decoding, ctc_weight 0.5, beam 10"."""
+
+    def facts(self, folder: Path) -> Facts:
+        """What the configuration in a base's or packed model's folder says, without loading the model."""
 
     def weights_file(self, folder: Path) -> Path:
         """The float32 weights of a base folder."""

@@ -1,7 +1,7 @@
 """A packed model on disk: one safetensors file that needs neither the float model nor unpickling."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ FORMAT_VERSION = 1
 REST_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def save_packed(path: Path, network: nn.Module, rest_dtype: str = "bfloat16") -> None:
+def save_packed(
+    path: Path, network: nn.Module, rest_dtype: str = "bfloat16", built_in: Collection[str] = frozenset()
+) -> None:
     """Write the packed weights and everything else that `network` needs.
 
     Args:
         rest_dtype: `float32`, `bfloat16` or `float16`, for parameters that are not quantised (biases, norms). Buffers
             (batch statistics, filter banks) keep their own precision: they are few, and rounding them shifts features.
+        built_in: parameters that every freshly built network of this architecture has already; they are not stored.
     """
     layers = packed_layers(network)
     tensors: dict[str, Tensor] = {}
@@ -40,11 +43,18 @@ def save_packed(path: Path, network: nn.Module, rest_dtype: str = "bfloat16") ->
         else:
             table[name] = {"same_as": owner}
     parameters = dict(network.named_parameters(remove_duplicate=False))
+    owners: dict[tuple[int, torch.Size], str] = {}
+    tied: dict[str, str] = {}
     for name, tensor in rest_of_state(network).items():
-        stored = tensor.to(REST_DTYPES[rest_dtype]) if name in parameters and tensor.is_floating_point() else tensor
-        tensors[name] = stored.clone().contiguous()
+        owner = owners.setdefault((tensor.data_ptr(), tensor.shape), name) if tensor.numel() else name
+        if owner != name:
+            tied[name] = owner
+        elif name not in built_in:
+            stored = tensor.to(REST_DTYPES[rest_dtype]) if name in parameters and tensor.is_floating_point() else tensor
+            tensors[name] = stored.clone().contiguous()
     # One key: safetensors writes several in an order that changes from run to run.
-    metadata = {"pqm": json.dumps({"format_version": FORMAT_VERSION, "layers": table})}
+    header = {"format_version": FORMAT_VERSION, "layers": table, "tied": tied, "built_in": sorted(built_in)}
+    metadata = {"pqm": json.dumps(header)}
     with whole_file(path) as scratch:
         save_file({name: tensor.cpu() for name, tensor in tensors.items()}, scratch, metadata=metadata)
 
@@ -81,7 +91,8 @@ def load_packed(path: Path, network: nn.Module, mode: str = "exact") -> None:
             "run stage 3 (quantize) again"
         )
     _install_all(path, network, tensors, header["layers"], mode)
-    _load_rest(path, network, tensors)
+    tensors |= {name: tensors[owner] for name, owner in header.get("tied", {}).items() if owner in tensors}
+    _load_rest(path, network, tensors, header.get("built_in", ()))
 
 
 def _install_all(
@@ -106,8 +117,8 @@ def _take(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> Packe
     return PackedTensor({key: tensors.pop(f"{name}.weight.{key}") for key in keys}, shape, weight_format)
 
 
-def _load_rest(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    state = rest_of_state(network)
+def _load_rest(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], built_in: Collection[str]) -> None:
+    state = {name: tensor for name, tensor in rest_of_state(network).items() if name not in built_in}
     missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
     if missing or unknown:
         raise PqmError(f"{path} does not fit this model: missing {missing[:5]}, unknown {unknown[:5]}")

@@ -25,6 +25,7 @@ _PROVENANCE = {
     "hardware": "hardware",
     "date": "date",
     "versions": "versions",
+    "text_case": "letter case of references and training texts",
 }
 _CODE = ("base_sha256", "command", "commit")
 _SYSTEMS_NOTE = (
@@ -34,6 +35,7 @@ _SYSTEMS_NOTE = (
 )
 _COMPARISONS_NOTE = (
     "Relative WER reduction: the share of the other system's word errors that is gone; negative where there are more. "
+    "Normalised: the same after Whisper's English text normaliser, where a format that was learned counts for nothing. "
     "Probability of improvement: the share of resamples with fewer errors, ties counted half."
 )
 _SENSITIVITY_NOTE = (
@@ -58,16 +60,14 @@ def render_report(
     sections: Sequence[Section],
     labels: Sequence[str],
     notes: Sequence[str] = (),
-    quantization: Sequence[Mapping[str, Any]] = (),
-    sensitivity: Sequence[Mapping[str, Any]] = (),
+    sensitivity: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
     """Put the page together from stored results alone: the same input gives the same text.
 
     Args:
         labels: sentences that stand beside every table and figure, such as "lossy dev-clean, ten readers".
         notes: sentences for the end of the page.
-        quantization: one row a kind of layer, what 4 bits did to its weights.
-        sensitivity: one row a kind of layer or setting, what quantising it did to loss and WER.
+        sensitivity: by base, one row a kind of layer or setting: what quantising it did to loss and WER.
     """
     label = label_line(labels)
     parts = [f"# {title}\n", "This page is written by stage 8 (report) from the files it names; do not edit it.\n"]
@@ -75,18 +75,24 @@ def render_report(
     for section in sections:
         parts += _section(section, label)
     if sensitivity:
-        parts += [
-            "## What each kind of layer costs in 4 bits\n",
-            label,
-            measurements_table(sensitivity),
-            _SENSITIVITY_NOTE,
-        ]
-    if quantization:
-        parts += ["## Error of the 4-bit weights by kind of layer\n", label, measurements_table(quantization)]
+        parts += ["## What each kind of layer costs in 4 bits\n", *_by_base(sensitivity, label), _SENSITIVITY_NOTE]
+    # Every condition of one base has the same rows.
+    quantization = {section.results["meta"]["base"]: section.results.get("quantization") for section in sections}
+    if any(quantization.values()):
+        parts += ["## Error of the 4-bit weights by kind of layer\n", *_by_base(quantization, label)]
         parts.append("Relative error: norm of the difference over norm of the weights.\n")
     if notes:
         parts += ["## Notes\n", _bullets(notes)]
     return "\n".join(part for part in parts if part)
+
+
+def _by_base(tables: Mapping[str, Sequence[Mapping[str, Any]] | None], label: str) -> list[str]:
+    """A table for each base, under its name where there are several."""
+    parts = []
+    for base, rows in tables.items():
+        if rows:
+            parts += [f"### {base}\n" if len(tables) > 1 else "", label, measurements_table(rows)]
+    return parts
 
 
 def label_line(labels: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ _BASES = {
     "espnet": "the base as stock ESPnet decodes it",
     "stock": "the base as its own toolkit decodes it",
     "full": "the base in full precision",
-    "int8": "the base in ESPnet's dynamic int8",
+    "int8": "the base in dynamic int8",
     "nf4": "the base in 4 bits",
 }
 _ADAPTERS = {

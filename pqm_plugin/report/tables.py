@@ -97,6 +97,7 @@ def speakers_table(results: Results) -> str:
 def comparisons_table(results: Results) -> str:
     """How many fewer errors each system makes than another, and how sure that is."""
     headings = ["system", "against", "relative WER reduction %", "95 % interval", "probability of improvement"]
+    headings += ["normalised: reduction %", "95 % interval"]
     rows = [
         [
             f"`{row['system']}`",
@@ -104,6 +105,8 @@ def comparisons_table(results: Results) -> str:
             percent(row["relative_wer_reduction"], 1),
             percent_interval(row["ci95"], 1),
             number(row["p_improvement"], 3),
+            percent(row["normalized"]["relative_wer_reduction"], 1),
+            percent_interval(row["normalized"]["ci95"], 1),
         ]
         for row in results["comparisons"]
     ]

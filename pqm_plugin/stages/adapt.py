@@ -15,7 +15,7 @@ from pqm_plugin.stages.common.jobs import Job, run_jobs
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import SPEAKERS_OWN, adapted_bases
-from pqm_plugin.stages.common.training import Trained, adapter_is_done, train_and_save
+from pqm_plugin.stages.common.training import Trained, adapter_is_done, train_and_save, training_request
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
@@ -56,7 +56,6 @@ def adapt_speakers(recipe: Recipe, base_kind: str, speakers: Sequence[str], coun
     material = Material(recipe)
     opened = open_base(recipe, base_kind)
     recognizer = opened.recognizer
-    fit = material.fit(recognizer.symbols)
     sat = recipe.adapter_dir(base_kind) / "sat"
     model = load_adapter(recognizer.network, sat, opened.weights_sha256, trainable=True)
     trained = Trained(recognizer, model, recipe.config.adapt, recipe.config.lora)
@@ -67,7 +66,9 @@ def adapt_speakers(recipe: Recipe, base_kind: str, speakers: Sequence[str], coun
                 if name in start:
                     value.copy_(start[name])
         request = _request(recipe, base_kind, material, speaker)
-        train, dev = (examples(recognizer, material.utterances(split, speaker), fit) for split in ("train", "dev"))
+        train, dev = (
+            examples(recognizer, material.utterances(split, speaker), material.fit) for split in ("train", "dev")
+        )
         folder = _folder(recipe, base_kind, speaker)
         train_and_save(trained, train, dev, request, folder, speaker)
         with counter.open("a", encoding="utf-8") as done:
@@ -86,6 +87,7 @@ def _request(recipe: Recipe, base_kind: str, material: Material, speaker: str) -
         "lora": as_dict(recipe.config.lora),
         "train": as_dict(recipe.config.adapt),
         "seed": recipe.config.seed,
+        **training_request(material),
         "threads": 1,
         **{split: digest(material.utterances(split, speaker)) for split in ("train", "dev")},
     }

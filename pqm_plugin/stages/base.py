@@ -103,8 +103,7 @@ def _record(folder: Path, request: dict[str, str]) -> None:
 
 def _report_text(recipe: Recipe, folder: Path) -> None:
     """Match the corpus's text to the base's tokens and say what could not be matched."""
-    recognizer = family_of(folder).load_skeleton(folder, SearchOptions(), "cpu")
-    report = Material(recipe).fit(recognizer.symbols).report()
+    report = Material(recipe).fit.report()
     for line in report.splitlines():
         logging.info("%s", line)
     write_text(folder / "text_fit.txt", report + "\n")

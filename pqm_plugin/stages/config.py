@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.corpus.text import AUTO, CASES
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
 
@@ -37,14 +38,22 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a result, apart from data and base."""
+    """Everything that decides a result, apart from data and base.
+
+    `text_case` is the letter case of references and training texts: `auto` for that which the base writes.
+    """
 
     quantize: QuantizeConfig = QuantizeConfig()
     lora: LoraConfig = LoraConfig()
     pretrain: TrainOptions = TrainOptions()
     adapt: TrainOptions = TrainOptions()
     decode: SearchOptions = SearchOptions()
+    text_case: str = AUTO
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.text_case not in (AUTO, *CASES):
+            raise ValueError(f"text_case {self.text_case!r}: use one of {', '.join((AUTO, *CASES))}")
 
 
 def load_config(path: Path | None, inference: Path | None = None) -> Config:

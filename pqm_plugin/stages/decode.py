@@ -1,7 +1,7 @@
 """Stage 6: the words that each system finds in each target speaker's test utterances."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
@@ -13,6 +13,8 @@ from pqm_plugin.stages.decoding.merge import merge
 from pqm_plugin.stages.decoding.stock import decode_stock_speakers
 from pqm_plugin.stages.decoding.task import DecodeTask
 from pqm_plugin.stages.recipe import Recipe
+
+_BATCHES_A_GROUP = 4
 
 
 def run(recipe: Recipe) -> None:
@@ -44,26 +46,48 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
     if missing:
         (task.folder / "run.json").unlink(missing_ok=True)
     stock = task.system.base_kind == STOCK
-    progress = family_of(task.recipe.base_dir).STOCK_PROGRESS
-    for index, share in enumerate(_balanced(missing, task.recipe.inference_nj)):
+    family = family_of(task.recipe.base_dir)
+    if stock or not family.BATCHES:
+        groups = [[speaker] for speaker in missing]
+    else:
+        groups = [group for group in _groups(task, material) if not missing.keys().isdisjoint(group)]
+    for index, share in enumerate(_balanced(groups, missing, task.recipe.inference_nj)):
+        speakers = [speaker for group in share for speaker in group]
         log = task.folder / "log" / f"decode.{index}.log"
         # A stock tool says how far it is in its log alone.
         counter = task.folder / "stock" / str(index) / "stock.log" if stock else log.with_suffix(".done")
         write_text(counter, "")
         yield Job(
-            f"{task.system.key} {task.set_name} {' '.join(share)}",
+            f"{task.system.key} {task.set_name} {' '.join(speakers)}",
             decode_stock_speakers if stock else decode_speakers,
-            (task, share, counter),
+            (task, speakers if stock else share, counter),
             log,
-            sum(len(missing[speaker]) for speaker in share),
+            sum(len(missing.get(speaker, ())) for speaker in speakers),
             counter,
-            progress if stock else b"\n",
+            family.STOCK_PROGRESS if stock else b"\n",
         )
 
 
-def _balanced(missing: dict[str, list[str]], n: int) -> list[list[str]]:
-    """Deal speakers out so that every job has about as many utterances as the others."""
-    shares: list[list[str]] = [[] for _ in range(min(n, len(missing)))]
-    for speaker in sorted(missing, key=lambda name: (-len(missing[name]), name)):
-        min(shares, key=lambda share: sum(len(missing[name]) for name in share)).append(speaker)
+def _groups(task: DecodeTask, material: Material) -> list[list[str]]:
+    """Speakers whose utterances are searched together: enough for some batches, whatever is missing of them."""
+    groups: list[list[str]] = []
+    room = 0
+    for speaker in task.speakers:
+        if room <= 0:
+            groups.append([])
+            room = _BATCHES_A_GROUP * task.recipe.config.decode.batch_size
+        groups[-1].append(speaker)
+        room -= len(material.utterances(task.split, speaker))
+    return groups
+
+
+def _balanced(groups: Sequence[list[str]], missing: Mapping[str, Sequence[str]], n: int) -> list[list[list[str]]]:
+    """Deal groups of speakers out so that every job has about as many utterances as the others."""
+
+    def load(share: Iterable[Iterable[str]]) -> int:
+        return sum(len(missing.get(speaker, ())) for group in share for speaker in group)
+
+    shares: list[list[list[str]]] = [[] for _ in range(min(n, len(groups)))]
+    for group in sorted(groups, key=lambda group: (-load([group]), group)):
+        min(shares, key=load).append(group)
     return shares

@@ -8,7 +8,7 @@ from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases
-from pqm_plugin.stages.common.training import Trained, adapter_is_done, attach_lora, train_and_save
+from pqm_plugin.stages.common.training import Trained, adapter_is_done, attach_lora, train_and_save, training_request
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
@@ -29,6 +29,7 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         "lora": as_dict(recipe.config.lora),
         "train": as_dict(recipe.config.pretrain),
         "seed": recipe.config.seed,
+        **training_request(material),
         # Sums of float32 depend on how many threads share them.
         "threads": recipe.n_threads,
         **{split: digest(utterances) for split, utterances in splits.items()},
@@ -38,8 +39,7 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         logging.info("%s is there already", folder)
         return
     opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
-    fit = material.fit(opened.recognizer.symbols)
-    ready = {split: examples(opened.recognizer, utterances, fit) for split, utterances in splits.items()}
+    ready = {split: examples(opened.recognizer, utterances, material.fit) for split, utterances in splits.items()}
     model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
     config = recipe.config
     trained = Trained(opened.recognizer, model, config.pretrain, config.lora)

@@ -16,11 +16,9 @@ from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_pac
 from pqm_plugin.quantize.layers import packed_layers, quantize_layers
 from pqm_plugin.quantize.packed import WeightFormat
 from pqm_plugin.stages.common.done import is_done
-from pqm_plugin.stages.common.opening import PACKED, weights_file, weights_hash
+from pqm_plugin.stages.common.opening import META, PACKED, weights_file, weights_hash
 from pqm_plugin.stages.config import QuantizeConfig, as_dict
 from pqm_plugin.stages.recipe import Recipe
-
-META = "meta.json"
 
 
 def run(recipe: Recipe) -> None:
@@ -44,7 +42,7 @@ def run(recipe: Recipe) -> None:
     with whole_folder(target.with_name(f"{target.name}.new")) as scratch:
         for path in family.side_files(recipe.base_dir):
             shutil.copyfile(path, scratch / path.name)
-        save_packed(scratch / PACKED, recognizer.network, config.rest_dtype)
+        save_packed(scratch / PACKED, recognizer.network, config.rest_dtype, recognizer.built_in)
         # Loading it back now means that no later stage meets a file that cannot be read.
         load_packed(scratch / PACKED, family.load_skeleton(scratch, SearchOptions(), "cpu").network)
         meta = {"request": request, "family": family.NAME, **_measure(recipe, recognizer, kinds, before)}
@@ -96,9 +94,13 @@ def _measure(
 ) -> dict[str, Any]:
     """Parameters, bytes and relative RMS error of each kind of layer, and what stayed as it was."""
     rows: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    seen: set[int] = set()
     for name, layer in packed_layers(recognizer.network).items():
         row = rows[kinds[name]]
         row["layers"] += 1
+        if id(layer.packed) in seen:  # a weight that two layers share
+            continue
+        seen.add(id(layer.packed))
         row["parameters"] += before[name].numel()
         row["size_bytes"] += layer.packed.size_bytes
         row["error"] += float((layer.weight - before[name]).square().sum())

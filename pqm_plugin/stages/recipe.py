@@ -28,7 +28,7 @@ class Recipe:
 
     corpus: Path | None = _option(None, "corpus as distributed")
     reader: str = _option("librispeech", "layout of the corpus: a module of pqm_plugin/corpus/readers")
-    base: str = _option("", "ESPnet folder, packed zip, model-zoo tag, or 'train'")
+    base: str = _option("", "ESPnet or Whisper folder, packed zip, .pt file, name on a hub, or 'train'")
     target_set: str = _option("", "set of the corpus that holds the target speakers")
     sat_sets: tuple[str, ...] = _option((), "sets for LoRA pre-training; target speakers are left out of them")
     train_set: str = _option("", "set that '--base train' trains on")
@@ -40,7 +40,7 @@ class Recipe:
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")
     inference_config: Path | None = _option(None, "YAML of another decoding setting, over that of pqm_config")
     family: str = _option("espnet_aed", "model family that '--base train' trains: a module of pqm_plugin/models")
-    asr_config: Path | None = _option(None, "ESPnet training configuration for '--base train'")
+    asr_config: Path | None = _option(None, "training configuration for '--base train', in the family's own format")
     token_type: str = _option("bpe", "tokens of '--base train': bpe or char")
     n_tokens: int = _option(500, "size of the token list of '--base train'")
     systems: tuple[str, ...] = _option((), "systems to decode; default: all of the table")
@@ -64,13 +64,13 @@ class Recipe:
     def base_name(self) -> str:
         """Folder name of the base under `expdir`."""
         if not self.base:
-            raise PqmError("--base is missing: give an ESPnet folder, a packed zip, a model-zoo tag, or 'train'")
+            raise PqmError("--base is missing: give a model's folder, a packed file, its name on a hub, or 'train'")
         if self.base == "train":
             return "asr_" + (self.asr_config.stem if self.asr_config else "train")
         path = Path(self.base).expanduser()
         # A name with a slash that is no path here is a model-zoo tag.
         name = path.resolve().name if path.exists() or path.is_absolute() else self.base
-        plain = re.sub(r"\.(zip|tgz|tar\.gz|tar)$", "", re.sub(r"[^A-Za-z0-9._-]", "_", name))
+        plain = re.sub(r"\.(zip|tgz|tar\.gz|tar|pt)$", "", re.sub(r"[^A-Za-z0-9._-]", "_", name))
         return safe_name(plain, "base")
 
     @property

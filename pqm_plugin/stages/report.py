@@ -14,28 +14,40 @@ from pqm_plugin.stages.recipe import Recipe
 
 
 def run(recipe: Recipe) -> None:
-    """Write the page from every results file of the model; with `--report DIR`, there, with copies of those files."""
+    """Write the page from every results file of the model; with `--report DIR`, from those in DIR, the model's added.
+
+    So one page can show several bases: each is reported to DIR under a `--tag` of its own.
+    """
     out = recipe.report or recipe.packed_dir
+    ours = _in_order(recipe.packed_dir, "results")
+    if out != recipe.packed_dir:
+        tag = f"_{recipe.tag}" if recipe.tag else ""
+        copies = {path: out / path.name for path in ours}
+        copies |= {path: out / f"sensitivity{tag}.json" for path in recipe.packed_dir.glob("sensitivity.json")}
+        for source, target in copies.items():
+            write_json(target, read_json(source))
     results: dict[str, Path] = {}
-    for path in sorted(recipe.packed_dir.glob("results*.json"), key=lambda path: (path.stem != "results", path.stem)):
-        if out != recipe.packed_dir:
-            write_json(out / path.name, read_json(path))
+    for path in _in_order(out, "results"):
         heading = _heading(read_json(path))
-        results[f"{heading} ({path.stem})" if heading in results else heading] = out / path.name
-    meta, sensitivity = recipe.packed_dir / "meta.json", recipe.packed_dir / "sensitivity.json"
-    rows = read_json(sensitivity)["rows"] if sensitivity.exists() else None
+        results[f"{heading} ({path.stem})" if heading in results else heading] = path
+    costs = [read_json(path) for path in _in_order(out, "sensitivity")]
+    sensitivity = {record["base"]: record["rows"] for record in costs}
     title = recipe.title or recipe.base_name
-    write_report(results, out / "RESULTS.md", out / "figures", title, recipe.labels, (), read_json(meta), rows)
-    for heading, path in results.items():
-        print(f"\n{heading}\n\n{systems_table(read_json(path))}")
+    write_report(results, out / "RESULTS.md", out / "figures", title, recipe.labels, (), sensitivity)
+    for path in ours:
+        found = read_json(path)
+        print(f"\n{_heading(found)}\n\n{systems_table(found)}")
     print(f"{out / 'RESULTS.md'}")
+
+
+def _in_order(folder: Path, kind: str) -> list[Path]:
+    """Files `<kind>.json` and `<kind>_*.json`, the one without a tag first."""
+    return sorted(folder.glob(f"{kind}*.json"), key=lambda path: (path.stem != kind, path.stem))
 
 
 def _heading(results: Mapping[str, Any]) -> str:
     meta = results["meta"]
-    search = meta["search"]
-    decoder = "CTC alone" if search["ctc_weight"] == 1 else f"joint decoding, ctc_weight {search['ctc_weight']:g}"
-    return f"{meta['set']}: {decoder}, beam {search['beam_size']}"
+    return f"{meta['set']}: {meta['family']}, {meta['decoding']}"
 
 
 def write_report(
@@ -45,15 +57,14 @@ def write_report(
     title: str,
     labels: Sequence[str],
     notes: Sequence[str],
-    quantize_meta: Mapping[str, Any] | None,
-    sensitivity: Sequence[Mapping[str, Any]] | None,
+    sensitivity: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write `out` (RESULTS.md) and two figures for each results file; the same input gives the same bytes.
 
     Args:
         results: results file by the heading of its section, in the order of the page; "" is headed "Results".
         labels: sentences that must stand beside every table and figure.
-        quantize_meta: what stage 3 recorded; its `kinds` are one row a kind of layer.
+        sensitivity: rows of the study of that name, by base.
 
     Raises:
         PqmError: if a results file is missing or holds no system, or matplotlib is not installed.
@@ -63,8 +74,7 @@ def write_report(
     if len({path.stem for path in results.values()}) < len(results):
         raise PqmError(f"{out}: two results files have one name, so their figures would too; rename one of them")
     sections = [_section(heading, path, out.parent, figures_dir, labels) for heading, path in results.items()]
-    kinds = (quantize_meta or {}).get("kinds", ())
-    write_text(out, render_report(title, sections, labels, notes, kinds, sensitivity or ()))
+    write_text(out, render_report(title, sections, labels, notes, sensitivity))
 
 
 def _section(heading: str, path: Path, page_folder: Path, figures_dir: Path, labels: Sequence[str]) -> Section:

@@ -13,10 +13,12 @@ from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
 from pqm_plugin.report.systems import ordered
+from pqm_plugin.stages.common.opening import META
 from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.recipe import Recipe
 
 _RUN_KEYS = ("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes")
+_SHARED_KEYS = ("family", "search", "decoding", "text_case")
 _REFERENCES = ("full", "nf4")
 _PAIRS = (
     ("nf4+speaker", "nf4+sat"),
@@ -52,20 +54,27 @@ def score_set(
     _check_made_alike(decodes)
     counted = {system: _write_scores(decode) for system, decode in decodes.items()}
     first = next(iter(decodes.values()))
-    resampled = resample(
-        {system: [one.errors for one in counts] for system, counts in counted.items()},
-        [one.words for one in next(iter(counted.values()))],
-        [one.speaker for one in first.scored],
-        seed,
-        n_resamples,
+    normalized = {system: _counts(decode, normalize) for system, decode in decodes.items()}
+    speakers = [one.speaker for one in first.scored]
+    resampled, resampled_normalized = (
+        resample(
+            {system: [one.errors for one in counts] for system, counts in both.items()},
+            [one.words for one in next(iter(both.values()))],
+            speakers,
+            seed,
+            n_resamples,
+        )
+        for both in (counted, normalized)
     )
     results = {
         # As the decodes record it, not as the options of this call would have it.
-        "meta": meta | {key: first.run[key] for key in ("search",) if key in first.run},
+        "meta": meta | {key: first.run[key] for key in _SHARED_KEYS if key in first.run},
         "systems": {
-            system: _system(decode, counted[system], resampled.interval(system)) for system, decode in decodes.items()
+            system: _system(decode, counted[system], normalized[system], resampled.interval(system))
+            for system, decode in decodes.items()
         },
-        "comparisons": _comparisons(resampled, list(decodes)),
+        "comparisons": _comparisons(resampled, resampled_normalized, list(decodes)),
+        "quantization": read_json(model_dir / META).get("kinds", []) if (model_dir / META).is_file() else [],
     }
     write_json(out, results)
     return results
@@ -166,7 +175,12 @@ def _counts(decode: _Decode, prepare: Callable[[str], str]) -> list[ErrorCounts]
     return counts_of(references, [prepare(one.hypothesis) for one in decode.scored])
 
 
-def _system(decode: _Decode, counts: Sequence[ErrorCounts], wer_ci95: tuple[float, float]) -> dict[str, Any]:
+def _system(
+    decode: _Decode,
+    counts: Sequence[ErrorCounts],
+    normalized: Sequence[ErrorCounts],
+    wer_ci95: tuple[float, float],
+) -> dict[str, Any]:
     name = str(decode.folder)
     by_speaker: dict[str, list[ErrorCounts]] = {}
     for one, count in zip(decode.scored, counts, strict=True):
@@ -174,7 +188,7 @@ def _system(decode: _Decode, counts: Sequence[ErrorCounts], wer_ci95: tuple[floa
     return {
         **_rate(counts),
         "wer_ci95": list(wer_ci95),
-        "wer_normalized": total(_counts(decode, normalize), f"{name}, normalised").rate,
+        "wer_normalized": total(normalized, f"{name}, normalised").rate,
         "cer": total(_counts(decode, as_characters), name).rate,
         **{key: decode.run[key] for key in _RUN_KEYS},
         "speakers": {speaker: _rate(parts) for speaker, parts in sorted(by_speaker.items())},
@@ -187,23 +201,25 @@ def _rate(parts: Sequence[ErrorCounts]) -> dict[str, Any]:
     return {"utterances": len(parts), "words": summed.words, "errors": summed.errors, "wer": wer}
 
 
-def _comparisons(resampled: Resampled, systems: Sequence[str]) -> list[dict[str, Any]]:
+def _comparisons(resampled: Resampled, normalized: Resampled, systems: Sequence[str]) -> list[dict[str, Any]]:
+    """Each pair by WER as it is, and by normalised WER, in which a format that was learned counts for nothing."""
     pairs = [(system, against) for against in _REFERENCES for system in systems if system != against]
     rows = []
     for system, against in [*pairs, *_PAIRS]:
         if system not in systems or against not in systems:
             continue
-        comparison = resampled.compare(system, against)
-        rows.append(
-            {
-                "system": system,
-                "against": against,
-                "relative_wer_reduction": comparison.relative_wer_reduction,
-                "ci95": list(comparison.ci95),
-                "p_improvement": comparison.p_improvement,
-            }
-        )
+        row = {"system": system, "against": against, **_comparison(resampled, system, against)}
+        rows.append({**row, "normalized": _comparison(normalized, system, against)})
     return rows
+
+
+def _comparison(resampled: Resampled, system: str, against: str) -> dict[str, Any]:
+    comparison = resampled.compare(system, against)
+    return {
+        "relative_wer_reduction": comparison.relative_wer_reduction,
+        "ci95": list(comparison.ci95),
+        "p_improvement": comparison.p_improvement,
+    }
 
 
 def run(recipe: Recipe) -> None:

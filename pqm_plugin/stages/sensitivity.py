@@ -30,9 +30,8 @@ def run(recipe: Recipe) -> None:
     material = Material(recipe)
     utterances = [found for speaker in material.speakers() for found in material.utterances("dev", speaker)]
     opened = open_base(recipe, "full", n_threads=recipe.n_threads)
-    fit = material.fit(opened.recognizer.symbols)
-    references = [fit.apply(utterance.text) for utterance in utterances]
-    ready = examples(opened.recognizer, utterances, fit)
+    references = [material.fit.apply(utterance.text) for utterance in utterances]
+    ready = examples(opened.recognizer, utterances, material.fit)
     record = recipe.packed_dir / RECORD
     request = {
         "weights_sha256": weights_hash(weights_file(recipe, "full")),
@@ -46,7 +45,7 @@ def run(recipe: Recipe) -> None:
             recognizer = _variant(recipe, kinds, chosen, opened.recognizer)
             measured = _measure(recognizer, ready, references)
             rows.append(_row(setting, recognizer, measured, rows[0] if rows else measured))
-            write_json(record, {"request": request, "rows": rows})
+            write_json(record, {"request": request, "base": recipe.base_name, "rows": rows})
             logging.info("%s", rows[-1])
 
 

@@ -12,6 +12,7 @@ from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
 
@@ -63,27 +64,26 @@ class Material:
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
         return {row[1] for row in rows if len(row) > 1} - {row.speaker for row in self.partition.rows}
 
-    def fit(self, symbols: frozenset[str]) -> TextFit:
-        """How all texts of the recipe are fitted to what a base can spell."""
-        return fit_text((utterance.text for utterance in self._utterances.values()), symbols)
+    @cached_property
+    def fit(self) -> TextFit:
+        """How all texts of the recipe are fitted to what its base can spell."""
+        base = self.recipe.base_dir
+        texts = (utterance.text for utterance in self._utterances.values())
+        return fit_text(texts, family_of(base).facts(base).symbols, self.recipe.config.text_case)
 
 
 def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
     """Features and tokens of each utterance; audio is read and analysed once.
 
-    An utterance that is too short for the base, or of whose text nothing can be spelled, is named and left out.
+    An utterance that the base cannot be trained on, or of whose text nothing can be spelled, is named and left out.
     """
     ready = []
     for utterance in utterances:
-        features = recognizer.features(load_audio(utterance, recognizer.sample_rate))
+        features = recognizer.features(load_audio(utterance, recognizer.facts.sample_rate))
         tokens = recognizer.token_ids(fit.apply(utterance.text))
-        if len(features) >= recognizer.min_frames and len(tokens):
-            ready.append(Example(features, tokens))
+        obstacle = recognizer.obstacle(features, tokens) if len(tokens) else "its text cannot be spelled"
+        if obstacle:
+            logging.warning("%s is left out: %s", utterance.utterance, obstacle)
         else:
-            why = (
-                "its text cannot be spelled"
-                if not len(tokens)
-                else f"it has {len(features)} frames, too few to train on"
-            )
-            logging.warning("%s is left out: %s", utterance.utterance, why)
+            ready.append(Example(features, tokens))
     return ready

@@ -14,6 +14,8 @@ from pqm_plugin.quantize.checkpoint import load_packed
 from pqm_plugin.stages.recipe import Recipe
 
 PACKED = "model.safetensors"
+META = "meta.json"
+"""What stage 3 records of the packed model, beside it."""
 BASE_KINDS = ("full", "nf4")
 
 

@@ -15,7 +15,9 @@ from pqm_plugin.adapters.lora import attach, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.train import Example, train_adapter
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.config import LoraConfig
 
 
@@ -29,6 +31,13 @@ def adapter_is_done(folder: Path, request: dict[str, Any]) -> bool:
         changed = ", ".join(sorted(key for key in request if earlier.get(key) != request[key]))
         logging.info("%s was made with other settings (%s): training it again", folder, changed)
     return earlier == request
+
+
+def training_request(material: Material) -> dict[str, Any]:
+    """What an adapter depends on beside its base, its options and its utterances: how text and audio are taken."""
+    recipe = material.recipe
+    family = family_of(recipe.base_dir)
+    return {"text_case": material.fit.case, **family.training_options(recipe.config.decode)}
 
 
 def attach_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> PeftModel:

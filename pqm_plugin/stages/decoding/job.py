@@ -3,52 +3,88 @@
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
-from pqm_plugin.adapters.files import load_adapter
 from pqm_plugin.adapters.lora import switched_off
-from pqm_plugin.corpus.audio import load_audio
+from pqm_plugin.adapters.rows import AdapterBank
+from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import Opened, open_base
-from pqm_plugin.stages.decoding.parts import Line
+from pqm_plugin.stages.decoding.parts import Line, Part
 from pqm_plugin.stages.decoding.task import DecodeTask
 
 
-def decode_speakers(task: DecodeTask, share: Sequence[str], counter: Path) -> None:
-    """Decode what is missing of the speakers in `share`; the base is loaded once, adapters are switched."""
+def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: Path) -> None:
+    """Decode what is missing of each group of speakers; the base is loaded once, adapters are switched.
+
+    Utterances of one group are searched together, each with its speaker's adapter. What is searched together does not
+    depend on what is missing, so that a decode that was cut off ends with the words of one that was not.
+    """
     material = Material(task.recipe)
     opened = open_base(task.recipe, task.system.base_kind)
-    model: PeftModel | None = None
-    for speaker in share:
-        part = task.part(material, speaker)
-        if not part.missing:
-            continue
-        wanted = [found for found in material.utterances(task.split, speaker) if found.utterance in part.missing]
-        folder = task.adapter(speaker)
-        if folder is not None:
-            model = load_adapter(model or opened.recognizer.network, folder, opened.weights_sha256)
-            model.eval()
-            _check_effect(material, opened, model, wanted, folder)
-        part.start()
-        for utterance in wanted:
-            part.append(_decode(opened, utterance))
-            with counter.open("a", encoding="utf-8") as done:
-                done.write(f"{utterance.utterance}\n")
+    bank = AdapterBank(opened.recognizer.network, opened.weights_sha256)
+    for group in groups:
+        parts = {speaker: task.part(material, speaker) for speaker in group}
+        missing = {name for part in parts.values() for name in part.missing}
+        for part in parts.values():
+            if part.missing:
+                part.start()
+        for batch in _batches(task, material, opened, group):
+            if missing.isdisjoint(utterance.utterance for utterance in batch):
+                continue
+            folders = [folder for utterance in batch if (folder := task.adapter(utterance.speaker))]
+            _check_effect(material, opened, bank, batch, folders)
+            for utterance, line in zip(batch, _decode(opened, bank, batch, folders), strict=True):
+                if line.utterance in missing:
+                    _keep(parts[utterance.speaker], line, counter)
 
 
-def _decode(opened: Opened, utterance: Utterance) -> Line:
-    audio = load_audio(utterance, opened.recognizer.sample_rate)
+def _batches(
+    task: DecodeTask, material: Material, opened: Opened, group: Sequence[str]
+) -> Iterator[Sequence[Utterance]]:
+    """The utterances of a group: those of one length together, or one by one as they come."""
+    size = min(task.recipe.config.decode.batch_size, opened.recognizer.max_batch)
+    utterances = [found for speaker in group for found in material.utterances(task.split, speaker)]
+    if size > 1:
+        utterances.sort(key=lambda found: (-duration_s(found), found.utterance))
+    for start in range(0, len(utterances), size):
+        yield utterances[start : start + size]
+
+
+def _keep(part: Part, line: Line, counter: Path) -> None:
+    part.append(line)
+    with counter.open("a", encoding="utf-8") as done:
+        done.write(f"{line.utterance}\n")
+
+
+def _decode(opened: Opened, bank: AdapterBank, batch: Sequence[Utterance], folders: Sequence[Path]) -> list[Line]:
+    """Search all pieces of all utterances, as many at once as there are utterances, and join the words again."""
+    recognizer = opened.recognizer
+    audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in batch]
+    seconds = [len(samples) / recognizer.facts.sample_rate for samples in audio]
     start = time.perf_counter()
-    found = opened.recognizer.recognize(audio)
-    decode_s = time.perf_counter() - start
-    audio_s = len(audio) / opened.recognizer.sample_rate
-    return Line(utterance.utterance, found.text, found.score, audio_s, decode_s, peak_rss_bytes())
+    pieces = [(row, piece) for row, samples in enumerate(audio) for piece in recognizer.pieces(samples)]
+    texts: list[list[str]] = [[] for _ in batch]
+    scores = [0.0] * len(batch)
+    for first in range(0, len(pieces), len(batch)):
+        chunk = pieces[first : first + len(batch)]
+        with bank.rows([folders[row] for row, _ in chunk] if folders else []):
+            found = recognizer.recognize([piece for _, piece in chunk])
+        for (row, _), hypothesis in zip(chunk, found, strict=True):
+            texts[row].append(hypothesis.text)
+            scores[row] += hypothesis.score
+    # What is searched together takes its time together; each has its share by length.
+    pace = (time.perf_counter() - start) / max(sum(seconds), 1e-9)
+    return [
+        Line(utterance.utterance, " ".join(filter(None, texts[row])), scores[row], length, pace * length, peak)
+        for peak in [peak_rss_bytes()]
+        for row, (utterance, length) in enumerate(zip(batch, seconds, strict=True))
+    ]
 
 
 def peak_rss_bytes() -> int:
@@ -58,21 +94,23 @@ def peak_rss_bytes() -> int:
 
 
 def _check_effect(
-    material: Material, opened: Opened, model: PeftModel, wanted: Sequence[Utterance], folder: Path
+    material: Material, opened: Opened, bank: AdapterBank, batch: Sequence[Utterance], folders: Sequence[Path]
 ) -> None:
-    """An adapter that loads but changes nothing would be reported as one that does not help.
+    """Load adapters. One that loads but changes nothing would be reported as one that does not help.
 
     Raises:
         PqmError: if the loss of an utterance is the same with and without the adapter.
     """
     recognizer = opened.recognizer
-    fit = material.fit(recognizer.symbols)
-    example = next((ready for utterance in wanted for ready in examples(recognizer, [utterance], fit)), None)
-    if example is None:
-        return
-    with torch.no_grad():
-        with_adapter = recognizer.loss([example.features], [example.tokens]).total
-        with switched_off(model):
-            without = recognizer.loss([example.features], [example.tokens]).total
-    if torch.equal(with_adapter, without):
-        raise PqmError(f"{folder}: the adapter does not change the output; delete it and run its stage again")
+    for folder in bank.load(folders):
+        utterance = batch[folders.index(folder)]
+        ready = examples(recognizer, [utterance], material.fit)
+        if not ready or bank.model is None:
+            continue
+        features, tokens = [ready[0].features], [ready[0].tokens]
+        with torch.no_grad(), bank.rows([folder]):
+            with_adapter = recognizer.loss(features, tokens).total
+            with switched_off(bank.model):
+                without = recognizer.loss(features, tokens).total
+        if torch.equal(with_adapter, without):
+            raise PqmError(f"{folder}: the adapter does not change the output; delete it and run its stage again")

@@ -1,7 +1,6 @@
 """Put the speakers' parts of a decode together, in the forms that ESPnet's and Kaldi's tools read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.sclite import write_trn
 from pqm_plugin.models.families import family_of
-from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import weights_file, weights_hash
 from pqm_plugin.stages.common.systems import STOCK
@@ -35,17 +33,16 @@ def merge(task: DecodeTask, material: Material) -> None:
     write_text(folder / "utt2spk", "".join(f"{name} {speaker_of[name]}\n" for name in names))
     write_trn(folder / "ref.trn", {name: references[name] for name in names}, speaker_of)
     write_trn(folder / "hyp.trn", {name: lines[name].text for name in names}, speaker_of)
-    facts = _facts(task, list(lines.values()))
+    facts = _facts(task, material, list(lines.values()))
     write_json(folder / "run.json", {"system": task.system.key, "set": task.set_name, **facts})
 
 
 def _references(task: DecodeTask, material: Material) -> Mapping[str, str]:
-    base = task.recipe.base_dir
-    fit = material.fit(family_of(base).load_skeleton(base, SearchOptions(), "cpu").symbols)
-    return {found.utterance: fit.apply(found.text) for found in material.utterances(task.split)}
+    return {found.utterance: material.fit.apply(found.text) for found in material.utterances(task.split)}
 
 
-def _facts(task: DecodeTask, lines: Sequence[Line]) -> dict[str, Any]:
+def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[str, Any]:
+    family, search = family_of(task.recipe.base_dir), task.recipe.config.decode
     audio_s, decode_s = sum(line.audio_s for line in lines), sum(line.decode_s for line in lines)
     folders = [found for speaker in task.speakers for found in [task.adapter(speaker)] if found is not None]
     infos = [read_info(found) for found in folders]
@@ -58,7 +55,10 @@ def _facts(task: DecodeTask, lines: Sequence[Line]) -> dict[str, Any]:
         "model_bytes": _model_bytes(task),
         "adapter_bytes": max(((found / WEIGHTS).stat().st_size for found in folders), default=0),
         "adapter_fraction": max((info.parameters / info.base_parameters for info in infos), default=0.0),
-        "search": asdict(task.recipe.config.decode),
+        "family": family.NAME,
+        "search": family.search_options(search),
+        "decoding": family.describe_search(search),
+        "text_case": material.fit.case,
         "read_from": {path.as_posix(): weights_hash(path) for path in _weights(task)},
         "threads": 1,
         "command": _command(task),

@@ -9,7 +9,6 @@ from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.dump import plain_file
 from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
-from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.decoding.parts import Line
 from pqm_plugin.stages.decoding.task import DecodeTask
@@ -19,7 +18,7 @@ def decode_stock_speakers(task: DecodeTask, share: Sequence[str], log: Path) -> 
     """Decode what is missing of the speakers in `share` with one call of the stock tool, which writes `log`."""
     base, material = task.recipe.base_dir, Material(task.recipe)
     family = family_of(base)
-    sample_rate = family.load_skeleton(base, SearchOptions(), "cpu").sample_rate
+    sample_rate = family.facts(base).sample_rate
     parts = [task.part(material, speaker) for speaker in share]
     folder = log.parent
     utterances = {found.utterance: found for speaker in share for found in material.utterances(task.split, speaker)}

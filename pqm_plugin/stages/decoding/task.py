@@ -1,12 +1,13 @@
 """What is to be decoded: one system on one set."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pqm_plugin.adapters.files import WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
+from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import weights_file, weights_hash
@@ -42,7 +43,7 @@ class DecodeTask:
             "system": self.system.key,
             "weights_sha256": weights_hash(weights_file(self.recipe, kind)),
             "adapter_sha256": self._adapter_hash(speaker),
-            "search": asdict(self.recipe.config.decode),
+            "search": family_of(self.recipe.base_dir).search_options(self.recipe.config.decode),
             "utterances": digest(utterances),
             "device": self.recipe.device,
         }

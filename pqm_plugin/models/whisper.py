@@ -1,0 +1,253 @@
+"""Whisper: encoder-decoders over a window of fixed length, in Hugging Face's format, as transformers computes them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import sinusoids
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models import whisper_folder, whisper_stock
+from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.silence import cut_at_silence
+from pqm_plugin.models.whisper_prompt import Prompt, read_prompt
+
+NAME = "Whisper"
+
+_KINDS = (
+    (r"model\.encoder\.conv\d", "encoder_conv"),
+    (r"model\.encoder\.layers\.\d+\.self_attn\..*", "encoder_attention"),
+    (r"model\.encoder\.layers\.\d+\.fc\d", "encoder_feed_forward"),
+    # One weight under two names.
+    (r"model\.decoder\.embed_tokens|proj_out", "embedding"),
+    (r"model\.decoder\.layers\.\d+\.self_attn\..*", "decoder_attention"),
+    (r"model\.decoder\.layers\.\d+\.encoder_attn\..*", "cross_attention"),
+    (r"model\.decoder\.layers\.\d+\.fc\d", "decoder_feed_forward"),
+)
+_ATTENTION = r"model\..*\.(self_attn|encoder_attn)\."
+_PRESETS = {
+    "qv": _ATTENTION + "[qv]_proj",
+    "attention": _ATTENTION + "(q|k|v|out)_proj",
+    "all_linear": r"model\.(encoder|decoder)\.layers\..*",
+    "all_linear_and_conv": r"model\.(encoder|decoder)\.(layers\..*|conv\d)",
+}
+_POSITIONS = "model.encoder.embed_positions.weight"
+_SAME_POSITIONS = 1e-3  # published checkpoints round the sinusoids to float16
+_IGNORED = -100
+_CLIP_SILENCE = 100  # mel frames, one second
+
+
+class Whisper:
+    """A Whisper model with its tokeniser, and transformers' own search over it."""
+
+    def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
+        config = WhisperConfig.from_dict(whisper_folder.read_config(folder))
+        self._whisper: Any = WhisperForConditionalGeneration(config)
+        self.network: nn.Module = self._whisper
+        self._prompt: Prompt = read_prompt(folder, search.language)
+        self._whisper.generation_config = self._prompt.generation_config
+        self._tokenizer = WhisperTokenizer.from_pretrained(folder)
+        self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        self._whisper.to(device)
+        self._device = device
+        self._beam_size = search.beam_size
+        self._clip = search.context == "clip"
+        self._window = 2 * config.max_source_positions
+        self._max_tokens = config.max_target_positions - len(self._prompt.tokens)
+        self.facts = facts(folder)
+        self.max_batch = search.batch_size
+
+    @property
+    def built_in(self) -> frozenset[str]:
+        """The sinusoids of the encoder's positions, where they are just these."""
+        positions = self.network.get_parameter(_POSITIONS)
+        expected = sinusoids(*positions.shape).to(positions)
+        return frozenset({_POSITIONS} if bool((positions - expected).abs().max() < _SAME_POSITIONS) else ())
+
+    def features(self, audio: np.ndarray) -> Tensor:
+        """Log-mel spectrogram, float32 (T, D) at 100 frames a second; what follows it is as its last frame."""
+        rate, hop = self._extractor.sampling_rate, self._extractor.hop_length
+        found = self._extractor(audio, sampling_rate=rate, padding="max_length", truncation=False, return_tensors="pt")
+        frames = found.input_features[0].T
+        # Frames that hear the clip, and one that hears silence alone.
+        heard = (len(audio) + self._extractor.n_fft // 2) // hop + 2
+        return frames[:heard].contiguous().to(self._device)
+
+    def token_ids(self, text: str) -> Tensor:
+        """Tokens of a transcript as Whisper writes it, with a blank before it, int64 (U,)."""
+        ids = self._tokenizer(f" {text.strip()}", add_special_tokens=False).input_ids
+        return torch.tensor(ids, dtype=torch.long)
+
+    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+        """More audio than the window, or more tokens than the decoder has positions."""
+        if len(features) > self._window:
+            return f"it is longer than the {self._window / 100:g} seconds that the model hears at once"
+        if len(tokens) >= self._max_tokens:
+            return f"it has {len(tokens)} tokens, the model writes {self._max_tokens - 1} at most"
+        return ""
+
+    def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
+        """Cross-entropy of text and end-of-text; start, language, task and no-timestamps tokens are given."""
+        logits, labels = self._forced(self._encode(features), tokens)
+        total = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="sum")
+        counted = labels != _IGNORED
+        n_correct = int(((logits.argmax(-1) == labels) & counted).sum())
+        return Loss(total, len(tokens), n_correct, int(counted.sum()))
+
+    def greedy(self, features: Sequence[Tensor]) -> list[str]:
+        """Words of the likeliest token after token."""
+        return [found.text for found in self._search(features, 1)]
+
+    def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
+        """Pieces that fit the window, cut where nobody speaks."""
+        return cut_at_silence(audio, self.facts.sample_rate, self._window / 100)
+
+    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
+        """Beam search over all pieces at once, with cached keys and values."""
+        return self._search([self.features(piece) for piece in pieces], self._beam_size)
+
+    def layer_kinds(self) -> Mapping[str, str]:
+        """Kinds by the place of a layer in the network; positions and normalisations are none."""
+        return {
+            name: kind
+            for name, _ in self.network.named_modules(remove_duplicate=False)
+            for kind in [next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, name)), None)]
+            if kind is not None
+        }
+
+    def adapter_targets(self, preset: str) -> list[str]:
+        """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too."""
+        if preset not in _PRESETS:
+            raise PqmError(f"LoRA targets {preset!r}: use one of {', '.join(_PRESETS)}, or a list of layer names")
+        return [
+            name
+            for name, module in self.network.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv1d) and re.fullmatch(_PRESETS[preset], name)
+        ]
+
+    def _search(self, features: Sequence[Tensor], beam_size: int) -> list[Hypothesis]:
+        with torch.no_grad():
+            encoded = self._encode(features)
+            found = self._whisper.generate(
+                encoder_outputs=encoded,
+                attention_mask=torch.ones(len(features), self._window, dtype=torch.long, device=self._device),
+                num_beams=beam_size,
+                **self._prompt.generate_options,
+            )
+            rows = [self._prompt.text_of(row) for row in found.tolist()]
+            given = [torch.tensor(row[: self._max_tokens], dtype=torch.long) for row in rows]
+            scores = self._log_probabilities(encoded, given)
+        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores.tolist(), strict=True)]
+
+    def _log_probabilities(self, encoded: BaseModelOutput, tokens: Sequence[Tensor]) -> Tensor:
+        """Of each text and its end under the model, float32 (B,)."""
+        logits, labels = self._forced(encoded, tokens)
+        flat = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none")
+        return -flat.reshape(labels.shape).sum(1)
+
+    def _forced(self, encoded: BaseModelOutput, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits with each text given, (B, U, V), and the labels, int64 (B, U): the text and its end alone."""
+        start, end = torch.tensor(self._prompt.tokens), torch.tensor([self._prompt.end])
+        rows = [torch.cat([start, row.cpu(), end]) for row in tokens]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self._prompt.end).to(self._device)
+        labels = pad_sequence(rows, batch_first=True, padding_value=_IGNORED).to(self._device)[:, 1:].clone()
+        labels[:, : len(start) - 1] = _IGNORED
+        hidden = self._whisper.model(encoder_outputs=encoded, decoder_input_ids=ids[:, :-1], use_cache=False)
+        return self._whisper.proj_out(hidden.last_hidden_state), labels
+
+    def _encode(self, features: Sequence[Tensor]) -> BaseModelOutput:
+        """Encode each row with silence after it: up to the window, or a second after the longest clip."""
+        longest = max(len(row) for row in features)
+        n_frames = min(self._window, 2 * -(-(longest + _CLIP_SILENCE) // 2)) if self._clip else self._window
+        padded = [torch.cat([row, row[-1:].expand(n_frames - len(row), -1)]) for row in features]
+        mel = torch.stack(padded).mT
+        encoder = self._whisper.model.encoder
+        if n_frames == self._window:
+            return BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
+        # transformers' encoder insists on the whole window: this is its forward over a part of the positions.
+        hidden = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(mel)))).mT
+        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+        for layer in encoder.layers:
+            hidden = layer(hidden, None)
+        return BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
+
+
+def facts(folder: Path) -> Facts:
+    """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
+    extractor = WhisperFeatureExtractor.from_pretrained(folder)
+    return Facts(int(extractor.sampling_rate), None)
+
+
+def search_options(search: SearchOptions) -> dict[str, Any]:
+    """What transformers' search takes, and how audio is laid before it.
+
+    Raises:
+        PqmError: for options that this family has not.
+    """
+    default = SearchOptions()
+    for name in ("length_bonus", "max_length_ratio"):
+        if getattr(search, name) != getattr(default, name):
+            raise PqmError(f"decode.{name}: Whisper has no such option; leave it out")
+    return {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
+
+
+def training_options(search: SearchOptions) -> dict[str, Any]:
+    """The prompt's language and the length of what is encoded."""
+    return {name: getattr(search, name) for name in ("language", "context")}
+
+
+def describe_search(search: SearchOptions) -> str:
+    """Greedy or beam, and what is encoded where that is not the whole window."""
+    how = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
+    return f"{how}, encoding the clip alone" if search.context == "clip" else how
+
+
+def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
+    """The base in full precision.
+
+    Raises:
+        PqmError: if a tensor is missing, unknown or of another shape.
+    """
+    recognizer = Whisper(folder, search, "cpu")
+    path = whisper_folder.weights_file(folder)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
+    tied = {whisper_folder.TIED: state.get("model.decoder.embed_tokens.weight", torch.empty(0))}
+    try:
+        recognizer.network.load_state_dict(tied | state, strict=True)
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())
+        raise PqmError(f"{path} does not fit {folder / whisper_folder.CONFIG}: {lines[:400]}") from error
+    recognizer.network.to(device)
+    return recognizer
+
+
+def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
+    """The architecture of `folder` with random weights, for packed ones to be installed."""
+    return Whisper(folder, search, device)
+
+
+claims = whisper_folder.claims
+fetch = whisper_folder.fetch
+side_files = whisper_folder.side_files
+weights_file = whisper_folder.weights_file
+BASELINES: Mapping[str, str] = whisper_stock.BASELINES
+decode_stock = whisper_stock.decode_stock
+STOCK_PROGRESS = whisper_stock.PROGRESS
+BATCHES = True
+train = None
+training_sample_rate = None
