@@ -16,6 +16,8 @@ setup(
         "torchaudio>=2.11",
         "bitsandbytes>=0.50,<0.51",
         "peft>=0.21,<0.22",
+        "transformers>=5.20,<6",
+        "huggingface_hub>=1.0,<3",
         "safetensors>=0.5",
         "sentencepiece>=0.2",
         "jiwer>=4.0,<5",
@@ -29,6 +31,7 @@ setup(
     ],
     extras_require={
         "report": ["matplotlib>=3.8"],
+        "whisper": ["openai-whisper>=20250625"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
             "pytest>=8",

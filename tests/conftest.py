@@ -38,7 +38,7 @@ def make_corpus(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_conformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a genuine ESPnet Conformer AED of 30,000 random weights and 30 character tokens."""
     import torch
     import yaml
@@ -76,4 +76,42 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model, _ = ASRTask.build_model_from_file(folder / "config.yaml", None, "cpu")
     torch.save(model.state_dict(), folder / "valid.acc.ave.pth")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a genuine Whisper of 15,000 random weights, bytes as tokens and a window of two seconds."""
+    import torch
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny_whisper"
+    folder.mkdir()
+    tokenizer = WhisperTokenizer(
+        vocab={char: place for place, char in enumerate(bytes_to_unicode().values())}, merges=[]
+    )
+    tokenizer.add_tokens(["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(folder)
+    layers = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=20,
+        d_model=16,
+        max_source_positions=100,
+        max_target_positions=24,
+        init_std=0.3,
+        decoder_start_token_id=257,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 256),
+        **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in layers.items()},
+    )
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    vars(model.generation_config).update(
+        no_timestamps_token_id=258, max_length=24, is_multilingual=False, return_timestamps=False
+    )
+    model.save_pretrained(folder)
     return folder

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
 from torch import Tensor
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
+from transformers import AddedToken, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pqm_plugin.errors import PqmError

@@ -16,13 +16,13 @@ SEARCH = SearchOptions(beam_size=2, max_length_ratio=0.3)
 
 
 @pytest.fixture(scope="module")
-def recognizer(tiny_base):
-    return family_of(tiny_base).load_float(tiny_base, SEARCH, "cpu")
+def recognizer(tiny_conformer):
+    return family_of(tiny_conformer).load_float(tiny_conformer, SEARCH, "cpu")
 
 
 @pytest.fixture
-def copy(tiny_base, tmp_path):
-    return shutil.copytree(tiny_base, tmp_path / "copy")
+def copy(tiny_conformer, tmp_path):
+    return shutil.copytree(tiny_conformer, tmp_path / "copy")
 
 
 def noise(duration_s=1.0):

@@ -86,18 +86,18 @@ def entry(folder: Path, name: str) -> dict:
 
 
 @pytest.fixture
-def packed(tiny_base, tmp_path) -> Path:
+def packed(tiny_conformer, tmp_path) -> Path:
     """A repository as `espnet2.bin.pack` and a push leave it: names relative to its root, statistics of features."""
     folder = tmp_path / "repository"
     (folder / EXPERIMENT).mkdir(parents=True)
     (folder / STATISTICS).parent.mkdir(parents=True)
     np.savez(folder / STATISTICS, count=2, sum=np.full(20, 4.0), sum_square=np.full(20, 10.0))
-    config = yaml.safe_load((tiny_base / "config.yaml").read_text())
+    config = yaml.safe_load((tiny_conformer / "config.yaml").read_text())
     config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": STATISTICS}}
     (folder / EXPERIMENT / "config.yaml").write_text(yaml.safe_dump(config))
     # The mean is 4 / 2, the variance 10 / 2 - 2² = 1.
     moments = {"normalize.mean": torch.full((20,), 2.0), "normalize.std": torch.ones(20)}
-    state = torch.load(tiny_base / "valid.acc.ave.pth", weights_only=True)
+    state = torch.load(tiny_conformer / "valid.acc.ave.pth", weights_only=True)
     torch.save(state | moments, folder / EXPERIMENT / "valid.acc.ave.pth")
     meta = {
         "files": {"asr_model_file": f"{EXPERIMENT}/valid.acc.ave.pth"},

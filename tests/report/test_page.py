@@ -10,10 +10,10 @@ def _section(results, source="results.json"):
 
 
 def test_the_labels_stand_over_every_table(results):
-    page = render_report("T", [_section(results)], ["lossy", "ten readers"], sensitivity=[{"kind": "ctc"}])
+    page = render_report("T", [_section(results)], ["lossy", "ten readers"], sensitivity={"a base": [{"kind": "ctc"}]})
 
     tables = page.count("| :-- |")
-    assert tables == 4
+    assert tables == 5
     assert page.count("*Lossy. Ten readers.*") == tables
 
 

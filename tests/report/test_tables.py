@@ -48,7 +48,9 @@ def test_every_speaker_has_a_row_and_the_last_row_is_for_all(results):
 
 
 def test_a_comparison_shows_the_reduction_its_interval_and_its_probability(results):
-    assert "| `nf4+speaker` | `nf4` | 33.3 | [25.0, 37.5] | 1.000 |\n" in comparisons_table(results)
+    assert "| `nf4+speaker` | `nf4` | 33.3 | [25.0, 37.5] | 1.000 | 33.3 | [25.0, 37.5] |\n" in comparisons_table(
+        results
+    )
 
 
 @pytest.mark.parametrize(

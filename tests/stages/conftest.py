@@ -1,4 +1,4 @@
-"""A whole tiny line: a corpus of noise, a genuine ESPnet model of random weights, and the recipe over both."""
+"""A whole tiny line: a corpus of noise, genuine models of random weights, one a family, and the recipe over both."""
 
 import logging
 from collections.abc import Callable
@@ -10,13 +10,20 @@ from pqm_plugin.stages import run_stage
 from pqm_plugin.stages.recipe import Recipe
 
 CONFIG = """
-quantize: {keep: [depthwise_conv]}
+quantize: {keep: [embedding]}
 lora: {rank: 1, alpha: 4, max_fraction: 0.05}
 pretrain: {epochs: 2, learning_rate: 0.01}
 adapt: {epochs: 2, learning_rate: 0.01}
-decode: {beam_size: 2, ctc_weight: 0.5, max_length_ratio: 0.3}
+decode: {beam_size: 2, ctc_weight: 0.5}
 """
 WORDS = ["GO ON", "STOP NOW", "WHO IS IT", "A CAT", "NO", "THE DOG RAN"]
+
+
+@pytest.fixture(params=["tiny_conformer", "tiny_whisper"])
+def tiny_base(request: pytest.FixtureRequest) -> Path:
+    """Return the folder of a tiny model, one of each family: every test that asks for it runs on all of them."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def test_quantising_again_on_a_full_disk_leaves_the_earlier_model(disk, recipe, 
     here = dataclasses.replace(recipe, expdir=disk.folder / "exp")
     run("data", "base", "quantize", of=here)
     before = {path.name: path.read_bytes() for path in here.packed_dir.iterdir()}
-    recipe.pqm_config.write_text(recipe.pqm_config.read_text().replace("keep: [depthwise_conv]", "keep: [ctc]"))
+    recipe.pqm_config.write_text(recipe.pqm_config.read_text().replace("keep: [embedding]", "keep: [cross_attention]"))
     other = dataclasses.replace(here)
     disk.fill(occupied(*(path for path in here.packed_dir.iterdir() if path.suffix != ".safetensors")) + 2 * PAGE_BYTES)
 
@@ -195,5 +195,5 @@ def test_quantising_again_on_a_full_disk_leaves_the_earlier_model(disk, recipe, 
     assert folders == [here.base_dir.name, here.packed_dir.name]
     disk.free()
     run("quantize", of=other)
-    assert read_json(here.packed_dir / "meta.json")["request"]["quantize"]["keep"] == ["ctc"]
+    assert read_json(here.packed_dir / "meta.json")["request"]["quantize"]["keep"] == ["cross_attention"]
     assert (here.packed_dir / "model.safetensors").read_bytes() != before["model.safetensors"]

@@ -8,6 +8,7 @@ import pytest
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
+from pqm_plugin.models.families import family_of
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +28,10 @@ def test_all_stages_give_all_seven_systems_and_a_report(recipe, run):
     run("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report")
 
     results = read_json(recipe.packed_dir / "results.json")
-    assert list(results["systems"]) == ["espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
-    assert results["systems"]["full"]["errors"] == results["systems"]["espnet"]["errors"]
-    decodes = [(recipe.decode_dir(key, "dev") / "text").read_bytes() for key in ("espnet", "full")]
+    stock, *others = family_of(recipe.base_dir).BASELINES
+    assert list(results["systems"]) == [stock, "full", *others, "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
+    assert results["systems"]["full"]["errors"] == results["systems"][stock]["errors"]
+    decodes = [(recipe.decode_dir(key, "dev") / "text").read_bytes() for key in (stock, "full")]
     assert decodes[0] == decodes[1]
     page = (recipe.packed_dir / "RESULTS.md").read_text()
     assert "nf4+speaker" in page
@@ -150,14 +152,14 @@ def test_words_found_by_weights_that_are_gone_are_not_scored(recipe, run):
 def test_a_second_decoding_setting_has_results_of_its_own(recipe, run, tmp_path):
     few = dataclasses.replace(recipe, systems=("full", "nf4"))
     run("data", "base", "quantize", "decode", "score", of=few)
-    setting = tmp_path / "ctc.yaml"
-    setting.write_text("ctc_weight: 1.0\n")
-    second = dataclasses.replace(few, tag="ctc", inference_config=setting)
+    setting = tmp_path / "wide.yaml"
+    setting.write_text("beam_size: 3\n")
+    second = dataclasses.replace(few, tag="wide", inference_config=setting)
 
     run("decode", "score", "report", of=second)
 
-    assert read_json(recipe.packed_dir / "results.json")["meta"]["search"]["ctc_weight"] == 0.5
-    assert read_json(recipe.packed_dir / "results_ctc.json")["meta"]["search"]["ctc_weight"] == 1.0
+    assert read_json(recipe.packed_dir / "results.json")["meta"]["search"]["beam_size"] == 2
+    assert read_json(recipe.packed_dir / "results_wide.json")["meta"]["search"]["beam_size"] == 3
     page = (recipe.packed_dir / "RESULTS.md").read_text()
-    assert "joint decoding, ctc_weight 0.5" in page
-    assert "CTC alone" in page
+    assert "beam 2\n" in page
+    assert "beam 3\n" in page

@@ -9,9 +9,6 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.report import write_report
 
 STORED = Path(__file__).parents[1] / "report"
-KINDS = [
-    {"kind": "attention", "layers": 96, "parameters": 3_000_000, "size_bytes": 1_700_000, "relative_error": 0.0912}
-]
 SENSITIVITY = [
     {"kind": "attention", "parameters": 3_000_000, "bytes_share": 0.2, "dev_loss_increase": 0.0123, "dev_wer": 0.1512},
     {"kind": "depthwise", "parameters": 80_000, "bytes_share": 0.01, "dev_loss_increase": -0.0001},
@@ -28,8 +25,7 @@ def _report(folder, name="results.json"):
         title="Two speakers in 4 bits",
         labels=["invented numbers", "two speakers"],
         notes=["Nothing may be claimed from this page."],
-        quantize_meta={"kinds": KINDS},
-        sensitivity=SENSITIVITY,
+        sensitivity={"asr_tiny": SENSITIVITY},
     )
     return folder / "RESULTS.md"
 
@@ -61,18 +57,18 @@ def test_a_results_file_without_systems_is_named(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
 
     with pytest.raises(PqmError, match="results.json"):
-        write_report({"": tmp_path / "results.json"}, tmp_path / "R.md", tmp_path, "T", [], [], None, None)
+        write_report({"": tmp_path / "results.json"}, tmp_path / "R.md", tmp_path, "T", [], [], {})
 
     assert not (tmp_path / "R.md").exists()
 
 
 def test_no_results_at_all_is_an_error(tmp_path):
     with pytest.raises(PqmError, match="run stage 7"):
-        write_report({}, tmp_path / "R.md", tmp_path, "T", [], [], None, None)
+        write_report({}, tmp_path / "R.md", tmp_path, "T", [], [], {})
 
 
 def test_two_results_files_of_one_name_are_refused(tmp_path):
     paths = {"a": tmp_path / "a" / "results.json", "b": tmp_path / "b" / "results.json"}
 
     with pytest.raises(PqmError, match="rename one"):
-        write_report(paths, tmp_path / "R.md", tmp_path, "T", [], [], None, None)
+        write_report(paths, tmp_path / "R.md", tmp_path, "T", [], [], {})

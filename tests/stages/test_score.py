@@ -68,13 +68,15 @@ def test_results_have_the_keys_of_the_design_and_the_fixed_order(tmp_path):
 
     results = _score(tmp_path)
 
-    assert list(results) == ["meta", "systems", "comparisons"]
+    assert list(results) == ["meta", "systems", "comparisons", "quantization"]
     assert list(results["systems"]) == ["espnet", "full", "nf4", "nf4+sat", "nf4+speaker", "full+sat", "nf4+zzz"]
     assert list(results["systems"]["nf4"]) == [
         *("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized", "cer"),
         *("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes", "speakers"),
     ]
-    assert list(results["comparisons"][0]) == ["system", "against", "relative_wer_reduction", "ci95", "p_improvement"]
+    assert list(results["comparisons"][0]) == [
+        *("system", "against", "relative_wer_reduction", "ci95", "p_improvement", "normalized"),
+    ]
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
 
@@ -91,13 +93,18 @@ def test_every_system_is_compared_with_full_and_nf4_and_the_speakers_adapter_wit
         ("nf4+speaker", "nf4+other"),
     ]
     assert comparisons[0]["relative_wer_reduction"] == -1  # 4 errors instead of 2
-    assert comparisons[-1] == {
-        "system": "nf4+speaker",
-        "against": "nf4+other",
-        "relative_wer_reduction": 0,
-        "ci95": [0, 0],
-        "p_improvement": 0.5,
-    }
+    equal = {"relative_wer_reduction": 0, "ci95": [0, 0], "p_improvement": 0.5}
+    assert comparisons[-1] == {"system": "nf4+speaker", "against": "nf4+other", **equal, "normalized": equal}
+
+
+def test_a_format_that_was_learned_counts_for_nothing_in_the_normalised_comparison(tmp_path):
+    _decode(tmp_path, "full", {name: f"{text.title()}." for name, text in REFERENCES.items()})
+    _decode(tmp_path, "nf4", REFERENCES)
+
+    [row] = [row for row in _score(tmp_path)["comparisons"] if row["against"] == "full"]
+
+    assert row["relative_wer_reduction"] == 1
+    assert row["normalized"]["relative_wer_reduction"] in (0, None)
 
 
 def test_the_score_folders_hold_what_espnet_scripts_read(tmp_path):
