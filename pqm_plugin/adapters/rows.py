@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners import lora
+from peft.tuners.lora import layer as lora
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence

@@ -59,7 +59,7 @@ class Whisper:
         self._whisper.generation_config = self._prompt.generation_config
         self._tokenizer = WhisperTokenizer.from_pretrained(folder)
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        self._whisper.to(device)
+        self.network.to(device)
         self._device = device
         self._beam_size = search.beam_size
         self._clip = search.context == "clip"

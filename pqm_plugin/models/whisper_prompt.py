@@ -44,7 +44,7 @@ def read_prompt(folder: Path, language: str) -> Prompt:
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{path} is missing or not whole ({error})"
         raise PqmError(f"{what}: copy it from where the model was published") from error
-    config = GenerationConfig.from_dict(values)
+    config = GenerationConfig.from_pretrained(folder)
     if not values.get("is_multilingual", "lang_to_id" in values):
         return Prompt((*start, *silent), end, config, {"return_timestamps": False})
     languages = values.get("lang_to_id", {})

@@ -45,7 +45,7 @@ def main() -> None:
 
 def _in_int8(model: Any, record: Path) -> Any:
     quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
-    layers = [module for module in quantized.modules() if "quantized" in type(module).__module__]
+    layers = [module for module in quantized.modules() if isinstance(module, torch.ao.nn.quantized.dynamic.Linear)]
     if not layers:
         sys.exit("dynamic int8 quantised no layer; the int8 row would be the float model")
     with tempfile.TemporaryFile() as file:

@@ -107,16 +107,16 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_utterances(recognizer):
 
 
 def test_the_symbols_are_what_the_tokens_spell_without_special_ones(recognizer):
-    assert recognizer.symbols == frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
+    assert recognizer.facts.symbols == frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 
 
 def test_audio_that_is_too_short_to_subsample_has_no_words(recognizer):
-    assert recognizer.recognize(noise(0.02)).text == ""
+    assert recognizer.recognize([noise(0.02)])[0].text == ""
 
 
 def test_features_and_words_do_not_change_from_call_to_call(recognizer):
     assert torch.equal(recognizer.features(noise()), recognizer.features(noise()))
-    assert recognizer.recognize(noise()) == recognizer.recognize(noise())
+    assert recognizer.recognize([noise()]) == recognizer.recognize([noise()])
 
 
 def test_an_experiment_folder_is_brought_with_its_paths_made_relative(copy, tmp_path):
@@ -144,4 +144,4 @@ def test_a_model_packed_by_espnet_is_unpacked(copy, tmp_path, monkeypatch):
     fetch_base(str(tmp_path / "model.zip"), tmp_path / "out")
 
     assert (tmp_path / "out" / "valid.acc.ave.pth").read_bytes() == (copy / "valid.acc.ave.pth").read_bytes()
-    assert family_of(tmp_path / "out").load_float(tmp_path / "out", SEARCH, "cpu").sample_rate == 16000
+    assert family_of(tmp_path / "out").load_float(tmp_path / "out", SEARCH, "cpu").facts.sample_rate == 16000

@@ -1,16 +1,9 @@
 """A model-zoo tag through ESPnet's own downloader and the hub's own client, against a stand-in of the hub here."""
 
-import hashlib
-import http.server
-import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,60 +22,6 @@ STATISTICS = "exp/asr_stats_raw/train/feats_stats.npz"
 FETCH = "import sys; from pathlib import Path; from pqm_plugin.models.families import fetch_base; " + (
     "fetch_base(sys.argv[1], Path(sys.argv[2]))"
 )
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """What the hub answers about one repository; weights come from another address, as large files do there."""
-
-    def __init__(self, folder: Path, asked: list[str], *args) -> None:
-        self.folder, self.asked = folder, asked
-        super().__init__(*args)
-
-    def do_GET(self) -> None:
-        self.asked.append(f"{self.command} {self.path}")
-        path = self.path.partition("?")[0]
-        files = {f"/{TAG}/resolve/{COMMIT}/{name}": self.folder / name for name in packed_names(self.folder)}
-        stored = {f"/large/{digest(file)}": file for file in files.values()}
-        if path in (f"/api/models/{TAG}", f"/api/models/{TAG}/revision/main"):
-            self.answer(json.dumps({"id": TAG, "sha": COMMIT, "private": False, "tags": []}).encode())
-        elif path == f"/api/models/{TAG}/tree/{COMMIT}":
-            self.answer(json.dumps([entry(self.folder, name) for name in packed_names(self.folder)]).encode())
-        elif path in files and files[path].suffix == ".pth":
-            file = files[path]
-            large = {"X-Linked-Etag": f'"{digest(file)}"', "X-Linked-Size": str(file.stat().st_size)}
-            self.answer(b"", 302, {**large, "Location": f"http://{self.headers['Host']}/large/{digest(file)}"})
-        elif path in files | stored:
-            self.answer((files | stored)[path].read_bytes(), headers={"ETag": f'"{digest((files | stored)[path])}"'})
-        else:
-            self.answer(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def answer(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_) -> None:
-        pass
-
-
-def packed_names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def entry(folder: Path, name: str) -> dict:
-    file = folder / name
-    facts = {"type": "file", "path": name, "size": file.stat().st_size, "oid": digest(file)[:40]}
-    large = {"lfs": {"oid": digest(file), "size": facts["size"], "pointerSize": 130}}
-    return facts | (large if file.suffix == ".pth" else {})
 
 
 @pytest.fixture
@@ -109,60 +48,23 @@ def packed(tiny_conformer, tmp_path) -> Path:
 
 
 @pytest.fixture
-def asked() -> list[str]:
-    """What was asked of the hub, in order."""
-    return []
-
-
-@pytest.fixture
-def hub(packed, asked) -> Iterator[http.server.ThreadingHTTPServer]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, packed, asked))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def python(tmp_path: Path, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python where the hub is at `port`, all caches are new, and no other address can be reached."""
-    dead = {name: "http://127.0.0.1:9" for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")}
-    here = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "HF_HOME": str(tmp_path / "hf"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "HOME": str(tmp_path),
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=kept | dead | here,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def hub(packed, serve_hub) -> SimpleNamespace:
+    return serve_hub(packed, TAG)
 
 
 @pytest.mark.slow
-def test_a_tag_is_brought_from_the_hub_and_is_there_again_without_it(hub, packed, asked, tmp_path):
-    port = hub.server_address[1]
-
-    first = python(tmp_path, port, "-c", FETCH, TAG, str(tmp_path / "one"))
+def test_a_tag_is_brought_from_the_hub_and_is_there_again_without_it(hub, packed, python_with_hub, tmp_path):
+    first = python_with_hub(hub.port, "-c", FETCH, TAG, str(tmp_path / "one"))
 
     assert first.returncode == 0, first.stderr
     assert sorted(os.listdir(tmp_path / "one")) == ["config.yaml", "feats_stats.npz", "valid.acc.ave.pth"]
     assert not any((tmp_path / "one" / name).is_symlink() for name in os.listdir(tmp_path / "one"))
     recognizer = family_of(tmp_path / "one").load_float(tmp_path / "one", SearchOptions(), "cpu")
     assert torch.equal(recognizer.network.state_dict()["normalize.mean"], torch.full((20,), 2.0))
-    assert not any("table.csv" in request for request in asked)
+    assert not any("table.csv" in request for request in hub.asked)
     shutil.rmtree(packed)
-    hub.shutdown()
-    hub.server_close()
-    again = python(tmp_path, port, "-c", FETCH, TAG, str(tmp_path / "two"))
+    hub.stop()
+    again = python_with_hub(hub.port, "-c", FETCH, TAG, str(tmp_path / "two"))
     assert again.returncode == 0, again.stderr
     for name in os.listdir(tmp_path / "one"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -197,14 +99,14 @@ def test_weights_that_the_meta_file_takes_from_elsewhere_or_nowhere_are_refused(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("running", [True, False])
-def test_an_unknown_tag_and_a_hub_out_of_reach_are_one_line_and_leave_no_folder(hub, tmp_path, running):
-    port = hub.server_address[1]
+def test_an_unknown_tag_and_a_hub_out_of_reach_are_one_line_and_leave_no_folder(
+    hub, python_with_hub, tmp_path, running
+):
     if not running:
-        hub.shutdown()
-        hub.server_close()
+        hub.stop()
     tag = "someone/no_such_model"
 
-    done = python(tmp_path, port, "-m", "pqm_plugin", "base", "--base", tag, "--expdir", "exp")
+    done = python_with_hub(hub.port, "-m", "pqm_plugin", "base", "--base", tag, "--expdir", "exp")
 
     assert done.returncode == 1
     # ESPnet itself says on import that it runs without Flash Attention.

@@ -33,7 +33,8 @@ def test_the_full_model_says_the_very_words_of_stock_espnet(base, clips, tmp_pat
 
     stock = family.decode_stock("espnet", base, tmp_path / "wav.scp", tmp_path / "out", search, tmp_path / "log")
     recognizer = family.load_float(base, search, "cpu")
-    ours = {name: recognizer.recognize(soundfile.read(path, dtype="float32")[0]).text for name, path in clips.items()}
+    audio = [soundfile.read(path, dtype="float32")[0] for path in clips.values()]
+    ours = {name: found.text for name, found in zip(clips, recognizer.recognize(audio), strict=True)}
 
     assert ours == dict(stock.hypotheses)
     assert all(ours.values())
