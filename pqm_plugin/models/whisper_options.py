@@ -18,12 +18,12 @@ class ModelOptions:
     d_model: int = 144
     encoder_layers: int = 4
     encoder_attention_heads: int = 4
-    encoder_ffn_dim: int = 576
+    encoder_ffn_dim: int = 432
     decoder_layers: int = 2
     decoder_attention_heads: int = 4
-    decoder_ffn_dim: int = 576
+    decoder_ffn_dim: int = 432
     max_target_positions: int = 64
-    dropout: float = 0.05
+    dropout: float = 0.0
     init_std: float = 0.08
 
 
@@ -31,14 +31,14 @@ class ModelOptions:
 class TrainOptions:
     """Batches, losses and learning rates."""
 
-    epochs: int = 10
+    epochs: int = 12
     average: int = 3
     batch_size: int = 8
-    full_windows: float = 0.1
+    full_windows: float = 0.08
     extra_silence_s: float = 0.3
     ctc_weight: float = 0.3
     label_smoothing: float = 0.1
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 300
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -48,9 +48,9 @@ class TrainOptions:
 class AugmentOptions:
     """SpecAugment: how many stripes an utterance loses, and their greatest width."""
 
-    time_masks: int = 2
+    time_masks: int = 1
     time_width_s: float = 0.12
-    mel_masks: int = 2
+    mel_masks: int = 1
     mel_width: int = 10
 
 
