@@ -1,6 +1,5 @@
 """Train a base with ESPnet's own trainer: token list, statistics, training, averaged checkpoint."""
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -8,17 +7,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, sha256, whole_file, whole_folder, write_json, write_text
+from pqm_plugin.files import sha256, whole_file, whole_folder, write_text
 from pqm_plugin.models.espnet_folder import sample_rate
 from pqm_plugin.models.espnet_progress import TrainingProgress
 from pqm_plugin.models.espnet_tokens import make_tokens
+from pqm_plugin.models.training_folder import claim, digest, read_list, read_lists, read_settings
 from pqm_plugin.processes import SHORT_SPIN
 
+_SETTINGS = "an ESPnet training config"
 AVERAGED = "valid.acc.ave.pth"
 _CRITERION = ["valid", "acc", "max"]
 _SPLITS = ("train", "valid")
@@ -92,7 +92,7 @@ def train_base(
 
 def training_sample_rate(config: Path) -> int:
     """The rate in Hz at which a model of this training config hears."""
-    return sample_rate(_read_config(config).get("frontend_conf") or {})
+    return sample_rate(read_settings(config, _SETTINGS).get("frontend_conf") or {})
 
 
 def _prepare(run: _Run, train_data: Path, valid_data: Path, n_tokens: int) -> None:
@@ -100,86 +100,34 @@ def _prepare(run: _Run, train_data: Path, valid_data: Path, n_tokens: int) -> No
     for split, folder in zip(_SPLITS, (train_data, valid_data), strict=True):
         _copy_lists(folder, run.out / "data" / split)
     if not (run.out / "tokens.txt").exists():
-        make_tokens(list(_read_list(train_data / "text").values()), run.out, run.token_type, n_tokens)
+        make_tokens(list(read_list(train_data / "text").values()), run.out, run.token_type, n_tokens)
     if not (run.out / "stats").is_dir():
         _collect_statistics(run)
 
 
 def _check_config(config: Path) -> None:
     """Raise unless ESPnet would keep the checkpoints of best validation accuracy."""
-    values = _read_config(config)
+    values = read_settings(config, _SETTINGS)
     if _CRITERION not in values.get("best_model_criterion", [_CRITERION]):
         raise PqmError(f"{config}: best_model_criterion must hold [valid, acc, max], or there is no {AVERAGED}")
 
 
-def _read_config(config: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PqmError(f"{config} is missing: give an ESPnet training config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PqmError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise PqmError(f"{config} must map option names to values, as ESPnet's training configs do")
-    return values
-
-
 def _claim(run: _Run, train_data: Path, valid_data: Path, n_tokens: int) -> None:
-    """Note what `out` is trained from, or raise if it was begun with something else."""
     inputs = {
         "config": sha256(run.config),
-        "transcripts": [_digest(_read_list(folder / "text")) for folder in (train_data, valid_data)],
+        "transcripts": [digest(read_list(folder / "text")) for folder in (train_data, valid_data)],
         "token_type": run.token_type,
         "n_tokens": n_tokens,
         "speed_factors": list(run.speed_factors),
         "seed": run.seed,
     }
-    note = run.out / "inputs.json"
-    if not note.exists():
-        write_json(note, inputs)
-    before = read_json(note)
-    changed = [name for name in inputs if before.get(name) != inputs[name]]
-    if changed:
-        raise PqmError(
-            f"{run.out} was trained with another {', '.join(changed)}: delete it, or choose another --expdir"
-        )
-
-
-def _digest(entries: dict[str, str]) -> str:
-    return hashlib.sha256("".join(f"{key} {value}\n" for key, value in entries.items()).encode()).hexdigest()
-
-
-def _read_list(path: Path) -> dict[str, str]:
-    """Read lines of `utterance value`."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise PqmError(f"{path} is missing: a data folder needs wav.scp and text") from None
-    entries = {}
-    for number, line in enumerate(lines, start=1):
-        utterance, _, value = line.partition(" ")
-        if not value.strip():
-            raise PqmError(
-                f"{path}, line {number}: nothing follows {utterance!r}; give it a value or drop the utterance"
-            )
-        entries[utterance] = value.strip()
-    if not entries:
-        raise PqmError(f"{path} is empty: there is nothing to train on")
-    return entries
+    claim(run.out, inputs)
 
 
 def _copy_lists(source: Path, target: Path) -> None:
     """Copy a data folder's lists with absolute audio paths, since ESPnet runs inside the experiment folder."""
-    audio, texts = _read_list(source / "wav.scp"), _read_list(source / "text")
-    if (source / "segments").exists() or any(path.endswith("|") for path in audio.values()):
-        raise PqmError(f"{source}: ESPnet trains from plain audio files; write segments and pipes out as files first")
-    odd = sorted(audio.keys() ^ texts.keys())
-    if odd:
-        raise PqmError(f"{source}: wav.scp and text differ in {len(odd)} utterances, the first is {odd[0]!r}")
-    missing = [path for path in audio.values() if not Path(path).is_file()]
-    if missing:
-        raise PqmError(f"{source / 'wav.scp'}: {len(missing)} audio files are missing, the first is {missing[0]}")
-    write_text(target / "wav.scp", "".join(f"{key} {Path(path).absolute()}\n" for key, path in audio.items()))
+    audio, texts = read_lists(source)
+    write_text(target / "wav.scp", "".join(f"{key} {path}\n" for key, path in audio.items()))
     write_text(target / "text", "".join(f"{key} {text}\n" for key, text in texts.items()))
 
 
@@ -192,7 +140,7 @@ def _collect_statistics(run: _Run) -> None:
         (folder / "config.yaml").unlink()
         for split in _SPLITS:
             # With the vocabulary behind the length, "numel" batches count what the output layer costs.
-            shapes = _read_list(folder / split / "text_shape")
+            shapes = read_list(folder / split / "text_shape")
             lines = (f"{key} {shape},{n_tokens}\n" for key, shape in shapes.items())
             write_text(folder / split / f"text_shape.{run.token_type}", "".join(lines))
 
@@ -205,7 +153,7 @@ def _train(run: _Run) -> None:
             arguments += [f"--{split}_shape_file", f"stats/{split}/{shape}"]
     for length in _FOLD_LENGTHS:
         arguments += ["--fold_length", str(length)]
-    if _read_config(run.config).get("normalize") == "global_mvn":
+    if read_settings(run.config, _SETTINGS).get("normalize") == "global_mvn":
         arguments += ["--normalize_conf", "stats_file=stats/train/feats_stats.npz"]
     if run.speed_factors:
         effects = [[1.0, "speed_perturb", {"factor": factor}] for factor in run.speed_factors]

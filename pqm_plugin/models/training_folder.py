@@ -1,0 +1,90 @@
+"""What training does with its folders, whatever the family: read Kaldi lists, claim the folder that it fills."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, write_json
+
+
+def read_list(path: Path) -> dict[str, str]:
+    """Read lines of `utterance value`.
+
+    Raises:
+        PqmError: if the file is missing or empty, or a line has no value.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise PqmError(f"{path} is missing: a data folder needs wav.scp and text") from None
+    entries = {}
+    for number, line in enumerate(lines, start=1):
+        utterance, _, value = line.partition(" ")
+        if not value.strip():
+            raise PqmError(
+                f"{path}, line {number}: nothing follows {utterance!r}; give it a value or drop the utterance"
+            )
+        entries[utterance] = value.strip()
+    if not entries:
+        raise PqmError(f"{path} is empty: there is nothing to train on")
+    return entries
+
+
+def read_lists(source: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Absolute audio paths and transcripts of a data folder, by utterance.
+
+    Raises:
+        PqmError: as `read_list` does, or if the audio is not plain files that are there, or an utterance is in one
+            list only.
+    """
+    audio, texts = read_list(source / "wav.scp"), read_list(source / "text")
+    if (source / "segments").exists() or any(path.endswith("|") for path in audio.values()):
+        raise PqmError(f"{source}: training reads plain audio files; write segments and pipes out as files first")
+    odd = sorted(audio.keys() ^ texts.keys())
+    if odd:
+        raise PqmError(f"{source}: wav.scp and text differ in {len(odd)} utterances, the first is {odd[0]!r}")
+    missing = [path for path in audio.values() if not Path(path).is_file()]
+    if missing:
+        raise PqmError(f"{source / 'wav.scp'}: {len(missing)} audio files are missing, the first is {missing[0]}")
+    return {key: Path(path).absolute() for key, path in audio.items()}, texts
+
+
+def read_settings(config: Path, what: str) -> dict[str, Any]:
+    """Read a YAML file of names and values; `what` says in an error which kind of file it should be.
+
+    Raises:
+        PqmError: if it is missing or something else.
+    """
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PqmError(f"{config} is missing: give {what}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PqmError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise PqmError(f"{config} must map option names to values: give {what}")
+    return values
+
+
+def claim(out: Path, inputs: Mapping[str, Any]) -> None:
+    """Note in `out` what it is trained from.
+
+    Raises:
+        PqmError: if it was begun with something else.
+    """
+    note = out / "inputs.json"
+    if not note.exists():
+        write_json(note, inputs)
+    before = read_json(note)
+    changed = [name for name in inputs if before.get(name) != inputs[name]]
+    if changed:
+        raise PqmError(f"{out} was trained with another {', '.join(changed)}: delete it, or choose another --expdir")
+
+
+def digest(entries: Mapping[str, str]) -> str:
+    """Hash of a list as its file would be."""
+    return hashlib.sha256("".join(f"{key} {value}\n" for key, value in entries.items()).encode()).hexdigest()
