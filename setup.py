@@ -17,6 +17,7 @@ setup(
         "bitsandbytes>=0.50,<0.51",
         "peft>=0.21,<0.22",
         "transformers>=5.20,<6",
+        "tokenizers>=0.22",
         "huggingface_hub>=1.0,<3",
         "safetensors>=0.5",
         "sentencepiece>=0.2",

@@ -111,7 +111,11 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(config)
     vars(model.generation_config).update(
-        _from_model_config=False, no_timestamps_token_id=258, max_length=24, is_multilingual=False, return_timestamps=False
+        _from_model_config=False,
+        no_timestamps_token_id=258,
+        max_length=24,
+        is_multilingual=False,
+        return_timestamps=False,
     )
     model.save_pretrained(folder)
     return folder

@@ -61,6 +61,7 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
         "kaldiio": "corpus",
         "soundfile": "corpus",
         "transformers": "models",
+        "tokenizers": "models",
         "whisper": "models",
     }
     # A program of its own, which knows nothing of this package.

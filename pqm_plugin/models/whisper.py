@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import whisper_folder, whisper_stock
+from pqm_plugin.models import whisper_folder, whisper_stock, whisper_train
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
@@ -53,13 +53,13 @@ class Whisper:
 
     def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
         config = WhisperConfig.from_dict(whisper_folder.read_config(folder))
-        self._whisper: Any = WhisperForConditionalGeneration(config)
-        self.network: nn.Module = self._whisper
+        network: Any = WhisperForConditionalGeneration(config)
+        self.network: nn.Module = network.to(device)
+        self._whisper = network
         self._prompt: Prompt = read_prompt(folder, search.language)
         self._whisper.generation_config = self._prompt.generation_config
         self._tokenizer = WhisperTokenizer.from_pretrained(folder)
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        self.network.to(device)
         self._device = device
         self._beam_size = search.beam_size
         self._clip = search.context == "clip"
@@ -249,5 +249,5 @@ BASELINES: Mapping[str, str] = whisper_stock.BASELINES
 decode_stock = whisper_stock.decode_stock
 STOCK_PROGRESS = whisper_stock.PROGRESS
 BATCHES = True
-train = None
-training_sample_rate = None
+train = whisper_train.train_base
+training_sample_rate = whisper_train.training_sample_rate

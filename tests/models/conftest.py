@@ -29,7 +29,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append(f"{self.command} {self.path}")
         path = self.path.partition("?")[0]
-        files = {f"/{self.tag}/resolve/{COMMIT}/{name}": self.folder / name for name in packed_names(self.folder)}
+        names = packed_names(self.folder)
+        files = {f"/{self.tag}/resolve/{at}/{name}": self.folder / name for at in (COMMIT, "main") for name in names}
         stored = {f"/large/{digest(file)}": file for file in files.values()}
         if path in (f"/api/models/{self.tag}", f"/api/models/{self.tag}/revision/main"):
             self.answer(json.dumps({"id": self.tag, "sha": COMMIT, "private": False, "tags": []}).encode())

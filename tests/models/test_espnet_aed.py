@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_and_one_that_would_run_code_are_refused(copy):
 def test_a_folder_without_a_model_and_a_base_that_does_not_exist_are_named(tmp_path):
     with pytest.raises(PqmError, match="holds no model that is known here"):
         family_of(tmp_path)
-    with pytest.raises(PqmError, match="neither an experiment folder, nor a packed zip, nor a model-zoo tag"):
+    with pytest.raises(PqmError, match="no model that is known here"):
         fetch_base(str(tmp_path / "nothing"), tmp_path / "out")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models.families import family_named
 from pqm_plugin.stages.config import Config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,17 +48,34 @@ def test_a_mistake_is_named_with_its_place(tmp_path, text, message):
         load_config(written(tmp_path, text))
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("egs/*/conf/pqm*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
-)
+CONFIGURATIONS = sorted(ROOT.glob("egs/*/conf/*.yaml"))
+
+
+def named(prefix):
+    """Configurations whose name begins so, or those of recipes: no training, no second decoding setting."""
+    every = {path: path.name.partition("_")[0] for path in CONFIGURATIONS}
+    return [path for path, kind in every.items() if (kind if kind in ("train", "decode") else "recipe") == prefix]
+
+
+def short(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", named("recipe"), ids=short)
 def test_every_shipped_configuration_loads(path):
     assert load_config(path) != Config()
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("egs/*/conf/train*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_every_shipped_training_configuration_is_one_that_espnet_takes(path):
+@pytest.mark.parametrize("path", named("decode"), ids=short)
+def test_every_shipped_decoding_setting_loads(path):
+    assert load_config(None, path).decode != Config().decode
+
+
+@pytest.mark.parametrize("path", named("train"), ids=short)
+def test_every_shipped_training_configuration_is_one_that_its_family_takes(path):
+    if path.stem == "train_whisper":
+        assert family_named("whisper").training_sample_rate(path) == 16000
+        return
     from espnet2.tasks.asr import ASRTask
 
     arguments = ASRTask.get_parser().parse_args(

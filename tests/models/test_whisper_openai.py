@@ -1,0 +1,154 @@
+"""Checkpoints of openai-whisper become Hugging Face folders that compute what openai-whisper computes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models.families import family_of, fetch_base
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
+
+whisper_model = pytest.importorskip("whisper.model")
+TINY = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 2} | {
+    **{"n_vocab": 51864, "n_text_ctx": 448, "n_text_state": 16, "n_text_head": 2, "n_text_layer": 1},
+}
+TEXTS = [" Mr. Quilter is the apostle", " größe 100 %, isn't it?", " naïve 東京", "  two   blanks"]
+
+
+def checkpoint(path, dims, state=None):
+    """A `.pt` file as openai-whisper publishes them: dimensions and float16 tensors."""
+    model = whisper_model.Whisper(whisper_model.ModelDimensions(**dims))
+    if state is None:
+        torch.manual_seed(0)
+        state = {name: torch.randn_like(value) * 0.1 for name, value in model.state_dict().items()}
+        state["encoder.positional_embedding"] = model.encoder.positional_embedding
+    model.load_state_dict(state)
+    halves = {name: value.half() for name, value in model.state_dict().items()}
+    torch.save({"dims": dims, "model_state_dict": halves}, path)
+    model.load_state_dict({name: value.float() for name, value in halves.items()})
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory):
+    """openai-whisper's own model, and the folder that was made of its checkpoint."""
+    folder = tmp_path_factory.mktemp("openai")
+    model = checkpoint(folder / "tiny.en.pt", TINY)
+    fetch_base(str(folder / "tiny.en.pt"), folder / "base")
+    return model, folder / "base"
+
+
+def compare(model, folder, n_frames=3000):
+    """Largest difference in the encoder's output and in the decoder's logits, relative to their size."""
+    recognizer = family_of(folder).load_float(folder, SearchOptions(), "cpu")
+    network = recognizer.network.eval()
+    torch.manual_seed(1)
+    mel, ids = torch.randn(1, model.dims.n_mels, n_frames), torch.randint(0, 50000, (1, 7))
+    with torch.no_grad():
+        encoded = model.encoder(mel)
+        ours = network.model.encoder(mel).last_hidden_state
+        logits = model.decoder(ids, encoded)
+        found = network(encoder_outputs=(encoded,), decoder_input_ids=ids).logits
+    return float((ours - encoded).abs().max() / encoded.abs().max()), float(
+        (found - logits).abs().max() / logits.abs().max()
+    )
+
+
+@pytest.mark.slow
+def test_encoder_and_decoder_compute_what_openai_whisper_computes(english):
+    assert max(compare(*english)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_vocab", "multilingual"), [(51864, False), (51865, True), (51866, True)])
+def test_the_vocabulary_and_the_prompt_are_those_of_openai_whisper(n_vocab, multilingual, tmp_path):
+    from transformers import WhisperProcessor
+    from whisper.tokenizer import get_tokenizer
+
+    checkpoint(tmp_path / "model.pt", TINY | {"n_vocab": n_vocab})
+    fetch_base(str(tmp_path / "model.pt"), tmp_path / "base")
+    theirs = get_tokenizer(multilingual, num_languages=n_vocab - 51765 - multilingual, language="de", task="transcribe")
+    ours = WhisperProcessor.from_pretrained(tmp_path / "base").tokenizer
+
+    assert [ours(text, add_special_tokens=False).input_ids for text in TEXTS] == [theirs.encode(text) for text in TEXTS]
+    assert [ours.decode(theirs.encode(text)) for text in TEXTS] == TEXTS
+    recognizer = family_of(tmp_path / "base").load_float(tmp_path / "base", SearchOptions(language="de"), "cpu")
+    assert recognizer._prompt.tokens == tuple(theirs.sot_sequence_including_notimestamps)
+    assert recognizer._prompt.end == theirs.eot
+    config = json.loads((tmp_path / "base/generation_config.json").read_text())
+    assert set(config["suppress_tokens"]) >= set(theirs.non_speech_tokens)
+
+
+@pytest.mark.slow
+def test_a_folder_made_of_a_checkpoint_loads_in_plain_transformers(english):
+    from transformers import WhisperForConditionalGeneration
+
+    _, folder = english
+    network, notes = WhisperForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+
+    assert not any(notes.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert network.generation_config.no_timestamps_token_id == 50362
+
+
+def test_what_is_no_checkpoint_of_openai_whisper_is_named(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    for name, content, message in (
+        ("evil.pt", {"dims": Evil()}, "damaged or no plain checkpoint"),
+        ("other.pt", {"state": torch.zeros(1)}, "lacks dims or model_state_dict"),
+        ("short.pt", {"dims": {"n_vocab": 51864}, "model_state_dict": {}}, "its dims lack 'n_audio_state'"),
+    ):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(PqmError, match=message):
+            fetch_base(str(tmp_path / name), tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def genuine(shared):
+    """The genuine tensors of tiny.en, all but the token embedding, and their dimensions."""
+    folder = shared / "models/whisper_tiny_en_partial"
+    return json.loads((folder / "dims.json").read_text()), load_file(folder / "model_f16.safetensors")
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_genuine_tensors_of_tiny_en_compute_what_openai_whisper_computes(genuine, tmp_path):
+    dims, tensors = genuine
+    torch.manual_seed(0)
+    invented = {"decoder.token_embedding.weight": torch.randn(dims["n_vocab"], dims["n_text_state"]) * 0.02}
+    model = checkpoint(
+        tmp_path / "tiny.en.pt", dims, {name: value.float() for name, value in (tensors | invented).items()}
+    )
+    fetch_base(str(tmp_path / "tiny.en.pt"), tmp_path / "base")
+
+    assert max(compare(model, tmp_path / "base")) < 1e-4
+    recognizer = family_of(tmp_path / "base").load_float(tmp_path / "base", SearchOptions(), "cpu")
+    assert recognizer.built_in == {"model.encoder.embed_positions.weight"}
+
+
+@pytest.mark.real
+def test_four_bits_cost_genuine_matrices_what_they_cost_gaussian_ones(genuine):
+    _, tensors = genuine
+    errors = {}
+    for name, value in tensors.items():
+        if value.dim() > 1 and "positional" not in name:
+            packed = PackedTensor.pack(value.float(), WeightFormat(double_quantize=True))
+            errors[name] = float((packed.unpack() - value.float()).norm() / value.float().norm())
+
+    assert len(errors) == 66
+    assert all(0.07 < error < 0.12 for error in errors.values()), errors
+
+
+def test_without_the_package_that_has_the_vocabulary_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "whisper.tokenizer", None)
+    torch.save({"dims": TINY, "model_state_dict": {}}, tmp_path / "tiny.en.pt")
+
+    with pytest.raises(PqmError, match=r"pip install 'pqm_plugin\[whisper\]'"):
+        fetch_base(str(tmp_path / "tiny.en.pt"), tmp_path / "out")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
