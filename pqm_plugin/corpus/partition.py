@@ -128,6 +128,24 @@ def make_partition(
     return Partition(tuple(sorted(rows, key=lambda row: (order[row.split], row.utterance))), left_out)
 
 
+def every_second_speaker(utterances: Iterable[Utterance], min_utterances: int = 5) -> list[str]:
+    """Choose the targets where one set is to serve both parts: the second, fourth, … speaker by name.
+
+    Only speakers with `min_utterances` count; the others, and every first of two, are left for SAT.
+
+    Raises:
+        PqmError: if there are not two such speakers.
+    """
+    counts = Counter(utterance.speaker for utterance in utterances)
+    chosen = sorted(speaker for speaker, count in counts.items() if count >= min_utterances)[1::2]
+    if not chosen:
+        raise PqmError(
+            f"fewer than two speakers have {min_utterances} utterances, so nobody is left for SAT: add recordings of "
+            "others, or do without SAT: --sat_sets ''"
+        )
+    return chosen
+
+
 def _by_speaker(sets: Sets) -> dict[str, list[_Entry]]:
     """Map each speaker to `(utterance, speaker, set)` of all sets."""
     found: dict[str, list[_Entry]] = {}
@@ -171,7 +189,7 @@ def _sat_rows(by_sat: dict[str, list[_Entry]], left_out: Mapping[str, str]) -> l
         targets = f" ({some(left_out)} are targets)" if left_out else ""
         raise PqmError(
             f"{len(names)} SAT speakers are left{targets}, and one to train on and one for dev are needed: "
-            "name further SAT sets, or fewer targets"
+            "name further SAT sets, or fewer targets, or do without SAT: --sat_sets ''"
         )
     dev = set(names[-max(1, round(_SAT_DEV_SHARE * len(names))) :])
     return [Row(*entry, SAT_SPLITS[name in dev]) for name in names for entry in by_sat[name]]

@@ -1,6 +1,6 @@
 """What every corpus comes down to: one spoken sentence of one speaker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,10 @@ class Utterance:
 
     A corpus reader yields what it finds, whole or not: `audio` is empty for a transcript without audio, `text` is empty
     for audio without a transcript. The data stage names and counts those and leaves them out.
+
+    What only the data stage needs is no part of what an utterance is: `source`, the book, talk or session that it is
+    from, empty where the corpus does not tell; `place`, the `file:line` where a list of the user names it, so that one
+    bad line costs that line alone; `problem`, why the reader found that line to be of no use.
     """
 
     utterance: str
@@ -21,3 +25,6 @@ class Utterance:
     start_s: float | None = None
     end_s: float | None = None
     recording: str | None = None
+    source: str = field(default="", repr=False, compare=False)
+    place: str = field(default="", repr=False, compare=False)
+    problem: str = field(default="", repr=False, compare=False)

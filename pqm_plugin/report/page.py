@@ -11,6 +11,7 @@ from pqm_plugin.report.tables import (
     comparison_sentence,
     comparisons_table,
     measurements_table,
+    overlap_sentence,
     speakers_table,
     systems_table,
 )
@@ -149,7 +150,7 @@ def _section(section: Section, label: str) -> list[str]:
     first = _first(section)
     size = f"{len(first['speakers'])} speakers, {first['utterances']} utterances, {first['words']:,} words"
     parts = [f"## {section.heading}\n", f"From [`{section.source}`]({section.source}): {size}.\n"]
-    parts += ["### Systems\n", label, systems_table(results), _SYSTEMS_NOTE + "\n"]
+    parts += ["### Systems\n", label, systems_table(results), _SYSTEMS_NOTE + "\n", _overlap(results)]
     parts += [f"![{_bytes_alt(results)}]({section.bytes_figure})\n"]
     if results["comparisons"]:
         parts += ["### Comparisons\n", label, _bullets(_headlines(results)), comparisons_table(results)]
@@ -157,6 +158,13 @@ def _section(section: Section, label: str) -> list[str]:
     parts += ["### Speakers\n", label, "WER in percent.\n", speakers_table(results)]
     parts += [f"![{_speakers_alt(results)}]({section.speakers_figure})\n"]
     return parts
+
+
+def _overlap(results: Results) -> str:
+    """Say what the test of the decoded speakers shares with their train; nothing where stage 1 did not tell."""
+    told = results["meta"].get("overlap", {})
+    decoded = [speaker for speaker in told if speaker in results["systems"][ordered(results["systems"])[0]]["speakers"]]
+    return overlap_sentence({speaker: told[speaker] for speaker in decoded}) + "\n" if decoded else ""
 
 
 def _headlines(results: Results) -> list[str]:

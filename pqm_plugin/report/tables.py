@@ -127,6 +127,22 @@ def comparison_sentence(row: Mapping[str, Any]) -> str:
     return f"{said}."
 
 
+def overlap_sentence(speakers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say how much of the test the speakers' own train, and SAT, know already; `speakers` as in `overlap.json`."""
+    summed = {
+        key: sum(entry[key] or 0 for entry in speakers.values())
+        for key in ("utterances", "words", "same_text", "same_text_words", "same_text_sat", "same_source")
+    }
+    said = (
+        f"Overlap: of {summed['utterances']:,} test utterances {summed['same_text']:,} "
+        f"({percent(summed['same_text_words'] / max(1, summed['words']), 1)} % of the words) have a text that the same "
+        f"speaker's train holds too, and {summed['same_text_sat']:,} one that SAT heard"
+    )
+    if all(entry["same_source"] is None for entry in speakers.values()):
+        return f"{said}; the corpus does not tell books, talks or sessions."
+    return f"{said}; {summed['same_source']:,} are from a book, talk or session that is in the same speaker's train."
+
+
 def _change(reduction: float | None) -> str:
     if reduction is None:
         return "no bound"

@@ -1,4 +1,4 @@
-"""Stage 5: for each target speaker an adapter, from the speaker-independent one on."""
+"""Stage 5: for each target speaker an adapter, from the speaker-independent one on if there is one."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,13 @@ from pqm_plugin.stages.common.jobs import Job, run_jobs
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import SPEAKERS_OWN, adapted_bases
-from pqm_plugin.stages.common.training import Trained, adapter_is_done, train_and_save, training_request
+from pqm_plugin.stages.common.training import (
+    Trained,
+    adapter_is_done,
+    attach_lora,
+    train_and_save,
+    training_request,
+)
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
@@ -26,7 +32,7 @@ def run(recipe: Recipe) -> None:
         material = Material(recipe)
         speakers = material.speakers()
         sat = recipe.adapter_dir(base_kind) / "sat"
-        if not (sat / WEIGHTS).is_file():
+        if material.has_sat() and not (sat / WEIGHTS).is_file():
             raise PqmError(f"{sat} holds no adapter to start from: run stage 4 (pretrain) first")
         todo = [
             speaker
@@ -52,12 +58,15 @@ def shares(speakers: Sequence[str], n: int) -> list[list[str]]:
 
 
 def adapt_speakers(recipe: Recipe, base_kind: str, speakers: Sequence[str], counter: Path) -> None:
-    """Adapt some speakers in this process: the base is loaded once, every speaker starts from the SAT adapter."""
+    """Adapt some speakers in this process: the base is loaded once, every speaker starts from the same adapter."""
     material = Material(recipe)
     opened = open_base(recipe, base_kind)
     recognizer = opened.recognizer
-    sat = recipe.adapter_dir(base_kind) / "sat"
-    model = load_adapter(recognizer.network, sat, opened.weights_sha256, trainable=True)
+    if material.has_sat():
+        sat = recipe.adapter_dir(base_kind) / "sat"
+        model = load_adapter(recognizer.network, sat, opened.weights_sha256, trainable=True)
+    else:
+        model = attach_lora(recognizer, recipe.config.lora, recipe.config.seed)
     trained = Trained(recognizer, model, recipe.config.adapt, recipe.config.lora)
     start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     for speaker in speakers:
@@ -83,7 +92,7 @@ def _request(recipe: Recipe, base_kind: str, material: Material, speaker: str) -
     sat = recipe.adapter_dir(base_kind) / "sat" / WEIGHTS
     return {
         "base_sha256": weights_hash(weights_file(recipe, base_kind)),
-        "start_sha256": weights_hash(sat) if sat.is_file() else "",
+        "start_sha256": weights_hash(sat) if material.has_sat() and sat.is_file() else "",
         "lora": as_dict(recipe.config.lora),
         "train": as_dict(recipe.config.adapt),
         "seed": recipe.config.seed,

@@ -9,15 +9,18 @@ from pathlib import Path
 from pqm_plugin.corpus.audio import AudioInfo, probe
 from pqm_plugin.corpus.kaldi import write_data_folder
 from pqm_plugin.corpus.names import some
-from pqm_plugin.corpus.partition import Partition, make_partition
+from pqm_plugin.corpus.overlap import overlap
+from pqm_plugin.corpus.partition import Partition, every_second_speaker, make_partition
 from pqm_plugin.corpus.readers import Reader, find_reader
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.corpus.validate import speaker_warnings
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import safe_name, write_text
-from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
+from pqm_plugin.files import safe_name, write_json, write_text
+from pqm_plugin.report.tables import overlap_sentence
+from pqm_plugin.stages.recipe import LEFT_OUT, OVERLAP, Recipe
 
 PARTITION = "partition.tsv"
+_SHOWN = 10
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class _Lost:
     speaker: str
     set: str
     why: str
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,9 @@ def prepare_data(
 ) -> DataSummary:
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
-    `speakers` chooses the target speakers, None takes all of `target_set`. The same inputs give the same bytes, and
-    files that hold them already are left alone. Nothing is written before everything was read.
+    `speakers` chooses the target speakers, None takes all of `target_set`, or every second one if that is a SAT set
+    too: the others then teach. `overlap.json` tells what each target's test shares with train. The same inputs give the
+    same bytes, and files that hold them already are left alone. Nothing is written before everything was read.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
@@ -116,11 +121,19 @@ def prepare_data(
     targets, sat, check = (
         {name: utterances[name] for name in names if name} for names in ([target_set], sat_sets, [check_set])
     )
+    if target_set in sat:
+        if not speakers:
+            speakers = every_second_speaker(targets[target_set], min_utterances)
+            _log.info("every second speaker is a target (%s), the others teach; --speakers chooses", " ".join(speakers))
+        sat[target_set] = [each for each in sat[target_set] if each.speaker not in speakers]
     partition = make_partition(targets, sat, speakers, check, min_utterances, split_rule)
     for name, whole in utterances.items():
         write_data_folder(datadir / name, whole)
     partition.write(datadir / PARTITION)
     _write_left_out(datadir / LEFT_OUT, sets, partition)
+    shared = overlap(partition, utterances)
+    write_json(datadir / OVERLAP, shared)
+    _log.info(overlap_sentence(shared))
     warnings = (*_warnings(sets, datadir / LEFT_OUT), *_heard_before(partition, train_set, utterances))
     return _said(_summary(sets, partition, warnings, datadir / PARTITION))
 
@@ -144,21 +157,26 @@ def _read_set(source: Reader, corpus: Path, name: str) -> _Set:
     """Read a set, check all its audio, and set aside what has no audio or no transcript."""
     whole, lost = [], []
     for utterance in source.read(corpus, name):
-        if utterance.audio and utterance.text.strip():
+        if utterance.audio and utterance.text.strip() and not utterance.problem:
             whole.append(utterance)
         else:
-            why = "audio without transcript" if utterance.audio else "transcript without audio"
-            lost.append(_Lost(utterance.utterance, utterance.speaker, name, why))
-    if not whole:
-        raise PqmError(
-            f"{corpus}: set {name} is empty: none of {len(lost)} utterances has both audio and a transcript; "
-            "check that the corpus is unpacked whole"
-        )
+            hole = "audio without transcript" if utterance.audio else "transcript without audio"
+            lost.append(_Lost(utterance.utterance, utterance.speaker, name, utterance.problem or hole, utterance.place))
     for speaker in sorted({utterance.speaker for utterance in whole}):
         safe_name(speaker)
     _log.info("set %s: checking the audio of %d utterances", name, len(whole))
-    infos = _probe(name, whole)
+    infos, unusable = _probe(name, whole)
+    lost += unusable
+    listed = [f"{entry.place}: {entry.why}" for entry in lost if entry.place]
+    for line in listed[:_SHOWN]:
+        _log.warning(line)
+    if not infos:
+        raise PqmError(
+            f"{corpus}: set {name} is empty: none of {len(lost)} utterances has both audio and a transcript; "
+            + (f"the first: {listed[0]}" if listed else "check that the corpus is unpacked whole")
+        )
     _say_rates(name, infos)
+    whole = [utterance for utterance in whole if utterance.utterance in infos]
     return _Set(whole, {utterance: info.duration_s for utterance, info in infos.items()}, lost)
 
 
@@ -171,18 +189,23 @@ def _say_rates(name: str, infos: Mapping[str, AudioInfo]) -> None:
         _log.warning("set %s: audio is %s (%s …): what differs from the base's rate is resampled", name, counts, first)
 
 
-def _probe(name: str, utterances: list[Utterance]) -> dict[str, AudioInfo]:
+def _probe(name: str, utterances: list[Utterance]) -> tuple[dict[str, AudioInfo], list[_Lost]]:
+    """Check all audio; what cannot be used is lost where the user's own list names it, and else stops the stage."""
     infos: dict[str, AudioInfo] = {}
+    lost: list[_Lost] = []
     bad: list[PqmError] = []
     for utterance in utterances:
         try:
             infos[utterance.utterance] = probe(utterance)
         except PqmError as error:
+            if utterance.place:
+                lost.append(_Lost(utterance.utterance, utterance.speaker, name, str(error), utterance.place))
+                continue
             bad.append(error)
             _log.error(str(error))
     if bad:
         raise PqmError(f"set {name}: {len(bad)} of {len(utterances)} audio files cannot be used, the first: {bad[0]}")
-    return infos
+    return infos, lost
 
 
 def _write_left_out(path: Path, sets: Mapping[str, _Set], partition: Partition) -> None:
@@ -198,7 +221,11 @@ def _write_left_out(path: Path, sets: Mapping[str, _Set], partition: Partition) 
     ordered = sorted(rows, key=lambda row: (row.set, row.utterance))
     lines = [
         "utterance\tspeaker\tset\twhy",
-        *(f"{row.utterance}\t{row.speaker}\t{row.set}\t{row.why}" for row in ordered),
+        *(
+            "\t".join(" ".join(field.split()) for field in (row.utterance, row.speaker, row.set, why))
+            for row in ordered
+            for why in [f"{row.place}: {row.why}" if row.place else row.why]
+        ),
     ]
     write_text(path, "".join(f"{line}\n" for line in lines))
 
@@ -206,7 +233,10 @@ def _write_left_out(path: Path, sets: Mapping[str, _Set], partition: Partition) 
 def _warnings(sets: Mapping[str, _Set], left_out: Path) -> list[str]:
     warnings = []
     for name, loaded in sets.items():
-        for why in sorted({entry.why for entry in loaded.lost}):
+        n_listed = sum(bool(entry.place) for entry in loaded.lost)
+        if n_listed:
+            warnings.append(f"set {name}: {n_listed} lines cannot be used: all are named in {left_out}")
+        for why in sorted({entry.why for entry in loaded.lost if not entry.place}):
             lost = [entry.utterance for entry in loaded.lost if entry.why == why]
             warnings.append(f"set {name}: {why}: {len(lost)} left out ({some(lost)}): all are named in {left_out}")
         triples = [(each.utterance, each.speaker, each.recording or each.utterance) for each in loaded.utterances]

@@ -7,7 +7,7 @@ from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.jobs import Job, run_jobs
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import CHECKED, STOCK, parse_system, systems
+from pqm_plugin.stages.common.systems import CHECKED, STOCK, parse_system, possible_adapters, systems
 from pqm_plugin.stages.decoding.job import decode_speakers
 from pqm_plugin.stages.decoding.merge import merge
 from pqm_plugin.stages.decoding.stock import decode_stock_speakers
@@ -32,10 +32,13 @@ def _tasks(recipe: Recipe, material: Material) -> list[DecodeTask]:
     """Every system on the target speakers, and those that need no speaker's adapter on the control set."""
     baselines = family_of(recipe.base_dir).BASELINES
     speakers, target_set = material.speakers(), recipe.decoded(recipe.target_set)
-    tasks = [DecodeTask(recipe, system, target_set, "test", speakers) for system in systems(recipe, baselines)]
+    possible = possible_adapters(material.has_sat(), len(speakers))
+    wanted = systems(recipe, baselines, possible)
+    tasks = [DecodeTask(recipe, system, target_set, "test", speakers) for system in wanted]
     if recipe.check_set:
         speakers, check_set = material.partition.speakers("check"), recipe.decoded(recipe.check_set)
-        tasks += [DecodeTask(recipe, parse_system(key, baselines), check_set, "check", speakers) for key in CHECKED]
+        checked = [system for key in CHECKED if (system := parse_system(key, baselines)).adapter in ("", *possible)]
+        tasks += [DecodeTask(recipe, system, check_set, "check", speakers) for system in checked]
     return tasks
 
 

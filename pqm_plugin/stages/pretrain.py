@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
@@ -15,6 +14,9 @@ from pqm_plugin.stages.recipe import Recipe
 
 def run(recipe: Recipe) -> None:
     """Train the speaker-independent adapter of every base kind that the systems need."""
+    if not Material(recipe).has_sat():
+        logging.warning("no SAT speakers in %s: there is nothing to pre-train on", recipe.partition_file)
+        return
     for base_kind in adapted_bases(recipe):
         _pretrain(recipe, base_kind)
 
@@ -22,8 +24,6 @@ def run(recipe: Recipe) -> None:
 def _pretrain(recipe: Recipe, base_kind: str) -> None:
     material = Material(recipe)
     splits = {split: material.utterances(split) for split in ("sat_train", "sat_dev")}
-    if not splits["sat_train"]:
-        raise PqmError(f"{recipe.partition_file} has no sat_train utterances: name --sat_sets and run stage 1 again")
     request: dict[str, Any] = {
         "base_sha256": weights_hash(weights_file(recipe, base_kind)),
         "lora": as_dict(recipe.config.lora),

@@ -13,6 +13,8 @@ from pqm_plugin.stages.config import Config, load_config
 
 LEFT_OUT = "left_out.tsv"
 """What stage 1 lost and why, beside the partition."""
+OVERLAP = "overlap.json"
+"""What each target speaker's test shares with train, by stage 1, for the report."""
 BASE_RECORD = "pqm_base.json"
 """What stage 2 writes into the base's folder when it is whole."""
 
@@ -30,11 +32,13 @@ class Recipe:
     reader: str = _option("librispeech", "layout of the corpus: a module of pqm_plugin/corpus/readers")
     base: str = _option("", "ESPnet or Whisper folder, packed zip, .pt file, name on a hub, or 'train'")
     target_set: str = _option("", "set of the corpus that holds the target speakers")
-    sat_sets: tuple[str, ...] = _option((), "sets for LoRA pre-training; target speakers are left out of them")
+    sat_sets: tuple[str, ...] = _option((), "sets for LoRA pre-training, '' for none; targets are left out of them")
     train_set: str = _option("", "set that '--base train' trains on")
     valid_set: str = _option("", "set that '--base train' validates on")
     check_set: str = _option("", "speakers like those of the base's training, decoded as a control")
-    speakers: tuple[str, ...] = _option((), "target speakers; default: all of the target set")
+    speakers: tuple[str, ...] = _option(
+        (), "target speakers; default: all of the target set, half if it is a SAT set too"
+    )
     datadir: Path = _option(Path("data"), "Kaldi folders and the partition")
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")

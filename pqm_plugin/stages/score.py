@@ -15,7 +15,7 @@ from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_charact
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.stages.common.opening import META
 from pqm_plugin.stages.common.provenance import provenance
-from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.recipe import OVERLAP, Recipe
 
 _RUN_KEYS = ("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes")
 _SHARED_KEYS = ("family", "search", "decoding", "text_case")
@@ -227,6 +227,9 @@ def run(recipe: Recipe) -> None:
     shared = provenance(recipe)
     for set_name, out in results_files(recipe).items():
         meta = {**shared, "set": set_name}
+        overlap = recipe.datadir / OVERLAP
+        if set_name == recipe.target_set and overlap.is_file():
+            meta["overlap"] = read_json(overlap)
         score_set(recipe.packed_dir, set_name, recipe.tag, meta, recipe.config.seed, out)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pqm_plugin.corpus.partition import Partition, Row, make_partition, paper_split
+from pqm_plugin.corpus.partition import Partition, Row, every_second_speaker, make_partition, paper_split
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
@@ -152,3 +152,11 @@ def test_a_broken_table_is_refused_by_line(tmp_path: Path, text: str, words: str
 def test_a_missing_table_names_the_stage(tmp_path: Path) -> None:
     with pytest.raises(PqmError, match="run stage 1 first"):
         Partition.read(tmp_path / "partition.tsv")
+
+
+def test_every_second_speaker_with_enough_to_split_is_a_target_and_two_are_needed() -> None:
+    everybody = [each for name, count in zip("abcdef", (5, 4, 5, 6, 5, 5), strict=True) for each in said(name, count)]
+
+    assert every_second_speaker(everybody) == ["c", "e"]
+    with pytest.raises(PqmError, match="nobody is left for SAT: .*--sat_sets ''"):
+        every_second_speaker(said("a", 9) + said("b", 4))

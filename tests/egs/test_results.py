@@ -23,7 +23,7 @@ def test_the_tables_of_the_page_are_those_of_the_stored_results(path):
         assert (path.parent / "figures" / f"{name}{path.stem.removeprefix('results')}.svg").is_file()
 
 
-@pytest.mark.parametrize("recipe", ["demo", "librispeech"])
+@pytest.mark.parametrize("recipe", ["demo", "librispeech", "own"])
 def test_all_seven_systems_are_there_and_the_float_ones_agree(recipe):
     results = read_json(ROOT / "egs" / recipe / "results.json")
 
@@ -41,5 +41,8 @@ def test_real_numbers_say_beside_them_what_may_be_claimed():
 
     assert page.count("Lossy dev-clean") >= page.count("\n## ") - 3
     assert "no gain is claimed on those readers" in page
+    own = (ROOT / "egs/own/RESULTS.md").read_text(encoding="utf-8")
+    assert "closed vocabulary" in own and "nf4+other" in own
+    assert "Overlap: of" in own
     assert "Synthetic" in (ROOT / "egs/demo/RESULTS.md").read_text(encoding="utf-8")
     assert read_json(ROOT / "egs/librispeech/results.json")["systems"]["nf4"]["model_bytes"] * 7 < 62278339

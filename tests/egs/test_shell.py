@@ -108,7 +108,7 @@ def test_recipes_are_short():
 
 
 def readme_commands() -> list[list[str]]:
-    pages = [ROOT / "README.md", ROOT / "egs/librispeech/README.md"]
+    pages = [ROOT / "README.md", ROOT / "egs/librispeech/README.md", ROOT / "egs/own/README.md"]
     fenced = [
         found for page in pages for found in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
     ]
@@ -120,6 +120,8 @@ def readme_commands() -> list[list[str]]:
 def test_every_command_of_the_readme_parses(tmp_path, command):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
+    elif command[0] == "python3":
+        assert (ROOT / command[1]).is_file()
     elif command[0] == "python":
         done = subprocess.run([sys.executable, *command[1:-1], "--help"], capture_output=True, cwd=ROOT, check=False)
         assert done.returncode == 0

@@ -142,7 +142,7 @@ def test_four_bits_cost_genuine_matrices_what_they_cost_gaussian_ones(genuine):
             errors[name] = float((packed.unpack() - value.float()).norm() / value.float().norm())
 
     assert len(errors) == 66
-    assert all(0.07 < error < 0.12 for error in errors.values()), errors
+    assert all(0.09 < error < 0.13 for error in errors.values()), errors
 
 
 def test_without_the_package_that_has_the_vocabulary_the_remedy_is_named(tmp_path, monkeypatch):

@@ -36,6 +36,20 @@ def test_few_speakers_are_said_to_be_few(results):
     assert "They rest on 2 speakers, which is few" in render_report("T", [_section(results)], [])
 
 
+def test_the_overlap_of_the_decoded_speakers_stands_by_their_table(results):
+    told = {"utterances": 10, "words": 100, "same_text": 1, "same_text_words": 8, "same_text_sat": 2}
+    told |= {"same_source": 10, "shared_sources": ["book 7"]}
+    speakers = list(results["systems"]["nf4"]["speakers"])
+    results["meta"]["overlap"] = dict.fromkeys([*speakers, "nobody"], told)
+
+    page = render_report("T", [_section(results)], [])
+
+    assert (
+        "Overlap: of 20 test utterances 2 (8.0 % of the words) have a text that the same speaker's train holds too, "
+        "and 4 one that SAT heard; 20 are from a book, talk or session that is in the same speaker's train.\n" in page
+    )
+
+
 def test_with_one_speaker_the_interval_claims_nothing_of_others(results):
     for entry in results["systems"].values():
         del entry["speakers"]["bob"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.common.systems import System, adapted_bases, adapter_of, parse_system, systems
+from pqm_plugin.stages.common.systems import System, adapted_bases, adapter_of, parse_system, possible_adapters, systems
 from pqm_plugin.stages.recipe import Recipe
 
 STOCK = {"espnet": "stock", "int8": "stock int8"}
@@ -29,6 +29,13 @@ def test_the_default_systems_are_the_seven_of_the_table():
 
     assert keys == ["espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
     assert adapted_bases(RECIPE) == ["nf4"]
+
+
+def test_systems_that_one_person_without_teachers_cannot_have_are_left_out():
+    keys = [system.key for system in systems(RECIPE, STOCK, possible_adapters(has_sat=False, n_targets=1))]
+
+    assert keys == ["espnet", "full", "int8", "nf4", "nf4+speaker"]
+    assert possible_adapters(has_sat=True, n_targets=2) == ["sat", "speaker", "other"]
 
 
 def test_adapters_of_the_full_base_are_trained_only_when_asked_for():

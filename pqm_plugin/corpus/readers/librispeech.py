@@ -24,8 +24,11 @@ def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
     texts, audio = _texts(folder), _audio(folder)
     if not texts and not audio:
         raise PqmError(f"{folder} is empty: expected READER/CHAPTER/*.flac and *.trans.txt in it")
+    books = _books(_root(corpus))
     for name in sorted(texts.keys() | audio.keys()):
-        yield Utterance(name, name.split("-")[0], texts.get(name, ""), audio.get(name, ""))
+        reader, chapter = [*name.split("-"), ""][:2]
+        source = books.get(chapter, f"chapter {chapter}" if chapter else "")
+        yield Utterance(name, reader, texts.get(name, ""), audio.get(name, ""), source=source)
 
 
 def available_sets(corpus: Path) -> list[str]:
@@ -45,6 +48,14 @@ def _root(corpus: Path) -> Path:
         raise PqmError(f"{folder} is not a folder: give the LibriSpeech folder with --corpus")
     inner = folder / "LibriSpeech"
     return inner if inner.is_dir() else folder
+
+
+def _books(root: Path) -> dict[str, str]:
+    """Map each chapter to its book, as far as CHAPTERS.TXT tells; the sixth of its columns names the book."""
+    table = root / "CHAPTERS.TXT"
+    lines = table.read_text(encoding="utf-8", errors="replace").splitlines() if table.is_file() else []
+    rows = [[field.strip() for field in line.split("|")] for line in lines if not line.startswith(";")]
+    return {row[0]: f"book {row[5]}" for row in rows if len(row) > 5 and row[5]}
 
 
 def _audio(folder: Path) -> dict[str, str]:

@@ -58,6 +58,10 @@ class Material:
             )
         return [speaker for speaker in known if speaker in chosen]
 
+    def has_sat(self) -> bool:
+        """Whether there are speakers to pre-train on; without, adapters start from zero and `sat` is no system."""
+        return bool(self.partition.utterances("sat_train"))
+
     def _left_out(self) -> set[str]:
         """Speakers that stage 1 named as left out and that no split has."""
         path = self.recipe.datadir / LEFT_OUT

@@ -42,11 +42,17 @@ def parse_system(key: str, baselines: Iterable[str]) -> System:
     return System(key, base_kind, adapter)
 
 
-def systems(recipe: Recipe, baselines: Mapping[str, str]) -> list[System]:
-    """The systems of a recipe, by default those of the design's table."""
+def systems(recipe: Recipe, baselines: Mapping[str, str], adapters: Sequence[str] = ADAPTERS) -> list[System]:
+    """The systems of a recipe, by default those of the design's table that `adapters` allow."""
     stock, *others = baselines
-    keys = recipe.systems or (stock, "full", *others, "nf4", *(f"nf4+{adapter}" for adapter in ADAPTERS))
+    keys = recipe.systems or (stock, "full", *others, "nf4", *(f"nf4+{adapter}" for adapter in adapters))
     return [parse_system(key, baselines) for key in keys]
+
+
+def possible_adapters(has_sat: bool, n_targets: int) -> list[str]:
+    """The adapters that there can be: without SAT none of that name, and a single target has no other."""
+    lacking = {"sat": not has_sat, "other": n_targets < 2}
+    return [adapter for adapter in ADAPTERS if not lacking.get(adapter)]
 
 
 def adapted_bases(recipe: Recipe, adapters: Sequence[str] = ADAPTERS) -> list[str]:

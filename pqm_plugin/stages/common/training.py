@@ -79,8 +79,9 @@ def train_and_save(
     result = train_adapter(model, trained.recognizer.loss, train, dev, trained.options, seed, checkpoint, name)
     last = result.log[result.best_epoch]
     logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
-    if result.best_epoch == 0 and folder.name == "sat":
-        raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower pretrain.learning_rate")
+    if result.best_epoch == 0 and not request.get("start_sha256"):
+        section = "pretrain" if folder.name == "sat" else "adapt"
+        raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower {section}.learning_rate")
     info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
     save_adapter(folder, model, info)
     for stale in folder.parent.glob(f".{folder.name}.{'[0-9a-f]' * 12}.train"):

@@ -51,6 +51,13 @@ def test_a_relative_corpus_gives_absolute_audio(make_corpus: MakeCorpus, monkeyp
     assert [each.audio for each in read(Path("corpus"), "dev")] == [str(corpus / "dev/1/1/1-1-0000.flac")]
 
 
+def test_the_source_is_the_book_where_the_table_of_chapters_tells_it(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus({"dev": {"84-1-0000": "ONE", "84-2-0000": "TWO"}})
+    (corpus / "CHAPTERS.TXT").write_text(";ID |READER|\n1 | 84 | 8.0 | dev | 53 | 1023 | In Chancery | Bleak House\n")
+
+    assert [each.source for each in read(corpus, "dev")] == ["book 1023", "chapter 2"]
+
+
 def test_missing_and_empty_sets_are_errors_that_name_what_is_there(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus({"dev-clean": {"1-1-0000": "A"}})
     (corpus / "empty").mkdir()

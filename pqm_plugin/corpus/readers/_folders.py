@@ -1,0 +1,91 @@
+"""A folder for each speaker: recordings, with a text file beside each or one list of `name text` lines."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pqm_plugin.corpus.readers._rows import Names, bad
+from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import safe_name
+
+_AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aiff", ".aif")
+_Texts = dict[str, tuple[str, str]]  # name -> text, place
+
+
+def is_audio(path: Path) -> bool:
+    """Say whether a path is named like a recording; what begins with a dot is a leaving of some copying tool."""
+    return path.suffix.lower() in _AUDIO and not path.name.startswith(".")
+
+
+def speaker_folders(corpus: Path) -> Iterator[Path]:
+    """Yield the folders that hold recordings, sorted; each is named after its speaker."""
+    for folder in sorted(corpus.iterdir()):
+        if folder.is_dir() and not folder.name.startswith(".") and any(is_audio(path) for path in folder.rglob("*")):
+            yield folder
+
+
+def read_folders(corpus: Path) -> Iterator[Utterance]:
+    """Yield the recordings of every speaker's folder; a folder within it is a session, the utterance's source."""
+    names = Names()
+    for path in sorted(corpus.iterdir()):
+        if is_audio(path):
+            yield bad(str(path), "is in no speaker's folder: move it into one that is named after the speaker")
+    for folder in speaker_folders(corpus):
+        yield from _read_speaker(folder, names)
+
+
+def _read_speaker(folder: Path, names: Names) -> Iterator[Utterance]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    audio = [path for path in files if is_audio(path)]
+    stems = {path.with_suffix("") for path in audio}
+    texts = [path for path in files if path.suffix.lower() == ".txt"]
+    beside = {path.with_suffix(""): path for path in texts if path.with_suffix("") in stems}
+    listed: _Texts = {}
+    for path in texts:
+        if path.with_suffix("") not in beside:
+            yield from _read_list(path, folder.name, listed)
+    for path in audio:
+        try:
+            yield _utterance(path, folder, beside.get(path.with_suffix("")), listed, names)
+        except PqmError as error:
+            yield bad(str(path), str(error), path.stem, folder.name)
+    for name in sorted(listed.keys() - {path.stem for path in audio}):
+        why = "transcript without audio: put the recording there, or delete the line"
+        yield bad(listed[name][1], why, name, folder.name)
+
+
+def _read_list(path: Path, speaker: str, listed: _Texts) -> Iterator[Utterance]:
+    """Add the lines of a list to `listed` and yield those that cannot be used."""
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        place = f"{path}:{number}"
+        try:
+            name, *words = line.decode().split()
+        except UnicodeDecodeError:
+            yield bad(place, "is not UTF-8: save the list as UTF-8 text", speaker=speaker)
+        except ValueError:
+            continue  # a blank line
+        else:
+            name = name if Path(name).suffix.lower() not in _AUDIO else Path(name).stem
+            if name in listed:
+                yield bad(place, f"{name} is named in {listed[name][1]} already: keep one of the two", name, speaker)
+            else:
+                listed[name] = (" ".join(words), place)
+
+
+def _utterance(path: Path, folder: Path, beside: Path | None, listed: _Texts, names: Names) -> Utterance:
+    speaker = safe_name(folder.name)
+    text, place = listed.get(path.stem, ("", str(path)))
+    if beside is not None:
+        place = str(beside)
+        try:
+            text = " ".join(beside.read_bytes().removeprefix(b"\xef\xbb\xbf").decode().split())
+        except UnicodeDecodeError:
+            raise PqmError(f"{beside.name} is not UTF-8: save it as UTF-8 text") from None
+    if not text:
+        lacks = f"the text in {place} is empty" if beside or path.stem in listed else "audio without transcript"
+        raise PqmError(f"{lacks}: write it into {path.stem}.txt beside the recording")
+    inner = path.relative_to(folder)
+    name = names.make(speaker, inner, place)
+    session = "" if len(inner.parts) == 1 else str(inner.parent)
+    return Utterance(name, speaker, text, os.path.abspath(path), source=session, place=place)
