@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterable
 
+from pqm_plugin.corpus.names import some
 from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
-from pqm_plugin.stages.common.jobs import Job, run_jobs
+from pqm_plugin.stages.common.index import trust_adapters
+from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import CHECKED, STOCK, parse_system, systems
 from pqm_plugin.stages.decoding.job import decode_speakers
@@ -18,10 +20,11 @@ from pqm_plugin.stages.recipe import Recipe
 def run(recipe: Recipe) -> None:
     """Decode all systems, several in parallel, one thread each; what is decoded already is kept."""
     material = Material(recipe)
+    trust_adapters(recipe)
     tasks = _tasks(recipe, material)
     jobs = [job for task in tasks for job in _jobs(task, material)]
     logging.info("%d decoding jobs on %d processes", len(jobs), recipe.inference_nj)
-    run_jobs(jobs, recipe.inference_nj, "decode")
+    run_jobs(jobs, recipe.inference_nj, "decode", backend_of(recipe))
     for task in tasks:
         merge(task, material)
 
@@ -45,13 +48,14 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
         (task.folder / "run.json").unlink(missing_ok=True)
     stock = task.system.base_kind == STOCK
     progress = family_of(task.recipe.base_dir).STOCK_PROGRESS
-    for index, share in enumerate(_balanced(missing, task.recipe.inference_nj)):
+    n = n_shares(len(missing), task.recipe.inference_nj, task.recipe.speakers_per_job)
+    for index, share in enumerate(shares({speaker: len(names) for speaker, names in missing.items()}, n)):
         log = task.folder / "log" / f"decode.{index}.log"
         # A stock tool says how far it is in its log alone.
         counter = task.folder / "stock" / str(index) / "stock.log" if stock else log.with_suffix(".done")
         write_text(counter, "")
         yield Job(
-            f"{task.system.key} {task.set_name} {' '.join(share)}",
+            f"{task.system.key} {task.set_name} {some(share, 3)}",
             decode_stock_speakers if stock else decode_speakers,
             (task, share, counter),
             log,
@@ -59,11 +63,3 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
             counter,
             progress if stock else b"\n",
         )
-
-
-def _balanced(missing: dict[str, list[str]], n: int) -> list[list[str]]:
-    """Deal speakers out so that every job has about as many utterances as the others."""
-    shares: list[list[str]] = [[] for _ in range(min(n, len(missing)))]
-    for speaker in sorted(missing, key=lambda name: (-len(missing[name]), name)):
-        min(shares, key=lambda share: sum(len(missing[name]) for name in share)).append(speaker)
-    return shares
