@@ -50,11 +50,11 @@ def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
 @contextlib.contextmanager
 def _no_model_card(model: PeftModel) -> Iterator[None]:
     """Keep peft from writing a README.md of placeholders, which takes longer than all the rest."""
-    model.create_or_update_model_card = lambda folder: None
+    vars(model)["create_or_update_model_card"] = lambda folder: None
     try:
         yield
     finally:
-        del model.create_or_update_model_card
+        del vars(model)["create_or_update_model_card"]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

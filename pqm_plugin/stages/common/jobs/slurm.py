@@ -52,7 +52,7 @@ class SlurmOptions:
         return found
 
 
-class Refused(PqmError):
+class RefusedError(PqmError):
     """Slurm took none of the jobs."""
 
 
@@ -90,7 +90,7 @@ class Slurm:
             failures = _Watch(dict(zip(submitted, jobs, strict=True)), folder, queue, progress).until_all_ended()
         except BaseException as error:
             # Ctrl-C among them.
-            if not isinstance(error, Refused):
+            if not isinstance(error, RefusedError):
                 queue.cancel_and_wait()
             shutil.rmtree(folder, ignore_errors=True)
             raise
