@@ -76,7 +76,8 @@ def adapt_speakers(recipe: Recipe, base_kind: str, speakers: Sequence[str], coun
     model = load_adapter(recognizer.network, sat, opened.weights_sha256, trainable=True)
     trained = Trained(recognizer, model, recipe.config.adapt, recipe.config.lora)
     start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
-    noted = {line.split("\t")[0] for line in counter.read_text(encoding="utf-8").splitlines()}
+    lines = counter.read_text(encoding="utf-8").splitlines() if counter.exists() else []
+    noted = {line.split("\t")[0] for line in lines}
     for speaker in speakers:
         request = _request(recipe, base_kind, material, speaker)
         folder = _folder(recipe, base_kind, speaker)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from pqm_plugin.stages.common.jobs.queue import ACTIVE, Queue, Task
 from pqm_plugin.stages.common.jobs.slurm import Slurm, SlurmOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 120
+LIMIT_S = 300
 
 
 @pytest.fixture
@@ -74,6 +75,12 @@ def meanwhile(function):
     yield
     thread.join(LIMIT_S)
     assert not thread.is_alive()
+
+
+def process_of(log: Path) -> int:
+    """The process that writes a log, 0 until it does."""
+    found = re.search(r": process (\d+), Slurm's job", log.read_text()) if log.exists() else None
+    return int(found[1]) if found else 0
 
 
 def active(name: str) -> list[Task]:
@@ -221,17 +228,20 @@ def test_jobs_of_a_recipe_that_was_interrupted_are_cancelled_at_once_or_by_the_n
 
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_stages_5_and_6_on_slurm_give_what_they_give_here_and_the_second_time_nothing(
-    slurm, recipe, run, tmp_path, caplog
-):
+def test_stages_5_and_6_on_slurm_give_what_they_give_here_though_a_job_was_killed(slurm, recipe, run, tmp_path, caplog):
     here = dataclasses.replace(recipe, systems=("espnet", "nf4+speaker"))
     run("data", "base", "quantize", "pretrain", of=here)
     there = dataclasses.replace(here, expdir=tmp_path / "there", cmd_backend="slurm", slurm_time="10")
     shutil.copytree(here.expdir, there.expdir)
 
     run("adapt", "decode", of=here)
-    run("adapt", "decode", of=there)
+    log = there.packed_dir / "speakers" / "log" / "adapt.0.log"
+    with meanwhile(lambda: run("adapt", of=there)):
+        wait_for(lambda: process_of(log))
+        os.kill(process_of(log), signal.SIGKILL)
+    run("decode", of=there)
 
+    assert "trying it once more" in caplog.text
     for name in ("speakers/10", "speakers/20"):
         weights = [(one.packed_dir / name / "adapter_model.safetensors").read_bytes() for one in (here, there)]
         assert weights[0] == weights[1]
