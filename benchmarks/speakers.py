@@ -55,12 +55,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
         recipe = prepare(Path(scratch), wanted.many)
         few = tuple(sorted(path.name for path in (recipe.corpus / "target").iterdir()))[: wanted.few]
+        # Of now: the checkout may have changed when it has ended.
+        meta = provenance(recipe) | {"command": " ".join(["python", "benchmarks/speakers.py", *sys.argv[1:]])}
+        load_before = os.getloadavg()
         measured = {
             "rates": rates(dataclasses.replace(recipe, speakers=few), wanted.repeats, wanted.backends.split()),
             "overhead": overhead(recipe, wanted.many),
         }
-        meta = provenance(recipe) | {"command": " ".join(["python", "benchmarks/speakers.py", *sys.argv[1:]])}
-    write_json(wanted.out, {"meta": meta, "load_average": os.getloadavg(), **measured})
+    load = {"before": load_before, "after": os.getloadavg()}
+    write_json(wanted.out, {"meta": meta, "load_average": load, **measured})
     print(json.dumps(measured, indent=2))
 
 
@@ -137,7 +140,7 @@ def rates(recipe: Recipe, repeats: int, backends: list[str]) -> dict[str, Any]:
 
 
 def overhead(recipe: Recipe, n: int) -> dict[str, Any]:
-    """Seconds a speaker: all of stage 5 with its tiny training, and of stages 5 when there is nothing to do."""
+    """Seconds a speaker: all of stage 5 with its tiny training, and of stage 5 when there is nothing to do."""
     everything = adapt(dataclasses.replace(recipe, nj=2))
     again: list[float] = []
     with timed(again):
