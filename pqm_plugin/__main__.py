@@ -12,8 +12,9 @@ from typing import Any
 from pqm_plugin.errors import PqmError
 from pqm_plugin.processes import share_cores, start_log
 from pqm_plugin.stages import STAGES, run_stage
-from pqm_plugin.stages.recipe import Recipe, options
+from pqm_plugin.stages.recipe import BACKENDS, Recipe, options
 
+_FROM_ONE = ("nj", "inference_nj", "n_threads", "speakers_per_job")
 _EPILOG = """stages:
   1 data      the corpus as distributed -> Kaldi folders and the speaker partition
   2 base      train, fetch or copy the full-precision model
@@ -94,14 +95,14 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
     values = {option.name: getattr(parsed, option.name) for option in options()}
     values["labels"] = tuple(values["labels"] or ())
     values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
-    if values["cmd_backend"] != "local":
-        raise PqmError(f"--cmd_backend {values['cmd_backend']}: only 'local' is known")
+    if values["cmd_backend"] not in BACKENDS:
+        raise PqmError(f"--cmd_backend {values['cmd_backend']}: use {' or '.join(BACKENDS)}")
     if values["inference_config"] and not values["tag"]:
         raise PqmError(
             "--inference_config is a second decoding setting: name it with --tag, or it would overwrite the first"
         )
-    if min(values["nj"], values["inference_nj"], values["n_threads"]) < 1 or values["ngpu"] < 0:
-        raise PqmError("--nj, --inference_nj and --n_threads start at 1, --ngpu at 0")
+    if min(values[name] for name in _FROM_ONE) < 1 or values["ngpu"] < 0:
+        raise PqmError(f"--{', --'.join(_FROM_ONE)} start at 1, --ngpu at 0")
     return Recipe(**values)
 
 

@@ -64,20 +64,22 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a scratch folder beside `path`; it takes the place of `path` when the block ends well.
 
-    An older `path` is removed only after the new one is complete.
+    An older `path` is removed only after the new one is complete. Whoever writes `path` must be alone in doing so: what
+    a killed process left aside is found by its name, for a listing of thousands of siblings takes long.
 
     Raises:
         PqmError: if the disk is full, naming the folder.
     """
     with no_space_as_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        scratch, old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))
+        for left_by_a_kill in (scratch, old):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        scratch.mkdir(mode=0o700)
         try:
             yield scratch
             scratch.chmod(0o755)
             if path.exists():
-                old = scratch.with_suffix(".old")
                 path.replace(old)
                 scratch.replace(path)
                 shutil.rmtree(old)
@@ -88,14 +90,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise PqmError(str(error).replace(str(scratch), str(path))) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a killed process left aside for the folder `path`; whoever writes it alone may call this."""
-    left = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.(partial|old)")
-    for aside in path.parent.iterdir():
-        if left.fullmatch(aside.name):
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ if [ ! -x .venv/bin/python ]; then
     "${python}" -m venv .venv
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet --editable '.[report,whisper,demo,test]'
+.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet \
+    --editable '.[report,whisper,demo,slurm,test]'
 .venv/bin/python -m pip check
 echo "${wanted}" > .venv/.made

@@ -1,7 +1,8 @@
 """Adapters on disk: ordinary PEFT folders, plus one file that says which base they were made for."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,24 @@ class AdapterInfo:
 def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
     """Write the active adapter as a whole folder; the same adapter gives the same bytes."""
     with whole_folder(folder) as scratch:
-        model.save_pretrained(str(scratch))
-        (scratch / "README.md").unlink(missing_ok=True)
+        with _no_model_card(model):
+            model.save_pretrained(str(scratch))
         config = json.loads((scratch / _CONFIG).read_text(encoding="utf-8"))
         # peft keeps targets as a set, whose order changes from run to run.
         config["target_modules"] = sorted(config["target_modules"])
         write_json(scratch / _CONFIG, config)
         write_json(scratch / _INFO, asdict(info))
         write_text(scratch / "train.tsv", _table([asdict(row) for row in info.log]))
+
+
+@contextlib.contextmanager
+def _no_model_card(model: PeftModel) -> Iterator[None]:
+    """Keep peft from writing a README.md of placeholders, which takes longer than all the rest."""
+    vars(model)["create_or_update_model_card"] = lambda folder: None
+    try:
+        yield
+    finally:
+        del vars(model)["create_or_update_model_card"]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,11 +1,13 @@
 """Stage 6: the words that each system finds in each target speaker's test utterances."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
+from pqm_plugin.corpus.names import some
 from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
-from pqm_plugin.stages.common.jobs import Job, run_jobs
+from pqm_plugin.stages.common.index import trust_adapters
+from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import CHECKED, STOCK, parse_system, possible_adapters, systems
 from pqm_plugin.stages.decoding.job import decode_speakers
@@ -20,10 +22,11 @@ _BATCHES_A_GROUP = 4
 def run(recipe: Recipe) -> None:
     """Decode all systems, several in parallel, one thread each; what is decoded already is kept."""
     material = Material(recipe)
+    trust_adapters(recipe)
     tasks = _tasks(recipe, material)
     jobs = [job for task in tasks for job in _jobs(task, material)]
     logging.info("%d decoding jobs on %d processes", len(jobs), recipe.inference_nj)
-    run_jobs(jobs, recipe.inference_nj, "decode")
+    run_jobs(jobs, recipe.inference_nj, "decode", backend_of(recipe))
     for task in tasks:
         merge(task, material)
 
@@ -50,18 +53,20 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
         (task.folder / "run.json").unlink(missing_ok=True)
     stock = task.system.base_kind == STOCK
     family = family_of(task.recipe.base_dir)
-    if stock or not family.BATCHES:
-        groups = [[speaker] for speaker in missing]
-    else:
-        groups = [group for group in _groups(task, material) if not missing.keys().isdisjoint(group)]
-    for index, share in enumerate(_balanced(groups, missing, task.recipe.inference_nj)):
+    together = [] if stock or not family.BATCHES else _groups(task, material)
+    groups = {group[0]: group for group in together or ([speaker] for speaker in missing)}
+    work = {name: sum(len(missing.get(speaker, ())) for speaker in group) for name, group in groups.items()}
+    todo = {name: n for name, n in work.items() if n}
+    n = n_shares(len(todo), task.recipe.inference_nj, task.recipe.speakers_per_job)
+    for index, names in enumerate(shares(todo, n)):
+        share = [groups[name] for name in names]
         speakers = [speaker for group in share for speaker in group]
         log = task.folder / "log" / f"decode.{index}.log"
         # A stock tool says how far it is in its log alone.
         counter = task.folder / "stock" / str(index) / "stock.log" if stock else log.with_suffix(".done")
         write_text(counter, "")
         yield Job(
-            f"{task.system.key} {task.set_name} {' '.join(speakers)}",
+            f"{task.system.key} {task.set_name} {some(speakers, 3)}",
             decode_stock_speakers if stock else decode_speakers,
             (task, speakers if stock else share, counter),
             log,
@@ -80,17 +85,5 @@ def _groups(task: DecodeTask, material: Material) -> list[list[str]]:
             groups.append([])
             room = _BATCHES_A_GROUP * task.recipe.config.decode.batch_size
         groups[-1].append(speaker)
-        room -= len(material.utterances(task.split, speaker))
+        room -= len(material.partition.utterances(task.split, speaker))
     return groups
-
-
-def _balanced(groups: Sequence[list[str]], missing: Mapping[str, Sequence[str]], n: int) -> list[list[list[str]]]:
-    """Deal groups of speakers out so that every job has about as many utterances as the others."""
-
-    def load(share: Iterable[Iterable[str]]) -> int:
-        return sum(len(missing.get(speaker, ())) for group in share for speaker in group)
-
-    shares: list[list[list[str]]] = [[] for _ in range(min(n, len(groups)))]
-    for group in sorted(groups, key=lambda group: (-load([group]), group)):
-        min(shares, key=load).append(group)
-    return shares

@@ -7,7 +7,14 @@ from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases
-from pqm_plugin.stages.common.training import Trained, adapter_is_done, attach_lora, train_and_save, training_request
+from pqm_plugin.stages.common.training import (
+    Trained,
+    adapter_is_done,
+    attach_lora,
+    sweep_checkpoints,
+    train_and_save,
+    training_request,
+)
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
@@ -44,3 +51,4 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
     config = recipe.config
     trained = Trained(opened.recognizer, model, config.pretrain, config.lora)
     train_and_save(trained, ready["sat_train"], ready["sat_dev"], request, folder, "sat")
+    sweep_checkpoints(folder.parent, {"sat"})

@@ -18,6 +18,9 @@ OVERLAP = "overlap.json"
 BASE_RECORD = "pqm_base.json"
 """What stage 2 writes into the base's folder when it is whole."""
 
+BACKENDS = ("local", "slurm")
+"""Where jobs can run."""
+
 
 def _option(default: Any, text: str) -> Any:
     """A field whose declaration is its help text."""
@@ -49,15 +52,20 @@ class Recipe:
     n_tokens: int = _option(500, "size of the token list of '--base train'")
     systems: tuple[str, ...] = _option((), "systems to decode; default: all of the table")
     ngpu: int = _option(0, "GPUs; 0 is CPU")
-    nj: int = _option(2, "parallel processes of stage 5, threads of '--base train'")
+    nj: int = _option(2, "parallel jobs of stage 5, threads of '--base train'")
     n_threads: int = _option(1, "threads of stage 4; the result depends on it in its last bits")
-    inference_nj: int = _option(2, "parallel processes of stage 6, one thread each")
+    inference_nj: int = _option(2, "parallel jobs of stage 6, one thread each")
     tag: str = _option("", "name of a second decoding setting: results_<tag>.json")
     title: str = _option("", "heading of RESULTS.md")
     labels: tuple[str, ...] = _option((), "sentences that must stand beside every number")
     report: Path | None = _option(None, "folder that stage 8 writes to; default: <expdir>/<base>_nf4")
     command: str = _option("", "command line of the recipe, for the record")
-    cmd_backend: str = _option("local", "where jobs run: local")
+    cmd_backend: str = _option("local", "where the jobs of stages 5 and 6 run: local, or slurm (see docs/cluster.md)")
+    speakers_per_job: int = _option(100, "most speakers of one job of stages 5 and 6, for which it loads the base once")
+    slurm_partition: str = _option("", "partition of the jobs; default: the cluster's")
+    slurm_time: str = _option("12:00:00", "time limit of a job, as sbatch takes it; 0 is none")
+    slurm_mem: str = _option("", "memory of a job, such as 4G; default: the cluster's")
+    slurm_extra: str = _option("", "further options of sbatch without dashes, such as 'account=me qos=long'")
 
     @cached_property
     def config(self) -> Config:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, sha256, write_json, write_text
+from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.bootstrap import Resampled, resample
 from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
 from pqm_plugin.report.systems import ordered
-from pqm_plugin.stages.common.opening import META
+from pqm_plugin.stages.common.index import trust_adapters
+from pqm_plugin.stages.common.opening import META, weights_hash
 from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.recipe import OVERLAP, Recipe
 
@@ -147,7 +148,7 @@ def _check_made_alike(decodes: Mapping[str, _Decode]) -> None:
         if decode.run.get("search") != first.run.get("search"):
             raise PqmError(f"{decode.folder} and {first.folder} were decoded with other options: run stage 6 again")
         for name, digest in decode.run.get("read_from", {}).items():
-            if not Path(name).is_file() or sha256(Path(name)) != digest:
+            if not Path(name).is_file() or weights_hash(Path(name)) != digest:
                 raise PqmError(f"{decode.folder} was decoded with another {name}: run stage 6 (decode) again")
 
 
@@ -224,6 +225,7 @@ def _comparison(resampled: Resampled, system: str, against: str) -> dict[str, An
 
 def run(recipe: Recipe) -> None:
     """Score the target set, and the control set if there is one, each into its own results file."""
+    trust_adapters(recipe)
     shared = provenance(recipe)
     for set_name, out in results_files(recipe).items():
         meta = {**shared, "set": set_name}

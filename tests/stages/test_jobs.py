@@ -37,6 +37,33 @@ def test_a_job_that_is_killed_is_named(tmp_path):
         run_jobs([job(tmp_path, "a", os._exit, 9)], 1, "test")
 
 
+def succeed_the_second_time(path: Path) -> None:
+    if not path.exists():
+        path.touch()
+        os._exit(9)
+
+
+def give_up(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("tried\n")
+    raise PqmError("mend this")
+
+
+def test_a_job_that_is_killed_is_tried_once_more_and_the_first_log_is_kept(tmp_path, caplog):
+    run_jobs([job(tmp_path, "a", succeed_the_second_time, tmp_path / "seen")], 1, "test")
+
+    assert (tmp_path / "a.log").read_text().count("job a: process") == 2
+    assert "a: ended with exit status 9" in caplog.text
+    assert "trying it once more" in caplog.text
+
+
+def test_an_error_that_the_user_can_mend_is_not_tried_again(tmp_path):
+    with pytest.raises(PqmError, match="a: mend this"):
+        run_jobs([job(tmp_path, "a", give_up, tmp_path / "tries")], 1, "test")
+
+    assert (tmp_path / "tries").read_text() == "tried\n"
+
+
 def test_no_jobs_are_no_error(tmp_path):
     run_jobs([], 2, "test")
 

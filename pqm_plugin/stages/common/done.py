@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,17 @@ def digest(utterances: Sequence[Utterance]) -> str:
 
 
 def _size_bytes(utterance: Utterance) -> int:
-    path = Path(utterance.audio)
-    return path.stat().st_size if path.is_file() else 0
+    try:
+        status = os.stat(utterance.audio)
+    except (OSError, ValueError):
+        # No path, but an archive's offset or a command.
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def request_hash(request: Mapping[str, Any]) -> str:
+    """Hash of what was asked for, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def is_done(record: Path, request: Mapping[str, Any], what: str) -> bool:

@@ -14,6 +14,7 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
 
 
@@ -42,6 +43,17 @@ class Material:
                 f"{self.recipe.partition_file} names {lost[0]}, which no data folder holds: run stage 1 again"
             )
         return [self._utterances[name] for name in names]
+
+    def digest(self, split: str, speaker: str) -> str:
+        """Hash of what a speaker's utterances are, see `done.digest`; computed once, for it asks for every file."""
+        key = (split, speaker)
+        if key not in self._digests:
+            self._digests[key] = digest(self.utterances(split, speaker))
+        return self._digests[key]
+
+    @cached_property
+    def _digests(self) -> dict[tuple[str, str], str]:
+        return {}
 
     def speakers(self) -> list[str]:
         """The target speakers, or those of them that `--speakers` names."""

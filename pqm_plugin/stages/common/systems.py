@@ -1,5 +1,6 @@
 """The systems that are decoded and compared, from their keys: base, `+`, adapter."""
 
+import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,4 +73,8 @@ def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[
         return root / "speakers" / speaker
     if len(speakers) < 2:
         raise PqmError(f"{system.key}: another speaker's adapter needs at least two target speakers")
-    return root / "speakers" / speakers[(speakers.index(speaker) + 1) % len(speakers)]
+    place = bisect.bisect_left(speakers, speaker)
+    if speakers[place : place + 1] != [speaker]:
+        # They need not be sorted, but for thousands it is as well that they are.
+        place = speakers.index(speaker)
+    return root / "speakers" / speakers[(place + 1) % len(speakers)]

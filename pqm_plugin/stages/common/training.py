@@ -1,8 +1,8 @@
 """Train one adapter and write it, for stages 4 and 5."""
 
-import hashlib
-import json
 import logging
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pqm_plugin.adapters.train import Example, train_adapter
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.stages.common.done import request_hash
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.config import LoraConfig
 
@@ -84,10 +85,16 @@ def train_and_save(
         raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower {section}.learning_rate")
     info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
     save_adapter(folder, model, info)
-    for stale in folder.parent.glob(f".{folder.name}.{'[0-9a-f]' * 12}.train"):
-        stale.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
+
+
+def sweep_checkpoints(root: Path, names: Collection[str]) -> None:
+    """Remove what interrupted runs with other settings left of adapters that are done now."""
+    for path in root.glob(".*.train"):
+        if (found := re.fullmatch(r"\.(.+)\.[0-9a-f]{12}\.train", path.name)) and found[1] in names:
+            path.unlink(missing_ok=True)
 
 
 def _short(request: dict[str, Any]) -> str:
     """Names a checkpoint after its request: an interrupted run with other settings is not gone on with."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
+    return request_hash(request)[:12]

@@ -8,7 +8,6 @@ from pqm_plugin.adapters.files import WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.models.families import family_of
-from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import weights_file, weights_hash
 from pqm_plugin.stages.common.systems import STOCK, System, adapter_of
@@ -44,7 +43,7 @@ class DecodeTask:
             "weights_sha256": weights_hash(weights_file(self.recipe, kind)),
             "adapter_sha256": self._adapter_hash(speaker),
             "search": family_of(self.recipe.base_dir).search_options(self.recipe.config.decode),
-            "utterances": digest(utterances),
+            "utterances": material.digest(self.split, speaker),
             "device": self.recipe.device,
         }
         path = self.folder / "parts" / f"{safe_name(speaker)}.jsonl"
