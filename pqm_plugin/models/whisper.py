@@ -127,7 +127,10 @@ class Whisper:
         }
 
     def adapter_targets(self, preset: str) -> list[str]:
-        """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too."""
+        """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too.
+
+        With adapters on convolutions, `generate` of plain transformers wants `conv1.stride` and `conv2.stride` set.
+        """
         if preset not in _PRESETS:
             raise PqmError(f"LoRA targets {preset!r}: use one of {', '.join(_PRESETS)}, or a list of layer names")
         return [
@@ -174,6 +177,7 @@ class Whisper:
         padded = [torch.cat([row, row[-1:].expand(n_frames - len(row), -1)]) for row in features]
         mel = torch.stack(padded).mT
         encoder = self._whisper.model.encoder
+        _show_strides(encoder)
         if n_frames == self._window:
             return BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
         # transformers' encoder insists on the whole window: this is its forward over a part of the positions.
@@ -182,6 +186,13 @@ class Whisper:
         for layer in encoder.layers:
             hidden = layer(hidden, None)
         return BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
+
+
+def _show_strides(encoder: Any) -> None:
+    """transformers asks the convolutions for their strides, which peft's wrapping of them hides."""
+    for layer in (encoder.conv1, encoder.conv2):
+        if not hasattr(layer, "stride"):
+            layer.stride = layer.base_layer.stride
 
 
 def facts(folder: Path) -> Facts:

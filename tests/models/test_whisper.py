@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
+from pqm_plugin.adapters.files import AdapterInfo, save_adapter
+from pqm_plugin.adapters.lora import attach, parameter_counts
+from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
@@ -26,6 +29,7 @@ def noise(seconds, seed=0):
 
 def opened(folder, search=SEARCH):
     recognizer = family_of(folder).load_float(folder, search, "cpu")
+    recognizer.folder = folder
     recognizer.network.eval()
     return recognizer
 
@@ -184,6 +188,32 @@ def test_a_lora_preset_names_whole_layers(recognizer, preset, count):
     assert all(isinstance(recognizer.network.get_submodule(name), nn.Linear | nn.Conv1d) for name in targets)
 
 
+def test_adapters_on_convolutions_are_searched_with_in_one_batch(recognizer, tmp_path):
+    folders = []
+    for place in (0, 1):
+        fresh = opened(recognizer.folder)
+        model = attach(fresh.network, fresh.adapter_targets("all_linear_and_conv"), rank=1, alpha=4, dropout=0.0)
+        torch.manual_seed(place)
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if "lora_" in name:
+                    value.normal_()
+        folders.append(tmp_path / str(place))
+        save_adapter(folders[-1], model, AdapterInfo("abc", "ada", 1, 100, 3))
+    clips = [noise(1.0), noise(1.0)]
+
+    bank = AdapterBank(recognizer.network, "abc")
+    with bank.rows(folders):
+        together = recognizer.recognize(clips)
+    alone = []
+    for folder, clip in zip(folders, clips, strict=True):
+        with bank.rows([folder]):
+            alone += recognizer.recognize([clip])
+
+    assert [found.text for found in together] == [found.text for found in alone]
+    assert together[0].text != together[1].text
+
+
 @pytest.mark.slow
 def test_full_precision_says_the_words_of_transformers_and_int8_is_smaller(tiny_whisper, tmp_path):
     family = family_of(tiny_whisper)
@@ -204,7 +234,6 @@ def test_full_precision_says_the_words_of_transformers_and_int8_is_smaller(tiny_
 
 @pytest.mark.slow
 def test_a_model_of_base_ens_shapes_is_seven_times_smaller_and_adapters_have_one_percent(tmp_path):
-    from pqm_plugin.adapters.lora import attach, parameter_counts
     from pqm_plugin.models.whisper import Whisper
     from pqm_plugin.quantize.checkpoint import load_packed, save_packed
     from pqm_plugin.quantize.layers import quantize_layers

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
@@ -16,6 +17,8 @@ whisper_model = pytest.importorskip("whisper.model")
 TINY = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 2} | {
     **{"n_vocab": 51864, "n_text_ctx": 448, "n_text_state": 16, "n_text_head": 2, "n_text_layer": 1},
 }
+EMBEDDING = "decoder.token_embedding.weight"
+CLIP = "data/LibriSpeech/dev-clean/1272/128104/1272-128104-0000.flac"
 TEXTS = [" Mr. Quilter is the apostle", " größe 100 %, isn't it?", " naïve 東京", "  two   blanks"]
 
 
@@ -121,7 +124,7 @@ def genuine(shared):
 def test_the_genuine_tensors_of_tiny_en_compute_what_openai_whisper_computes(genuine, tmp_path):
     dims, tensors = genuine
     torch.manual_seed(0)
-    invented = {"decoder.token_embedding.weight": torch.randn(dims["n_vocab"], dims["n_text_state"]) * 0.02}
+    invented = {EMBEDDING: torch.randn(dims["n_vocab"], dims["n_text_state"]) * 0.02}
     model = checkpoint(
         tmp_path / "tiny.en.pt", dims, {name: value.float() for name, value in (tensors | invented).items()}
     )
@@ -130,6 +133,29 @@ def test_the_genuine_tensors_of_tiny_en_compute_what_openai_whisper_computes(gen
     assert max(compare(model, tmp_path / "base")) < 1e-4
     recognizer = family_of(tmp_path / "base").load_float(tmp_path / "base", SearchOptions(), "cpu")
     assert recognizer.built_in == {"model.encoder.embed_positions.weight"}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_clip_alone_changes_a_genuine_encoder_as_much_as_four_bits_do_so_the_window_is_the_default(
+    genuine, shared, tmp_path
+):
+    dims, tensors = genuine
+    checkpoint(
+        tmp_path / "tiny.en.pt", dims, {**tensors, EMBEDDING: torch.zeros(dims["n_vocab"], dims["n_text_state"])}
+    )
+    fetch_base(str(tmp_path / "tiny.en.pt"), tmp_path / "base")
+    audio, _ = soundfile.read(shared / CLIP, dtype="float32")
+    encoded = []
+    for context in ("window", "clip"):
+        recognizer = family_of(tmp_path / "base").load_float(tmp_path / "base", SearchOptions(context=context), "cpu")
+        features = recognizer.features(audio)
+        with torch.no_grad():
+            encoded.append(recognizer._encode([features]).last_hidden_state[0, : len(features) // 2])
+
+    change = float((encoded[1] - encoded[0]).norm() / encoded[0].norm())
+    assert 0.05 < change < 0.3
+    assert SearchOptions().context == "window"
 
 
 @pytest.mark.real
