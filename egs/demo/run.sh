@@ -7,7 +7,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "${here}/../pqm.sh" \
     --command "egs/demo/run.sh${1:+ $(printf '%q ' "$@")}" \
     --local_data "${here}/local/make_corpus.py" \
-    --corpus "${here}/downloads" \
+    --downloads "${here}/downloads" \
     --reader librispeech \
     --base train \
     --asr_config "${here}/conf/train_asr.yaml" \

@@ -90,6 +90,7 @@ class Family(Protocol):
         *,
         token_type: str,
         n_tokens: int,
+        speed_factors: Sequence[float],
         ngpu: int,
         n_threads: int,
         seed: int,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pqm_plugin.corpus.audio import AudioInfo, probe
 from pqm_plugin.corpus.kaldi import write_data_folder
+from pqm_plugin.corpus.listed import Listing, find_listing, listed_partition
 from pqm_plugin.corpus.names import some
 from pqm_plugin.corpus.partition import Partition, make_partition
 from pqm_plugin.corpus.readers import Reader, find_reader
@@ -36,6 +37,7 @@ def run(recipe: Recipe) -> None:
         recipe.valid_set or None,
         recipe.check_set or None,
         recipe.speakers or None,
+        listing=find_listing(recipe.partition, recipe.reader) if recipe.partition else None,
     )
 
 
@@ -100,23 +102,31 @@ def prepare_data(
     speakers: Sequence[str] | None = None,
     split_rule: str = "paper",
     min_utterances: int = 5,
+    listing: Listing | None = None,
 ) -> DataSummary:
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
-    `speakers` chooses the target speakers, None takes all of `target_set`. The same inputs give the same bytes, and
-    files that hold them already are left alone. Nothing is written before everything was read.
+    `speakers` chooses the target speakers, None takes all of `target_set`. With a `listing` the target speakers and
+    their splits are those it names, whatever the rule, and nothing else is read of a set that serves as target alone.
+    The same inputs give the same bytes, and files that hold them already are left alone. Nothing is written before
+    everything was read.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
             or the partition cannot be made.
     """
-    named = (target_set, *sat_sets, train_set, valid_set, check_set)
-    sets = _read_sets(corpus, find_reader(reader), [name for name in named if name])
+    others = [name for name in (*sat_sets, train_set, valid_set, check_set) if name]
+    only = {target_set: listing} if listing and target_set not in others else {}
+    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only)
     utterances = {name: loaded.utterances for name, loaded in sets.items()}
     targets, sat, check = (
         {name: utterances[name] for name in names if name} for names in ([target_set], sat_sets, [check_set])
     )
-    partition = make_partition(targets, sat, speakers, check, min_utterances, split_rule)
+    partition = (
+        listed_partition(listing, targets, sat, speakers, check)
+        if listing
+        else make_partition(targets, sat, speakers, check, min_utterances, split_rule)
+    )
     for name, whole in utterances.items():
         write_data_folder(datadir / name, whole)
     partition.write(datadir / PARTITION)
@@ -134,16 +144,28 @@ def _said(summary: DataSummary) -> DataSummary:
     return summary
 
 
-def _read_sets(corpus: Path, source: Reader, names: Iterable[str]) -> dict[str, _Set]:
-    """Read every set once, however many parts it plays."""
+def _read_sets(corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing]) -> dict[str, _Set]:
+    """Read every set once, however many parts it plays; of those in `only`, what the listing knows."""
     once = list(dict.fromkeys(safe_name(name, "set") for name in names))
-    return {name: _read_set(source, corpus, name) for name in once}
+    return {name: _read_set(source, corpus, name, only.get(name)) for name in once}
 
 
-def _read_set(source: Reader, corpus: Path, name: str) -> _Set:
+def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> list[Utterance]:
+    """Return all utterances, or those of the groups in `listing`."""
+    everything = list(found)
+    if listing is None:
+        return everything
+    wanted = [utterance for utterance in everything if listing.group_of(utterance.utterance)]
+    if not wanted:
+        raise PqmError(f"set {name} holds none of the utterances of partition {listing.name}: correct --target_set")
+    _log.info("set %s: %d of its %d utterances are of the partition's speakers", name, len(wanted), len(everything))
+    return wanted
+
+
+def _read_set(source: Reader, corpus: Path, name: str, listing: Listing | None) -> _Set:
     """Read a set, check all its audio, and set aside what has no audio or no transcript."""
     whole, lost = [], []
-    for utterance in source.read(corpus, name):
+    for utterance in _wanted(source.read(corpus, name), name, listing):
         if utterance.audio and utterance.text.strip():
             whole.append(utterance)
         else:
