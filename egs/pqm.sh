@@ -10,10 +10,16 @@ stage=1        # first stage to run
 stop_stage=8   # last stage to run
 skip_stages="" # stages to leave out, such as "1 2"
 python=""      # Python that holds pqm_plugin; default: .venv of this checkout, else python3
-local_data=""  # script of the recipe that makes or fetches the corpus into --corpus
+local_data=""  # script of the recipe that makes or fetches the corpus where no --corpus is given
+downloads=""   # where it does so
 corpus=""      # the corpus as distributed
 help=false
 parse_options "$@"
+if [ -n "${corpus}" ]; then
+    local_data=""
+elif [ -n "${downloads}" ]; then
+    rest+=(--corpus "${downloads}")
+fi
 : "${python:=$(find_python "${root}")}"
 export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}" PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}"
 
@@ -43,7 +49,7 @@ done
 start=${SECONDS}
 if want 1; then
     log "Stage 1: data: Kaldi folders and the speaker partition"
-    [ -z "${local_data}" ] || "${python}" "${local_data}" "${corpus}"
+    [ -z "${local_data}" ] || "${python}" "${local_data}" "${downloads}" "${rest[@]}"
     pqm data
 fi
 if want 2; then

@@ -76,7 +76,9 @@ def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, te
     if "tuple" in str(kind) and name == "labels":
         parser.add_argument(*names, action="append", default=None, metavar="TEXT", help=text + "; may be repeated")
     elif "tuple" in str(kind):
-        parser.add_argument(*names, type=_words, default=default, metavar="'A B …'", help=text)
+        parser.add_argument(
+            *names, type=_numbers if "float" in str(kind) else _words, default=default, metavar="'A B …'", help=text
+        )
     else:
         parser.add_argument(
             *names, type=kind if kind in (int, str) else _path, default=default, metavar=name.upper(), help=text
@@ -85,6 +87,10 @@ def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, te
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in _words(text))
 
 
 def _path(text: str) -> Path | None:

@@ -119,7 +119,7 @@ def _is_no_space(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, instead: str = "another --expdir") -> Iterator[None]:
     """Hold the lock file `path`; it is free again when this process ends, however that happens.
 
     Raises:
@@ -133,7 +133,7 @@ def exclusive(path: Path) -> Iterator[None]:
             file.seek(0)
             raise PqmError(
                 f"{path.parent}: process {file.read().strip() or 'unknown'} is at work on it; "
-                "wait for it to end, or choose another --expdir"
+                f"wait for it to end, or choose {instead}"
             ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

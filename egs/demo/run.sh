@@ -15,7 +15,7 @@ done
 exec "${here}/../pqm.sh" \
     --command "egs/demo/run.sh${1:+ $(printf '%q ' "$@")}" \
     --local_data "${here}/local/make_corpus.py" \
-    --corpus "${here}/downloads" \
+    --downloads "${here}/downloads" \
     --reader librispeech \
     --base train \
     --asr_config "${here}/conf/train_${family}.yaml" \

@@ -132,8 +132,20 @@ def make_partition(
     if not kept:
         raise PqmError(f"no target speaker has {min_utterances} utterances ({some(left_out)}): name other speakers")
     rows = [row for speaker in kept for row in _split_speaker(by_target[speaker], SPLIT_RULES[split_rule])]
+    return with_teachers(rows, chosen, sat, check, left_out)
+
+
+def with_teachers(
+    target_rows: Sequence[Row], targets: Sequence[str], sat: Sets, check: Sets | None, left_out: dict[str, str]
+) -> Partition:
+    """Add SAT and control rows to those of the target speakers; `targets` are all who must not teach.
+
+    Raises:
+        PqmError: when fewer than two SAT speakers are left, and when one utterance would stand in two rows.
+    """
+    rows = list(target_rows)
     if sat:
-        rows += _sat_rows(_without_targets(_by_speaker(sat), chosen, left_out), left_out)
+        rows += _sat_rows(_without_targets(_by_speaker(sat), targets, left_out), left_out)
     rows += [Row(*row[:3], CHECK_SPLIT) for group in _by_speaker(check or {}).values() for row in group]
     _check_unique(rows)
     order = {split: place for place, split in enumerate((*SPLITS, *SAT_SPLITS, CHECK_SPLIT))}

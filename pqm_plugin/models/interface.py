@@ -111,6 +111,7 @@ class Family(Protocol):
         *,
         token_type: str,
         n_tokens: int,
+        speed_factors: Sequence[float],
         ngpu: int,
         n_threads: int,
         seed: int,

@@ -47,6 +47,7 @@ def train_base(
     *,
     token_type: str,
     n_tokens: int,
+    speed_factors: Sequence[float] = (),
     ngpu: int = 0,
     n_threads: int = 2,
     seed: int = 0,
@@ -61,6 +62,7 @@ def train_base(
         train_data: holds `wav.scp` with plain audio files of 16 kHz, and `text`.
         config: see `whisper_options.WhisperOptions`.
         token_type: must be `bpe`; `n_tokens` as in `make_tokenizer`.
+        speed_factors: must be empty.
         ngpu: 1 for a GPU; 0 for the CPU, then with `n_threads` threads.
 
     Raises:
@@ -68,6 +70,8 @@ def train_base(
             data or options, if another process trains into it, or if the loss is no longer finite.
     """
     options = load_options(config)
+    if speed_factors:
+        raise PqmError("--speed_perturb: Whisper's trainer has none; leave it out")
     if ngpu > 1:
         raise PqmError(f"--ngpu {ngpu}: a Whisper model of this size trains on one GPU; give --ngpu 1")
     texts = [read_lists(folder)[1] for folder in (train_data, valid_data)]

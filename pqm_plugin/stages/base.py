@@ -74,6 +74,7 @@ def _train(recipe: Recipe, folder: Path) -> None:
         folder,
         token_type=recipe.token_type,
         n_tokens=recipe.n_tokens,
+        speed_factors=recipe.speed_perturb,
         ngpu=recipe.ngpu,
         n_threads=recipe.nj,
         seed=recipe.config.seed,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pqm_plugin.corpus.audio import AudioInfo, probe
 from pqm_plugin.corpus.kaldi import write_data_folder
+from pqm_plugin.corpus.listed import Listing, find_listing, listed_partition
 from pqm_plugin.corpus.names import some
 from pqm_plugin.corpus.overlap import overlap
 from pqm_plugin.corpus.partition import Partition, every_second_speaker, make_partition
@@ -17,6 +18,7 @@ from pqm_plugin.corpus.validate import speaker_warnings
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name, write_json, write_text
 from pqm_plugin.report.tables import overlap_sentence
+from pqm_plugin.stages.common.amounts import Amount, DataSummary
 from pqm_plugin.stages.recipe import LEFT_OUT, OVERLAP, Recipe
 
 PARTITION = "partition.tsv"
@@ -39,41 +41,8 @@ def run(recipe: Recipe) -> None:
         recipe.valid_set or None,
         recipe.check_set or None,
         recipe.speakers or None,
+        listing=find_listing(recipe.partition, recipe.reader) if recipe.partition else None,
     )
-
-
-@dataclass(frozen=True)
-class Amount:
-    """How much speech there is."""
-
-    n_speakers: int
-    n_utterances: int
-    duration_s: float
-
-    def __str__(self) -> str:
-        """Return the amount in words."""
-        return f"{self.n_speakers} speakers, {self.n_utterances} utterances, {self.duration_s / 3600:.2f} h"
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """What stage 1 found: amounts by set and by split, why speakers were left out, and what else to look at."""
-
-    sets: dict[str, Amount]
-    splits: dict[str, Amount]
-    speakers_left_out: dict[str, str]
-    warnings: tuple[str, ...]
-    partition: Path
-
-    def lines(self) -> list[str]:
-        """Return the summary for people, one fact a line."""
-        left_out = self.speakers_left_out
-        return [
-            *(f"set {name}: {amount}" for name, amount in self.sets.items()),
-            *(f"split {name}: {amount}" for name, amount in self.splits.items()),
-            f"speakers left out: {len(left_out)}",
-            *(f"left out: speaker {speaker}: {why}" for speaker, why in sorted(left_out.items())),
-        ]
 
 
 @dataclass(frozen=True)
@@ -104,29 +73,34 @@ def prepare_data(
     speakers: Sequence[str] | None = None,
     split_rule: str = "paper",
     min_utterances: int = 5,
+    listing: Listing | None = None,
 ) -> DataSummary:
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
     `speakers` chooses the target speakers, None takes all of `target_set`, or every second one if that is a SAT set
-    too: the others then teach. `overlap.json` tells what each target's test shares with train. The same inputs give the
-    same bytes, and files that hold them already are left alone. Nothing is written before everything was read.
+    too: the others then teach. With a `listing` the target speakers and their splits are those it names, whatever the
+    rule, and nothing else is read of a set that serves as target alone. `overlap.json` tells what each target's test
+    shares with train. The same inputs give the same bytes, and files that hold them already are left alone. Nothing is
+    written before everything was read.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
             or the partition cannot be made.
     """
-    named = (target_set, *sat_sets, train_set, valid_set, check_set)
-    sets = _read_sets(corpus, find_reader(reader), [name for name in named if name])
+    others = [name for name in (*sat_sets, train_set, valid_set, check_set) if name]
+    only = {target_set: listing} if listing and target_set not in others else {}
+    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only)
     utterances = {name: loaded.utterances for name, loaded in sets.items()}
     targets, sat, check = (
         {name: utterances[name] for name in names if name} for names in ([target_set], sat_sets, [check_set])
     )
-    if target_set in sat:
-        if not speakers:
-            speakers = every_second_speaker(targets[target_set], min_utterances)
-            _log.info("every second speaker is a target (%s), the others teach; --speakers chooses", " ".join(speakers))
-        sat[target_set] = [each for each in sat[target_set] if each.speaker not in speakers]
-    partition = make_partition(targets, sat, speakers, check, min_utterances, split_rule)
+    if listing:
+        partition = listed_partition(listing, targets, sat, speakers, check)
+    else:
+        if target_set in sat:
+            speakers = speakers or _learners(targets[target_set], min_utterances)
+            sat[target_set] = [each for each in sat[target_set] if each.speaker not in speakers]
+        partition = make_partition(targets, sat, speakers, check, min_utterances, split_rule)
     for name, whole in utterances.items():
         write_data_folder(datadir / name, whole)
     partition.write(datadir / PARTITION)
@@ -138,6 +112,13 @@ def prepare_data(
     return _said(_summary(sets, partition, warnings, datadir / PARTITION))
 
 
+def _learners(utterances: Sequence[Utterance], min_utterances: int) -> list[str]:
+    """Every second speaker of a set that both teaches and learns."""
+    speakers = every_second_speaker(utterances, min_utterances)
+    _log.info("every second speaker is a target (%s), the others teach; --speakers chooses", " ".join(speakers))
+    return list(speakers)
+
+
 def _said(summary: DataSummary) -> DataSummary:
     """Log the summary and its warnings, and hand it on."""
     for line in summary.lines():
@@ -147,16 +128,28 @@ def _said(summary: DataSummary) -> DataSummary:
     return summary
 
 
-def _read_sets(corpus: Path, source: Reader, names: Iterable[str]) -> dict[str, _Set]:
-    """Read every set once, however many parts it plays."""
+def _read_sets(corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing]) -> dict[str, _Set]:
+    """Read every set once, however many parts it plays; of those in `only`, what the listing knows."""
     once = list(dict.fromkeys(safe_name(name, "set") for name in names))
-    return {name: _read_set(source, corpus, name) for name in once}
+    return {name: _read_set(source, corpus, name, only.get(name)) for name in once}
 
 
-def _read_set(source: Reader, corpus: Path, name: str) -> _Set:
+def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> list[Utterance]:
+    """Return all utterances, or those of the groups in `listing`."""
+    everything = list(found)
+    if listing is None:
+        return everything
+    wanted = [utterance for utterance in everything if listing.group_of(utterance.utterance)]
+    if not wanted:
+        raise PqmError(f"set {name} holds none of the utterances of partition {listing.name}: correct --target_set")
+    _log.info("set %s: %d of its %d utterances are of the partition's speakers", name, len(wanted), len(everything))
+    return wanted
+
+
+def _read_set(source: Reader, corpus: Path, name: str, listing: Listing | None) -> _Set:
     """Read a set, check all its audio, and set aside what has no audio or no transcript."""
     whole, lost = [], []
-    for utterance in source.read(corpus, name):
+    for utterance in _wanted(source.read(corpus, name), name, listing):
         if utterance.audio and utterance.text.strip() and not utterance.problem:
             whole.append(utterance)
         else:

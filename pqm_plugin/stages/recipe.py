@@ -42,6 +42,7 @@ class Recipe:
     speakers: tuple[str, ...] = _option(
         (), "target speakers; default: all of the target set, half if it is a SAT set too"
     )
+    partition: str = _option("", "'paper' or a JSON file: train, dev and test by name; default: the rule 40/20/40")
     datadir: Path = _option(Path("data"), "Kaldi folders and the partition")
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")
@@ -50,6 +51,7 @@ class Recipe:
     asr_config: Path | None = _option(None, "training configuration for '--base train', in the family's own format")
     token_type: str = _option("bpe", "tokens of '--base train': bpe or char")
     n_tokens: int = _option(500, "size of the token list of '--base train'")
+    speed_perturb: tuple[float, ...] = _option((), "speeds at which '--base train' plays its utterances")
     systems: tuple[str, ...] = _option((), "systems to decode; default: all of the table")
     ngpu: int = _option(0, "GPUs; 0 is CPU")
     nj: int = _option(2, "parallel jobs of stage 5, threads of '--base train'")

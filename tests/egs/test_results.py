@@ -23,7 +23,7 @@ def test_the_tables_of_the_page_are_those_of_the_stored_results(path):
         assert (path.parent / "figures" / f"{name}{path.stem.removeprefix('results')}.svg").is_file()
 
 
-@pytest.mark.parametrize("recipe", ["demo", "librispeech", "own"])
+@pytest.mark.parametrize("recipe", ["demo", "librispeech", "own", "tedlium3"])
 def test_all_seven_systems_are_there_and_the_float_ones_agree(recipe):
     results = read_json(ROOT / "egs" / recipe / "results.json")
 
@@ -46,3 +46,10 @@ def test_real_numbers_say_beside_them_what_may_be_claimed():
     assert "Overlap: of" in own
     assert "Synthetic" in (ROOT / "egs/demo/RESULTS.md").read_text(encoding="utf-8")
     assert read_json(ROOT / "egs/librispeech/results.json")["systems"]["nf4"]["model_bytes"] * 7 < 62278339
+
+
+def test_the_talks_are_said_to_be_a_stand_in_wherever_a_number_stands():
+    page = (ROOT / "egs/tedlium3/RESULTS.md").read_text(encoding="utf-8")
+
+    assert "stand-in" in page.splitlines()[0]
+    assert page.count("Not TED-LIUM 3") >= page.count("\n### ") - 1 > 0

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
+PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
 SPY = """#!/usr/bin/env bash
 IFS=$'\\t'
 printf '%s\\n' "$*" >> "${SPY_LOG}"
@@ -71,6 +72,38 @@ def test_a_users_option_comes_after_the_recipes_own_and_so_wins(tmp_path):
     assert words.index("dev-clean") < words.index("mine")
 
 
+def value(words: list[str], option: str) -> str | None:
+    """The last value of an option, which is the one that counts."""
+    return next((after for name, after in reversed(list(zip(words, words[1:], strict=False))) if name == option), None)
+
+
+@pytest.mark.parametrize("recipe", ["librispeech", "tedlium3", "demo"])
+def test_the_corpus_is_made_or_fetched_only_where_none_is_given(tmp_path, recipe):
+    call(ROOT / f"egs/{recipe}/run.sh", "--stop_stage", "1", spy=tmp_path)
+    call(ROOT / f"egs/{recipe}/run.sh", "--stop_stage", "1", "--corpus", "mine", spy=tmp_path)
+
+    fetched, without, given = calls(tmp_path)
+    downloads = str(ROOT / "egs" / recipe / "downloads")
+    assert fetched[0].startswith(str(ROOT / "egs" / recipe / "local")) and fetched[1] == downloads
+    assert value(fetched, "--target_set") == value(without, "--target_set")
+    assert (value(without, "--corpus"), value(given, "--corpus")) == (downloads, "mine")
+
+
+def test_the_papers_partition_and_a_base_of_ones_own_bring_their_sets(tmp_path):
+    for recipe in ("librispeech", "tedlium3"):
+        options = ["--stage", "2", "--stop_stage", "2"]
+        call(ROOT / f"egs/{recipe}/run.sh", *options, spy=tmp_path)
+        call(ROOT / f"egs/{recipe}/run.sh", *options, "--partition", "paper", "--base", "train", spy=tmp_path)
+
+    roles = ("--target_set", "--sat_sets", "--train_set", "--valid_set")
+    assert [[value(words, role) for role in roles] for words in calls(tmp_path)] == [
+        ["dev-clean", "train-clean-5", None, None],
+        ["train-clean-360", "train-clean-100", "train-600", "dev"],
+        ["speaker-adaptation-test", "speaker-adaptation-train", None, None],
+        ["speaker-adaptation", "speaker-adaptation-train", "speaker-adaptation-train", "speaker-adaptation-dev"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -108,7 +141,8 @@ def test_recipes_are_short():
 
 
 def readme_commands() -> list[list[str]]:
-    pages = [ROOT / name for name in ("README.md", "egs/librispeech/README.md", "egs/own/README.md", "docs/cluster.md")]
+    recipes = (f"egs/{corpus}/README.md" for corpus in ("librispeech", "tedlium3", "own"))
+    pages = [ROOT / name for name in ("README.md", *recipes, "docs/cluster.md")]
     fenced = [
         found for page in pages for found in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
     ]
@@ -118,7 +152,12 @@ def readme_commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
 def test_every_command_of_the_readme_parses(tmp_path, command):
-    if command[0] == "make":
+    if command[0].endswith(".py"):
+        done = subprocess.run(
+            [sys.executable, command[0], "--help"], capture_output=True, cwd=ROOT, env=PATHS, text=True, check=False
+        )
+        assert all(option in done.stdout for option in command if option.startswith("--"))
+    elif command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
     elif command[0] == "python3":
         assert (ROOT / command[1]).is_file()
@@ -148,7 +187,21 @@ def test_the_shell_and_the_python_function_give_the_same_recipe():
     from pqm_plugin.stages.recipe import Recipe
 
     parsed = _parser().parse_args(
-        ["adapt", "--base", "b", "--target-set", "dev", "--speakers", "1 2", "--command", "c"]
+        [
+            "adapt",
+            "--base",
+            "b",
+            "--target-set",
+            "dev",
+            "--speakers",
+            "1 2",
+            "--speed-perturb",
+            "0.9 1",
+            "--command",
+            "c",
+        ]
     )
 
-    assert _recipe(parsed) == Recipe(base="b", target_set="dev", speakers=("1", "2"), command="c")
+    assert _recipe(parsed) == Recipe(
+        base="b", target_set="dev", speakers=("1", "2"), speed_perturb=(0.9, 1.0), command="c"
+    )

@@ -179,3 +179,22 @@ def test_a_config_that_keeps_other_checkpoints_is_refused(data, config, tmp_path
         train(data, config, tmp_path / "exp")
 
     assert not (tmp_path / "exp").exists()
+
+
+def test_several_gpus_and_speeds_reach_espnets_launcher(data, config, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr("pqm_plugin.models.espnet_train._collect_statistics", lambda run: None)
+
+    def espnet(run, arguments, ngpu=0):
+        called.append((arguments, ngpu))
+        (run.out / "valid.acc.ave.pth").touch()
+
+    monkeypatch.setattr("pqm_plugin.models.espnet_train._espnet", espnet)
+
+    train(data, config, tmp_path / "exp", ngpu=4, speed_factors=(0.9, 1.0, 1.1))
+
+    [(arguments, ngpu)] = called
+    assert ngpu == 4
+    assert arguments[arguments.index("--multiprocessing_distributed") + 1] == "true"
+    effects = next(word for word in arguments if word.startswith("data_aug_effects="))
+    assert [effect[2]["factor"] for effect in yaml.safe_load(effects.partition("=")[2])] == [0.9, 1.0, 1.1]

@@ -82,3 +82,21 @@ def test_an_unknown_family_is_named(recipe, run, tmp_path):
 
     with pytest.raises(PqmError, match="--family wav2vec: there is no such model family; known: whisper, espnet_aed"):
         run("base", of=wrong)
+
+
+def test_training_is_given_the_recipes_speeds_gpus_and_tokens(recipe, run, tmp_path, monkeypatch):
+    given = {}
+    config = tmp_path / "train.yaml"
+    config.write_text("frontend_conf: {fs: 16k}\n")
+    monkeypatch.setattr("pqm_plugin.models.espnet_aed.train", lambda *_, **options: given.update(options))
+    mine = dataclasses.replace(
+        recipe,
+        **{"base": "train", "asr_config": config, "train_set": "sat", "valid_set": "sat", "n_tokens": 9, "ngpu": 4},
+        speed_perturb=(0.9, 1.1),
+    )
+    run("data", of=mine)
+
+    with pytest.raises(PqmError):  # nothing was trained
+        run("base", of=mine)
+
+    assert (given["speed_factors"], given["ngpu"], given["n_tokens"]) == ((0.9, 1.1), 4, 9)

@@ -168,12 +168,14 @@ def main() -> None:
         f"  {corpus_set.name:8} {len(corpus_set.voices):2} voices: {corpus_set.about}" for corpus_set in SETS
     )
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\nsets:\n{sets}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=f"{__doc__}\nsets:\n{sets}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("out", type=Path, help="the folder to write the corpus to")
     parser.add_argument("--seed", type=int, default=0, help="which sentences are said (default 0)")
     parser.add_argument("--limit", type=int, help="at most so many utterances a voice and set, for a quick look")
-    arguments = parser.parse_args()
+    arguments, _ = parser.parse_known_args()  # the recipe's own options come along
     if arguments.limit is not None and arguments.limit < 1:
         parser.error("--limit must be 1 or more")
     try:

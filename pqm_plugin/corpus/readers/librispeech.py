@@ -8,16 +8,28 @@ from pqm_plugin.corpus.names import suggest
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
+UNIONS = {
+    "train-960": ("train-clean-100", "train-clean-360", "train-other-500"),
+    "train-600": ("train-clean-100", "train-other-500"),
+    "dev": ("dev-clean", "dev-other"),
+}
+"""Names for several sets together, to train and validate on; no folder has them."""
 _TRANSCRIPTS = "*.trans.txt"
 
 
 def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
     """Yield the utterances of one set; the speaker is the reader, the first field of the utterance's name.
 
+    A name of `UNIONS` stands for several sets, unless there is a folder of that name.
+
     Raises:
         PqmError: if the set is not there, has neither audio nor transcripts, or names an utterance twice.
     """
     folder = _root(corpus) / set_name
+    if set_name in UNIONS and not folder.is_dir():
+        for part in UNIONS[set_name]:
+            yield from read(corpus, part)
+        return
     if not folder.is_dir():
         there = suggest(set_name, available_sets(corpus))
         raise PqmError(f"{folder} is missing ({there}): name one of the sets, or check --corpus")

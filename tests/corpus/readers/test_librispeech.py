@@ -32,6 +32,18 @@ def test_any_set_name_is_found_also_within_the_archive_folder(make_corpus: MakeC
     assert list(read(corpus / "LibriSpeech", "dev")) == list(read(corpus, "dev"))
 
 
+def test_a_name_for_several_sets_reads_them_all_unless_it_is_a_set_itself(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus({"dev-clean": {"1-1-0000": "A"}, "dev-other": {"2-1-0000": "B"}})
+
+    assert [each.speaker for each in read(corpus, "dev")] == ["1", "2"]
+    with pytest.raises(PqmError, match="train-clean-100 is missing"):
+        list(read(corpus, "train-600"))
+
+    make_corpus({"dev": {"3-1-0000": "C"}})
+
+    assert [each.speaker for each in read(corpus, "dev")] == ["3"]
+
+
 def test_holes_are_yielded_with_the_missing_half_empty(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus({"dev": {"1-1-0000": "A", "1-1-0001": "B", "1-1-0002": "C"}})
     folder = corpus / "dev/1/1"

@@ -1,0 +1,150 @@
+"""`--partition paper`: the readers and talks of the paper, utterance by utterance, on corpora built for it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pqm_plugin.corpus.kaldi import read_data_folder
+from pqm_plugin.corpus.listed import find_listing
+from pqm_plugin.corpus.partition import Partition, paper_split
+from pqm_plugin.errors import PqmError
+from pqm_plugin.stages import run_stage
+from pqm_plugin.stages.recipe import Recipe
+
+CHAPTERS = {
+    "115": {"121720": 24, "121896": 16, "122944": 108},
+    "210": {"129396": 184},
+    "2368": {"157054": 35, "157056": 39, "157057": 43, "157066": 41},
+    "3389": {"130127": 48, "13247": 43, "13248": 39, "13250": 45},
+    "3615": {"14672": 46, "14674": 58, "14677": 52},
+    "479": {"107479": 34, "107480": 30, "126480": 32, "134717": 59},
+    "492": {"131882": 43, "131887": 34, "131890": 36, "131899": 39},
+    "525": {"126965": 154},
+    "6553": {"82558": 55, "86683": 97},
+    "829": {"123190": 43, "123191": 45, "123192": 58},
+}
+TALKS = {group: sum(map(len, splits.values())) for group, splits in find_listing("paper", "tedlium3").groups.items()}
+
+
+@pytest.fixture
+def librispeech(tmp_path: Path) -> Path:
+    """A LibriSpeech with the paper's readers, one more, and three to teach, one of whom is a target."""
+    seed = tmp_path / "one.flac"
+    soundfile.write(seed, np.full(160, 1000, np.int16), 16000)
+    sets = {"train-clean-360": {**CHAPTERS, "1": {"2": 3}}, "train-clean-100": {name: {"9": 2} for name in "345"}}
+    sets["train-clean-100"]["115"] = {"9": 2}
+    for set_name, readers in sets.items():
+        for reader, chapters in readers.items():
+            for chapter, count in chapters.items():
+                folder = tmp_path / "LibriSpeech" / set_name / reader / chapter
+                folder.mkdir(parents=True)
+                names = [f"{reader}-{chapter}-{index:04d}" for index in range(count)]
+                for name in names:
+                    shutil.copyfile(seed, folder / f"{name}.flac")
+                (folder / f"{reader}-{chapter}.trans.txt").write_text("".join(f"{name} A WORD\n" for name in names))
+    return tmp_path / "LibriSpeech"
+
+
+@pytest.fixture
+def tedlium(tmp_path: Path) -> Path:
+    """A TED-LIUM 3 with the paper's talks; the words of a segment are its place in the cleaned list."""
+    data = tmp_path / "TEDLIUM_release-3/speaker-adaptation"
+    talks = {"test": TALKS, "train": {"AmandaBurden_2009": 4, "Teacher_2001": 3, "Other_2001": 3}}
+    for part, lengths in talks.items():
+        for kind in ("sph", "stm"):
+            (data / part / kind).mkdir(parents=True)
+        for talk, count in lengths.items():
+            lines = [f"{talk} 1 inter_segment_gap 0 0.01 <o,,unknown> ignore_time_segment_in_scoring\n"]
+            for index in range(count):
+                if index % 9 == 4:
+                    lines.append(f"{talk} 1 {talk} {index * 0.01 + 0.005} {index * 0.01 + 0.01} <NA> an <unk> word\n")
+                words = f"it 's(2) <sil> number n{index}"
+                lines.append(f"{talk} 1 {talk} {index * 0.01 + 0.01} {index * 0.01 + 0.02} <NA> {words} \n")
+            (data / part / "stm" / f"{talk}.stm").write_text("".join(lines))
+            ramp = np.arange(160 * (count + 2)).astype(np.int16)
+            soundfile.write(data / part / "sph" / f"{talk}.sph", ramp, 16000, "PCM_16", "LITTLE", "NIST")
+    return tmp_path
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Callable[..., Partition]:
+    """Return a function that runs stage 1 with the paper's partition."""
+
+    def run(corpus: Path, reader: str, target_set: str, sat_set: str) -> Partition:
+        recipe = Recipe(
+            corpus=corpus,
+            reader=reader,
+            partition="paper",
+            target_set=target_set,
+            sat_sets=(sat_set,),
+            datadir=tmp_path / "data",
+        )
+        run_stage("data", recipe)
+        return Partition.read(recipe.partition_file)
+
+    return run
+
+
+def test_librispeech_gives_the_ten_readers_split_id_by_id(librispeech, prepare, tmp_path):
+    partition = prepare(librispeech, "librispeech", "train-clean-360", "train-clean-100")
+
+    assert {split: len(partition.utterances(split)) for split in ("train", "dev", "test")} == {
+        **{"train": 632, "dev": 316, "test": 632}
+    }
+    assert partition.speakers("test") == sorted(CHAPTERS)
+    for reader, chapters in CHAPTERS.items():
+        names = [f"{reader}-{chapter}-{index:04d}" for chapter, count in chapters.items() for index in range(count)]
+        for split, expected in paper_split(names).items():
+            assert partition.utterances(split, reader) == expected
+    assert len(read_data_folder(tmp_path / "data/train-clean-360")) == 1580
+
+
+def test_pre_training_on_train_clean_100_is_without_target_readers(librispeech, prepare, tmp_path):
+    partition = prepare(librispeech, "librispeech", "train-clean-360", "train-clean-100")
+
+    assert partition.speakers("sat_train") + partition.speakers("sat_dev") == ["3", "4", "5"]
+    assert (
+        "115-9-0000\t115\ttrain-clean-100\tSAT utterances of a target" in (tmp_path / "data/left_out.tsv").read_text()
+    )
+
+
+def test_a_reader_who_lacks_an_utterance_stops_stage_1_with_its_name(librispeech, prepare):
+    (librispeech / "train-clean-360/525/126965/525-126965-0150.flac").unlink()
+
+    with pytest.raises(PqmError, match=r"525 has 153 utterances where 154 are listed .without 525-126965-0150.: "):
+        prepare(librispeech, "librispeech", "train-clean-360", "train-clean-100")
+
+
+def test_a_set_without_the_readers_is_named(librispeech, prepare):
+    shutil.rmtree(librispeech / "train-clean-100/115")
+
+    with pytest.raises(PqmError, match="set train-clean-100 holds none of the utterances of partition paper"):
+        prepare(librispeech, "librispeech", "train-clean-100", "train-clean-360")
+
+
+def test_tedlium_maps_the_listed_places_onto_the_cleaned_segments(tedlium, prepare, tmp_path):
+    partition = prepare(tedlium, "tedlium3", "speaker-adaptation", "speaker-adaptation-train")
+
+    assert {split: len(partition.utterances(split)) for split in ("train", "dev", "test")} == {
+        **{"train": 1033, "dev": 516, "test": 1031}
+    }
+    texts = {each.utterance: each.text for each in read_data_folder(tmp_path / "data/speaker-adaptation")}
+    assert partition.utterances("dev", "AmandaBurden")[:3] == [f"AmandaBurden_2014-{n:04d}" for n in (8, 12, 15)]
+    assert all(text == f"it's number n{int(name[-4:])}" for name, text in texts.items())
+    assert partition.speakers("sat_train") + partition.speakers("sat_dev") == ["Other", "Teacher"]
+
+
+def test_a_talk_with_another_number_of_segments_stops_stage_1_with_the_difference(tedlium, prepare):
+    stm = tedlium / "TEDLIUM_release-3/speaker-adaptation/test/stm/BenDunlap_2007.stm"
+    stm.write_text(stm.read_text().replace("an <unk> word", "a known word", 1))
+
+    message = (
+        "1 of 16 groups do not fit the corpus, which has 2581 utterances for the 2580 that are listed: BenDunlap_2007 "
+        "has 161 utterances where 160 are listed .and also BenDunlap_2007-0160."
+    )
+    with pytest.raises(PqmError, match=message):
+        prepare(tedlium, "tedlium3", "speaker-adaptation", "speaker-adaptation-train")
