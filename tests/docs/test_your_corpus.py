@@ -69,8 +69,8 @@ def test_the_page_has_blocks_to_run_and_names_only_what_is_there():
 
 
 @pytest.mark.slow
-def test_the_page_leads_from_a_folder_to_a_table(desk, tiny_base):
-    said = [shell(block, desk, tiny_base) for language, block in BLOCKS if language == "bash"]
+def test_the_page_leads_from_a_folder_to_a_table(desk, tiny_conformer):
+    said = [shell(block, desk, tiny_conformer) for language, block in BLOCKS if language == "bash"]
 
     assert "every second speaker is a target (ben dora)" in said[0]
     assert "utterance\tspeaker\tset\twhy" in said[0]
