@@ -32,7 +32,10 @@ setup(
     ],
     extras_require={
         "report": ["matplotlib>=3.8"],
-        "whisper": ["openai-whisper>=20250625"],
+        "whisper": [
+            "openai-whisper>=20250625",
+            "tiktoken>=0.7",
+        ],
         "slurm": ["submitit>=1.5.3,<2"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
