@@ -229,7 +229,7 @@ def test_jobs_of_a_recipe_that_was_interrupted_are_cancelled_at_once_or_by_the_n
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_stages_5_and_6_on_slurm_give_what_they_give_here_though_a_job_was_killed(slurm, recipe, run, tmp_path, caplog):
-    here = dataclasses.replace(recipe, systems=("espnet", "nf4+speaker"))
+    here = dataclasses.replace(recipe, systems=("int8", "nf4+speaker"))
     run("data", "base", "quantize", "pretrain", of=here)
     there = dataclasses.replace(here, expdir=tmp_path / "there", cmd_backend="slurm", slurm_time="10")
     shutil.copytree(here.expdir, there.expdir)
