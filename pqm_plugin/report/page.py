@@ -37,7 +37,8 @@ _SYSTEMS_NOTE = (
 _COMPARISONS_NOTE = (
     "Relative WER reduction: the share of the other system's word errors that is gone; negative where there are more. "
     "Normalised: the same after Whisper's English text normaliser, where a format that was learned counts for nothing. "
-    "Probability of improvement: the share of resamples with fewer errors, ties counted half."
+    "Probability of improvement: the share of resamples with fewer errors, ties counted half. Sign test: two-sided, "
+    "over the speakers whose errors differ."
 )
 _SENSITIVITY_NOTE = (
     "Loss in nats per dev utterance, of the whole model; WER by the family's fastest decoding, for a CTC/attention "

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.bootstrap import Resampled, resample
 from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
+from pqm_plugin.metrics.speakers import count_speakers
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.stages.common.index import trust_adapters
@@ -74,7 +75,7 @@ def score_set(
             system: _system(decode, counted[system], normalized[system], resampled.interval(system))
             for system, decode in decodes.items()
         },
-        "comparisons": _comparisons(resampled, resampled_normalized, list(decodes)),
+        "comparisons": _comparisons(resampled, resampled_normalized, counted, speakers),
         "quantization": read_json(model_dir / META).get("kinds", []) if (model_dir / META).is_file() else [],
     }
     write_json(out, results)
@@ -202,14 +203,22 @@ def _rate(parts: Sequence[ErrorCounts]) -> dict[str, Any]:
     return {"utterances": len(parts), "words": summed.words, "errors": summed.errors, "wer": wer}
 
 
-def _comparisons(resampled: Resampled, normalized: Resampled, systems: Sequence[str]) -> list[dict[str, Any]]:
+def _comparisons(
+    resampled: Resampled,
+    normalized: Resampled,
+    counted: Mapping[str, Sequence[ErrorCounts]],
+    speakers: Sequence[str],
+) -> list[dict[str, Any]]:
     """Each pair by WER as it is, and by normalised WER, in which a format that was learned counts for nothing."""
+    systems = list(counted)
+    errors = {system: [one.errors for one in counts] for system, counts in counted.items()}
     pairs = [(system, against) for against in _REFERENCES for system in systems if system != against]
     rows = []
     for system, against in [*pairs, *_PAIRS]:
         if system not in systems or against not in systems:
             continue
         row = {"system": system, "against": against, **_comparison(resampled, system, against)}
+        row["speakers"] = asdict(count_speakers(errors[system], errors[against], speakers))
         rows.append({**row, "normalized": _comparison(normalized, system, against)})
     return rows
 

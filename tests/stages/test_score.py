@@ -75,7 +75,7 @@ def test_results_have_the_keys_of_the_design_and_the_fixed_order(tmp_path):
         *("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes", "speakers"),
     ]
     assert list(results["comparisons"][0]) == [
-        *("system", "against", "relative_wer_reduction", "ci95", "p_improvement", "normalized"),
+        *("system", "against", "relative_wer_reduction", "ci95", "p_improvement", "speakers", "normalized"),
     ]
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
@@ -94,7 +94,10 @@ def test_every_system_is_compared_with_full_and_nf4_and_the_speakers_adapter_wit
     ]
     assert comparisons[0]["relative_wer_reduction"] == -1  # 4 errors instead of 2
     equal = {"relative_wer_reduction": 0, "ci95": [0, 0], "p_improvement": 0.5}
-    assert comparisons[-1] == {"system": "nf4+speaker", "against": "nf4+other", **equal, "normalized": equal}
+    nobody = {"helped": 0, "harmed": 0, "unchanged": 2, "sign_test_p": None}
+    last = {"system": "nf4+speaker", "against": "nf4+other", **equal, "speakers": nobody, "normalized": equal}
+    assert comparisons[-1] == last
+    assert comparisons[0]["speakers"]["harmed"] > 0
 
 
 def test_a_format_that_was_learned_counts_for_nothing_in_the_normalised_comparison(tmp_path):
