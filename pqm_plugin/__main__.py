@@ -103,6 +103,8 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
     values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
     if values["cmd_backend"] not in BACKENDS:
         raise PqmError(f"--cmd_backend {values['cmd_backend']}: use {' or '.join(BACKENDS)}")
+    if values["split"] not in ("test", "dev"):
+        raise PqmError(f"--split {values['split']}: use test, or dev")
     if values["inference_config"] and not values["tag"]:
         raise PqmError(
             "--inference_config is a second decoding setting: name it with --tag, or it would overwrite the first"

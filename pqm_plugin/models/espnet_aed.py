@@ -120,12 +120,12 @@ class EspnetAed:
 
     def _search(self, audio: np.ndarray) -> Hypothesis:
         try:
-            text, _, _, best = self._speech2text(audio)[0]
+            text, _, tokens, best = self._speech2text(audio)[0]
         except Exception as error:
             if type(error).__name__ != "TooShortUttError":
                 raise
-            return Hypothesis(text="", score=0.0)
-        return Hypothesis(text=text, score=float(best.score))
+            return Hypothesis(text="", score=0.0, n_tokens=0)
+        return Hypothesis(text=text, score=float(best.score), n_tokens=len(tokens))
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; normalisations and activations are none."""

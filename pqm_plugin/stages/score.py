@@ -40,9 +40,9 @@ class _Decode:
 
 
 def score_set(
-    model_dir: Path, set_name: str, tag: str, meta: dict[str, Any], seed: int, out: Path, n_resamples: int = 10_000
+    model_dir: Path, decoded: str, meta: dict[str, Any], seed: int, out: Path, n_resamples: int = 10_000
 ) -> dict[str, Any]:
-    """Score every `decode_<system>/<set>[_<tag>]/` of `model_dir` that has a `run.json`, and write `out`.
+    """Score every `decode_<system>/<decoded>/` of `model_dir` that has a `run.json`, and write `out`.
 
     Each decode gets `score_wer/` and `score_cer/` with `ref.trn`, `hyp.trn` and `result.txt`. The same decodes, `meta`
     and `seed` give the same bytes.
@@ -51,7 +51,7 @@ def score_set(
         PqmError: if nothing is decoded, a decode is damaged, two systems did not decode the same utterances with the
             same references, or the references hold no word.
     """
-    decodes = _finished_decodes(model_dir, f"{set_name}_{tag}" if tag else set_name)
+    decodes = _finished_decodes(model_dir, decoded)
     _check_same(decodes)
     _check_made_alike(decodes)
     counted = {system: _write_scores(decode) for system, decode in decodes.items()}
@@ -237,17 +237,19 @@ def run(recipe: Recipe) -> None:
     trust_adapters(recipe)
     shared = provenance(recipe)
     for set_name, out in results_files(recipe).items():
-        meta = {**shared, "set": set_name}
+        split = recipe.split if set_name == recipe.target_set else "test"
+        meta = {**shared, "set": set_name, **({"split": split} if split != "test" else {})}
         overlap = recipe.datadir / OVERLAP
         if set_name == recipe.target_set and overlap.is_file():
             meta["overlap"] = read_json(overlap)
-        score_set(recipe.packed_dir, set_name, recipe.tag, meta, recipe.config.seed, out)
+        score_set(recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out)
 
 
 def results_files(recipe: Recipe) -> dict[str, Path]:
     """Where the results of each decoded set are: the target set's in results.json, the control set's beside it."""
     tag = f"_{recipe.tag}" if recipe.tag else ""
-    files = {recipe.target_set: recipe.packed_dir / f"results{tag}.json"}
-    if recipe.check_set:
+    split = f"_{recipe.split}" if recipe.split != "test" else ""
+    files = {recipe.target_set: recipe.packed_dir / f"results{split}{tag}.json"}
+    if recipe.check_set and not split:
         files[recipe.check_set] = recipe.packed_dir / f"results_{recipe.check_set}{tag}.json"
     return files

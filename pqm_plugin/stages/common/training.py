@@ -88,6 +88,23 @@ def train_and_save(
     checkpoint.unlink(missing_ok=True)
 
 
+def save_as_it_starts(trained: Trained, request: dict[str, Any], folder: Path, name: str) -> None:
+    """Write the speaker-independent adapter as a speaker's own, who said nothing to learn from.
+
+    Raises:
+        PqmError: if there is none.
+    """
+    if not request["start_sha256"]:
+        raise PqmError(
+            f"{name}: nothing to learn from, and no speaker-independent adapter to keep: leave the speaker out with "
+            "--speakers, or give transcripts"
+        )
+    logging.warning("%s: nothing to learn from; the speaker-independent adapter is kept", name)
+    save_adapter(
+        folder, trained.model, AdapterInfo(request["base_sha256"], name, *parameter_counts(trained.model), 0, request)
+    )
+
+
 def sweep_checkpoints(root: Path, names: Collection[str]) -> None:
     """Remove what interrupted runs with other settings left of adapters that are done now."""
     for path in root.glob(".*.train"):
