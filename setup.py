@@ -36,6 +36,7 @@ setup(
             "openai-whisper>=20250625",
             "tiktoken>=0.7",
         ],
+        "study": ["pyroomacoustics>=0.8,<0.11"],
         "slurm": ["submitit>=1.5.3,<2"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         _add(shared, option.name, option.type, option.default, option.metadata["help"])
     helps = {name: f"stage {number}" for number, name in enumerate(STAGES, start=1)}
     helps["sensitivity"] = "which kinds of layer pay for 4 bits, for the report"
+    helps["study"] = "the same recipe with other settings, seeds and minutes, for the report"
     for name, text in helps.items():
         commands.add_parser(
             name,

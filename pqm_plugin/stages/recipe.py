@@ -60,6 +60,7 @@ class Recipe:
     n_threads: int = _option(1, "threads of stage 4; the result depends on it in its last bits")
     inference_nj: int = _option(2, "parallel jobs of stage 6, one thread each")
     tag: str = _option("", "name of a second decoding setting: results_<tag>.json")
+    study: Path | None = _option(None, "YAML of the cells of the study: what differs in each from pqm_config")
     title: str = _option("", "heading of RESULTS.md")
     labels: tuple[str, ...] = _option((), "sentences that must stand beside every number")
     report: Path | None = _option(None, "folder that stage 8 writes to; default: <expdir>/<base>_nf4")

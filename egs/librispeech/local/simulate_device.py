@@ -11,6 +11,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -148,7 +149,7 @@ def main() -> int:
         for name in _TABLES:
             if (parsed.corpus / name).is_file():
                 shutil.copyfile(parsed.corpus / name, parsed.out / name)
-        request = {"seed": parsed.seed, "snr_db": list(parsed.snr_db)}
+        request: dict[str, Any] = {"seed": parsed.seed, "snr_db": list(parsed.snr_db)}
         write_json(
             parsed.out / "devices.json", request | {"readers": {name: asdict(one) for name, one in devices.items()}}
         )
