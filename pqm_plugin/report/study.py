@@ -14,7 +14,7 @@ Study = Mapping[str, Any]
 _OTHER = re.compile(r"nf4\+other\d*")
 SEEDS, MINUTES = "seeds", "minutes"
 """Sections whose tables have rows of their own; minutes have a figure too, all others share one."""
-_GAIN_NOTE = "Domain, text format and the repair of 4 bits any speaker's adapter gains; only the last step is one's own."
+_GAIN_NOTE = "Domain, text format and the repair of 4 bits any speaker's adapter gains; the last step is one's own."
 
 
 def gain_table(results: Results) -> str:
