@@ -15,7 +15,7 @@ from pqm_plugin.stages.adapting.speech import Speech, first_pass, speech_of
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
-from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.material import Material, examples, joined_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import Voices, all_voices
 from pqm_plugin.stages.common.training import (
@@ -109,6 +109,7 @@ def adapt_speakers(recipe: Recipe, voices: Voices, speakers: Sequence[str], coun
                     if name in start:
                         value.copy_(start[name])
             train, dev = (examples(recognizer, found, speech.fit) for found in (speech.train, speech.dev))
+            train += joined_examples(recognizer, speech.train, speech.fit, recipe.config.adapt, recipe.config.seed)
             if voices.rounds and not (train and dev):
                 save_as_it_starts(trained, request, folder, speaker)
             else:
