@@ -7,6 +7,7 @@ again and what was cut off goes on.
 
 import dataclasses
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,8 +39,8 @@ class Cell:
 
     @property
     def variant(self) -> str:
-        """Name of its model and adapters."""
-        return f"{self.section}-{self.name}"
+        """Name of its model and adapters; blanks and the like become underscores."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{self.section}-{self.name}")
 
 
 def run(recipe: Recipe) -> None:

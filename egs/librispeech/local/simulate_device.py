@@ -2,8 +2,9 @@
 """Give each reader one simulated device and room, and write the corpus anew in its own layout.
 
 A reader keeps the device in every utterance: the impulse response of a room (image source model), a band limit, noise
-of a constant level and colour, and a gain. Readers differ; --seed and the reader's number decide. What was made is in
-OUT/devices.json. A run that was cut off goes on: sets that are whole are left as they are.
+of a constant level and colour, and a gain. Readers differ; --seed and the reader's number decide. A set SET becomes
+SET-device, so that its numbers say what they are of. What was made is in OUT/devices.json. A run that was cut off goes
+on: sets that are whole are left as they are.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pqm_plugin.processes import start_log
 
 RATE = 16000
 PEAK = 0.9
+SUFFIX = "-device"
 _TABLES = ("SPEAKERS.TXT", "CHAPTERS.TXT", "LICENSE.TXT", "README.TXT")
 
 
@@ -102,7 +104,7 @@ def _noise(n: int, slope_db: float, rng: np.random.Generator) -> NDArray[np.floa
 
 
 def simulate(corpus: Path, set_name: str, out: Path, seed: int, snr_db: tuple[float, float]) -> dict[str, Device]:
-    """Write `out/set_name` whole and return the devices of its readers.
+    """Write the set whole into `out` and return the devices of its readers.
 
     Raises:
         PqmError: if the corpus has no such set, or its audio is not 16 kHz.
@@ -112,10 +114,10 @@ def simulate(corpus: Path, set_name: str, out: Path, seed: int, snr_db: tuple[fl
     if not files:
         raise PqmError(f"{source} holds no .flac: give the LibriSpeech folder with --corpus, and its sets with --sets")
     devices = {reader: draw(reader, seed, snr_db) for reader in sorted({path.parts[-3] for path in files})}
-    if (out / set_name).is_dir():
+    if (out / f"{set_name}{SUFFIX}").is_dir():
         return devices
     responses = {reader: impulse_response(device) for reader, device in devices.items()}
-    with whole_folder(out / set_name) as scratch:
+    with whole_folder(out / f"{set_name}{SUFFIX}") as scratch:
         for path in tqdm(files, desc=set_name, unit="utterance"):
             samples, rate = soundfile.read(path)
             if rate != RATE or samples.ndim != 1:
