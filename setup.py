@@ -49,5 +49,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": ["pqm=pqm_plugin.__main__:main"]},
+    entry_points={"console_scripts": ["pqm=pqm_plugin.commands.__main__:main"]},
 )
