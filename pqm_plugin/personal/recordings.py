@@ -93,13 +93,13 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
             continue
         if not name:
             continue
-        path = by_name[name]
-        if path is None:
+        meant = by_name[name]
+        if meant is None:
             raise PqmError(f"{file}:{number}: {name} is the name of two recordings: give each a name of its own")
-        if path in texts:
+        if meant in texts:
             raise PqmError(f"{file}:{number}: {name} stands here twice")
         if words.strip():
-            texts[path] = " ".join(words.split())
+            texts[meant] = " ".join(words.split())
     if unknown:
         _log.warning("%s names %d recordings that are not there: %s", file, len(unknown), some(unknown, 5))
     return {path: texts[path] for path in paths if path in texts}
