@@ -98,7 +98,8 @@ def check_names(names: Iterable[str], where: str) -> None:
     names = list(names)
     seen: set[str] = set()
     for name in names:
-        _check_name(name, where)
+        if not is_model_file(name):
+            raise PqmError(f"{where}: {name[:100]!r} is no file of a personal model: it is refused")
         if name.casefold() in seen:
             raise PqmError(f"{where}: {name!r} stands in it twice, or in two letter cases: it is refused")
         seen.add(name.casefold())
@@ -109,7 +110,8 @@ def check_names(names: Iterable[str], where: str) -> None:
         raise PqmError(f"{where}: {missing[0]} is missing: it is not whole, fetch it again")
 
 
-def _check_name(name: str, where: str) -> None:
+def is_model_file(name: str) -> bool:
+    """Whether a name can be that of a personal model's file."""
     parts = name.split("/")
     try:
         for part in parts:
@@ -123,5 +125,4 @@ def _check_name(name: str, where: str) -> None:
             speaker_name(parts[1])
     except PqmError:
         allowed = False
-    if not allowed:
-        raise PqmError(f"{where}: {name[:100]!r} is no file of a personal model: it is refused")
+    return allowed
