@@ -17,7 +17,7 @@ from pqm_plugin.personal.unpacking import check_pack, unpack
 from tests.personal.conftest import TEXTS, noise
 
 RESULTS = {
-    "meta": {"set": "dev", "commit": "abc", "seed": 0, "command": "run.sh --corpus /home/ada/speech"},
+    "meta": {"set": "dev", "commit": "abc", "seed": 0, "command": "run.sh --corpus /mnt/ada/speech"},
     "systems": {
         "espnet": {"wer": 0.1, "utterances": 7, "words": 70},
         "nf4+speaker": {"wer": 0.125, "wer_ci95": [0.1, 0.2], "utterances": 7, "words": 70, "speakers": {"ada": {}}},
@@ -69,7 +69,7 @@ def test_the_card_says_what_was_measured_and_the_pack_says_nothing_of_people_or_
     assert "licence of the base: CC BY 4.0" in card and "license: cc-by-4.0" in card
     assert read_json(model / "meta.json")["sha256"] in card
     everything = b"".join(contents(found).values())
-    assert b"/home/ada" not in everything and str(tmp_path).encode() not in everything
+    assert b"/mnt/ada" not in everything and str(tmp_path).encode() not in everything
     assert b'"speakers"' not in (found / "results.json").read_bytes()
 
 
