@@ -50,5 +50,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": ["pqm=pqm_plugin.__main__:main"]},
+    entry_points={"console_scripts": ["pqm=pqm_plugin.commands.__main__:main"]},
 )

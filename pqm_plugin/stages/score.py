@@ -13,9 +13,10 @@ from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
 from pqm_plugin.metrics.speakers import count_speakers
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
+from pqm_plugin.quantize.names import META
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.stages.common.index import trust_adapters
-from pqm_plugin.stages.common.opening import META, weights_hash
+from pqm_plugin.stages.common.opening import weights_hash
 from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.recipe import OVERLAP, Recipe
 
