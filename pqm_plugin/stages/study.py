@@ -17,8 +17,8 @@ import yaml
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name, whole_folder, write_json, write_text
+from pqm_plugin.quantize.names import META, PACKED
 from pqm_plugin.stages import run_stage
-from pqm_plugin.stages.common.opening import META, PACKED
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 from pqm_plugin.stages.score import results_files
