@@ -35,6 +35,8 @@ from pqm_plugin.stages.recipe import Recipe
 def run(recipe: Recipe) -> None:
     """Adapt every target speaker whose adapter is not there yet, several in parallel."""
     material = Material(recipe)
+    # A wrong --speakers is named before anything that is missing.
+    material.speakers()
     for voices in all_voices(recipe):
         sat = recipe.adapter_dir(voices.base_kind) / "sat"
         if material.has_sat() and not (sat / WEIGHTS).is_file():

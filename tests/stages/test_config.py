@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_named
 from pqm_plugin.stages.config import Config, load_config
+from pqm_plugin.stages.study import read_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,12 +55,23 @@ CONFIGURATIONS = sorted(ROOT.glob("egs/*/conf/*.yaml"))
 
 def named(prefix):
     """Configurations whose name begins so, or those of recipes: no training, no second decoding setting."""
-    every = {path: path.name.partition("_")[0] for path in CONFIGURATIONS}
-    return [path for path, kind in every.items() if (kind if kind in ("train", "decode") else "recipe") == prefix]
+    every = {path: path.stem.partition("_")[0] for path in CONFIGURATIONS}
+    return [
+        path for path, kind in every.items() if (kind if kind in ("train", "decode", "study") else "recipe") == prefix
+    ]
 
 
 def short(path):
     return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", named("study"), ids=short)
+def test_every_cell_of_a_shipped_study_is_a_configuration(path, tmp_path):
+    for cell in read_cells(path):
+        changed = tmp_path / f"{cell.variant}.yaml"
+        changed.write_text(yaml.safe_dump(dict(cell.changes)))
+
+        assert load_config(changed) != load_config(None)
 
 
 @pytest.mark.parametrize("path", named("recipe"), ids=short)
