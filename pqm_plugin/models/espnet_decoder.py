@@ -51,10 +51,10 @@ class DecoderSteps:
         """Attend to `memory`, float32 (B, T, D), whose rows have `lengths` frames, for at most `max_steps` steps."""
         self._decoder = decoder
         heard = torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
-        self._heard = None if bool(heard.all()) else heard[:, None, None]  # (B, 1, 1, T)
+        self._heard = None if bool(heard.all()) else _added(heard)[:, None, None]  # (B, 1, 1, T)
         self._sources = [_keys_and_values(layer.src_attn, memory) for layer in decoder.decoders]
         self._past: list[tuple[Tensor, Tensor]] = []
-        self._own = torch.zeros(len(memory), 1, 0, dtype=torch.bool, device=memory.device)  # (B, H, written)
+        self._own = memory.new_zeros(len(memory), 1, 0)  # (B, H, written): 0 for its own, -inf for others
         positions = decoder.embed[1](memory.new_zeros(1, max_steps, memory.shape[2]))[0]
         self._later = positions - positions[0]
         self._n_steps = 0
@@ -62,8 +62,8 @@ class DecoderSteps:
     def step(self, tokens: Tensor) -> Tensor:
         """Log probabilities of the next token, float32 (B, H, V), after the last ones of each hypothesis (B, H)."""
         n_utterances, n_hypotheses = tokens.shape
-        itself = torch.eye(n_hypotheses, dtype=torch.bool, device=tokens.device).expand(n_utterances, -1, -1)
-        self._own = torch.cat([self._own, itself], dim=2)
+        itself = _added(torch.eye(n_hypotheses, dtype=torch.bool, device=tokens.device))
+        self._own = torch.cat([self._own, itself.expand(n_utterances, -1, -1)], dim=2)
         # A position's encoding is the first one's plus a constant; only so is one token enough.
         embedded = self._decoder.embed[0](tokens.reshape(-1, 1))
         x = self._decoder.embed[1](embedded)[:, 0] + self._later[self._n_steps]
@@ -115,6 +115,11 @@ class DecoderSteps:
         return keys[:, :, :written], values[:, :, :written]
 
 
+def _added(seen: Tensor) -> Tensor:
+    """What is added to attention scores, so that only what is `seen` counts."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -float("inf"))
+
+
 def _moved(pair: tuple[Tensor, Tensor], room: int) -> tuple[Tensor, Tensor]:
     wider = []
     for old in pair:
@@ -135,7 +140,7 @@ def _heads(attention: Any, x: Tensor, n: int) -> Tensor:
 
 
 def _attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
-    """Attention output of queries from `x` (rows, D) over an utterance's `keys` and `values`, where `seen`."""
+    """Attention output of queries from `x` (rows, D) over an utterance's `keys` and `values`; `seen` is added."""
     queries = attention.q_norm(_heads(attention, attention.linear_q(x), len(keys)))
     found = functional.scaled_dot_product_attention(
         queries, keys, values, attn_mask=seen, scale=1 / math.sqrt(attention.d_k)
