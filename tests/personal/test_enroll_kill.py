@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive
 from tests.personal.conftest import TEXTS, noise
 
@@ -63,9 +62,3 @@ def test_a_second_enrolment_of_the_same_speaker_is_told_to_wait(conformer, recor
 
     assert second.returncode == 1
     assert "pqm enroll: " in said and "is at work on it; wait for it to end, or choose another speaker name" in said
-    with (
-        pytest.raises(PqmError),
-        exclusive(conformer / "speakers/.ada.lock"),
-        exclusive(conformer / "speakers/.ada.lock"),
-    ):
-        pass
