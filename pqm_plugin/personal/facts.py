@@ -46,7 +46,9 @@ def adapter_facts(folder: Path) -> dict[str, Any]:
     info = read_object(folder / INFO)
     request = _request(info)
     n_clips = request.get("n_clips")
-    by_itself = ", from its own words" if request.get("unsupervised") else ""
+    found = request.get("own_words")
+    kept = found.get("n_kept") if isinstance(found, Mapping) else None
+    by_itself = f", {kept} stretches of its own words" if request.get("unsupervised") and isinstance(kept, int) else ""
     return {
         "size_bytes": (folder / WEIGHTS).stat().st_size,
         "sha256": sha256(folder / WEIGHTS),

@@ -28,7 +28,7 @@ class EnrollOptions:
     learning_rate: float = 1e-3
     decay: float = 0.8
     patience: int = 2
-    min_confidence: float = 0.85
+    min_confidence: float = 0.6
     seed: int = 0
 
     def __post_init__(self) -> None:
