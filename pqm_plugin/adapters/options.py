@@ -10,7 +10,8 @@ class TrainOptions:
     `learning_rate` falls by the factor `decay` every epoch; `batch_frames` bounds the padded feature frames of a batch;
     `patience` is the number of epochs without a better dev score after which training stops, 0 for never;
     `network_dropout` turns on the base's own dropout beside the adapter's; `criterion` is `accuracy` (teacher-forced
-    tokens) or `loss`.
+    tokens) or `loss`; `top_layers` is the number of the encoder's uppermost layers whose adapters learn, with the
+    decoder's, 0 for all: what is below them is computed once.
     """
 
     epochs: int = 10
@@ -21,7 +22,10 @@ class TrainOptions:
     patience: int = 0
     network_dropout: bool = False
     criterion: str = "accuracy"
+    top_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.criterion not in ("accuracy", "loss"):
             raise ValueError(f"criterion {self.criterion!r}: use 'accuracy' or 'loss'")
+        if self.top_layers < 0:
+            raise ValueError(f"top_layers {self.top_layers}: use 0 for all, or how many learn")

@@ -148,6 +148,15 @@ class EspnetAed:
             if isinstance(module, nn.Linear) and pattern.fullmatch(name) and not name.startswith(_DECODER_INPUT)
         ]
 
+    def layer_stack(self) -> list[str]:
+        """Subsampling and blocks of the encoder; with CTC layers between the blocks, the subsampling alone."""
+        if self._espnet.preencoder is not None:
+            return []
+        encoder = self._espnet.encoder
+        n_blocks = 0 if getattr(encoder, "interctc_layer_idx", ()) else len(getattr(encoder, "encoders", ()))
+        front = ["encoder.embed"] if getattr(encoder, "embed", None) is not None else []
+        return front + [f"encoder.encoders.{place}" for place in range(n_blocks)]
+
     def _encode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         padded = pad_sequence(list(features), batch_first=True).to(self._device)
         lengths = torch.tensor([len(row) for row in features], device=self._device)

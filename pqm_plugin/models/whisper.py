@@ -139,6 +139,12 @@ class Whisper:
             if isinstance(module, nn.Linear | nn.Conv1d) and re.fullmatch(_PRESETS[preset], name)
         ]
 
+    def layer_stack(self) -> list[str]:
+        """The encoder's convolutions and its layers."""
+        n_layers = len(self._whisper.model.encoder.layers)
+        layers = ["conv1", "conv2", *(f"layers.{place}" for place in range(n_layers))]
+        return [f"model.encoder.{name}" for name in layers]
+
     def _search(self, features: Sequence[Tensor], beam_size: int) -> list[Hypothesis]:
         with torch.no_grad():
             encoded = self._encode(features)

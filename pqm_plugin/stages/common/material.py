@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pqm_plugin.adapters.train import Example
+from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
