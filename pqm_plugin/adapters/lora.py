@@ -40,7 +40,7 @@ def freeze(model: PeftModel, layers: Sequence[str]) -> None:
     inside = tuple(f"{layer}." for layer in layers)
     for name, parameter in model.get_base_model().named_parameters():
         if name.startswith(inside):
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
 
 
 def parameter_counts(model: PeftModel) -> tuple[int, int]:
