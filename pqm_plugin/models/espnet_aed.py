@@ -15,6 +15,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_stock, espnet_train
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.skeleton import WithoutInitialisation
 
 NAME = "ESPnet AED"
 
@@ -229,8 +230,9 @@ def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
 
 
 def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The architecture of `folder` with random weights, for packed ones to be installed."""
-    return EspnetAed(folder, search, device)
+    """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
+    with WithoutInitialisation():
+        return EspnetAed(folder, search, device)
 
 
 fetch = espnet_folder.fetch

@@ -21,6 +21,7 @@ from pqm_plugin.models import whisper_folder, whisper_stock, whisper_train
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
+from pqm_plugin.models.skeleton import WithoutInitialisation
 from pqm_plugin.models.whisper_prompt import Prompt, read_prompt
 
 NAME = "Whisper"
@@ -254,8 +255,9 @@ def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
 
 
 def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The architecture of `folder` with random weights, for packed ones to be installed."""
-    return Whisper(folder, search, device)
+    """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
+    with WithoutInitialisation():
+        return Whisper(folder, search, device)
 
 
 claims = whisper_folder.claims
