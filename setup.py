@@ -36,6 +36,7 @@ setup(
             "openai-whisper>=20250625",
             "tiktoken>=0.7",
         ],
+        "study": ["pyroomacoustics>=0.8,<0.11"],
         "slurm": ["submitit>=1.5.3,<2"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
@@ -49,5 +50,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": ["pqm=pqm_plugin.__main__:main"]},
+    entry_points={"console_scripts": ["pqm=pqm_plugin.commands.__main__:main"]},
 )

@@ -13,6 +13,7 @@ python=""      # Python that holds pqm_plugin; default: .venv of this checkout, 
 local_data=""  # script of the recipe that makes or fetches the corpus where no --corpus is given
 downloads=""   # where it does so
 corpus=""      # the corpus as distributed
+study=""       # YAML of the study's cells, which run after stage 7
 help=false
 parse_options "$@"
 if [ -n "${corpus}" ]; then
@@ -75,6 +76,10 @@ fi
 if want 7; then
     log "Stage 7: score: WER, CER and intervals"
     pqm score
+fi
+if [ -n "${study}" ] && want 7; then
+    log "Study: the same recipe with other settings, seeds and minutes"
+    pqm study
 fi
 if want 8; then
     log "Stage 8: report: tables and figures"

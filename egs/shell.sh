@@ -24,7 +24,7 @@ find_python() {
 }
 
 # Take the shell's own options (--stage, --stop_stage, --skip_stages, --python, --local_data, --downloads) out of "$@"
-# and note --corpus; what is left goes to Python, which knows the rest.
+# and note --corpus and --study; what is left goes to Python, which knows the rest.
 parse_options() {
     rest=()
     while [ $# -gt 0 ]; do
@@ -38,9 +38,9 @@ parse_options() {
                 printf -v "${name}" '%s' "$2"
                 shift
                 ;;
-            --corpus)
+            --corpus | --study)
                 [ $# -ge 2 ] || die "$0: $1 needs a value"
-                corpus=$2
+                printf -v "${name}" '%s' "$2"
                 rest+=("$1" "$2")
                 shift
                 ;;

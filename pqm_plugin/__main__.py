@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         _add(shared, option.name, option.type, option.default, option.metadata["help"])
     helps = {name: f"stage {number}" for number, name in enumerate(STAGES, start=1)}
     helps["sensitivity"] = "which kinds of layer pay for 4 bits, for the report"
+    helps["study"] = "the same recipe with other settings, seeds and minutes, for the report"
     for name, text in helps.items():
         commands.add_parser(
             name,
@@ -103,6 +104,8 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
     values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
     if values["cmd_backend"] not in BACKENDS:
         raise PqmError(f"--cmd_backend {values['cmd_backend']}: use {' or '.join(BACKENDS)}")
+    if values["split"] not in ("test", "dev"):
+        raise PqmError(f"--split {values['split']}: use test, or dev")
     if values["inference_config"] and not values["tag"]:
         raise PqmError(
             "--inference_config is a second decoding setting: name it with --tag, or it would overwrite the first"

@@ -11,13 +11,14 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 
+from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
+from pqm_plugin.adapters.safety import check_adapter
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_folder, write_json, write_text
 
 FORMAT_VERSION = 1
-_INFO = "pqm.json"
-_CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+
+_KINDS = {"base_sha256": str, "trained_on": str, "best_epoch": int, "request": Mapping, "log": Sequence}
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
     with whole_folder(folder) as scratch:
         with _no_model_card(model):
             model.save_pretrained(str(scratch))
-        config = json.loads((scratch / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((scratch / CONFIG).read_text(encoding="utf-8"))
         # peft keeps targets as a set, whose order changes from run to run.
         config["target_modules"] = sorted(config["target_modules"])
-        write_json(scratch / _CONFIG, config)
-        write_json(scratch / _INFO, asdict(info))
+        write_json(scratch / CONFIG, config)
+        write_json(scratch / INFO, asdict(info))
         write_text(scratch / "train.tsv", _table([asdict(row) for row in info.log]))
 
 
@@ -71,13 +72,20 @@ def read_info(folder: Path) -> AdapterInfo:
     """
     if not (folder / WEIGHTS).is_file():
         raise PqmError(f"{folder} holds no adapter ({WEIGHTS} is missing): run stage 4 for sat, stage 5 for a speaker")
-    values = read_json(folder / _INFO)
-    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-        raise PqmError(f"{folder / _INFO} is of another format version: delete {folder} and run stage 5 (adapt) again")
     try:
-        return AdapterInfo(**values)
+        values = read_json(folder / INFO)
+    except RecursionError:
+        values = None
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        raise PqmError(f"{folder / INFO} is of another format version: delete {folder} and run stage 5 (adapt) again")
+    try:
+        info = AdapterInfo(**values)
     except TypeError as error:
-        raise PqmError(f"{folder / _INFO} has other fields than expected ({error})") from error
+        raise PqmError(f"{folder / INFO} has other fields than expected ({error})") from error
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(info, name), kind):
+            raise PqmError(f"{folder / INFO}: {name} is no {kind.__name__}: delete {folder} and make it again")
+    return info
 
 
 def load_adapter(
@@ -96,6 +104,7 @@ def load_adapter(
             f"{folder} was made for another base (sha256 {info.base_sha256[:12]}…, this one is {base_sha256[:12]}…): "
             "decode with the base it was trained on, or run stages 4 and 5 again"
         )
+    check_adapter(folder)
     try:
         if isinstance(network, PeftModel):
             if name in network.peft_config:

@@ -98,19 +98,21 @@ def _forward(layer: Any, names: Sequence[str]) -> Callable[..., Tensor]:
         if rest or not repeats:
             raise ValueError(f"a batch of {len(x)} rows for {len(names)} adapters")
         result = layer.base_layer(x, *args, **kwargs)
-        return add(result, x, down.repeat_interleave(repeats, 0), up.repeat_interleave(repeats, 0), layer.base_layer)
+        return add(result, x, down, up, layer.base_layer)
 
     return forward
 
 
 def _add_projected(result: Tensor, x: Tensor, down: Tensor, up: Tensor, base: nn.Module) -> Tensor:
-    """`x` (rows, …, in), `down` (rows, rank, in), `up` (rows, rank, out)."""
-    flat = x.reshape(len(x), -1, x.shape[-1])
+    """`x` (rows, …, in), `down` (adapters, rank, in), `up` (adapters, rank, out); rows of one adapter are together."""
+    flat = x.reshape(len(down), -1, x.shape[-1])
     return result + torch.bmm(torch.bmm(flat, down.mT), up).reshape(result.shape)
 
 
 def _add_convolved(result: Tensor, x: Tensor, down: Tensor, up: Tensor, base: Any) -> Tensor:
-    """`x` (rows, in, T), `down` (rows, rank, in, width): every row is a group of one convolution."""
+    """`x` (rows, in, T), `down` (adapters, rank, in, width): every row is a group of one convolution."""
+    repeats = len(x) // len(down)
+    down, up = down.repeat_interleave(repeats, 0), up.repeat_interleave(repeats, 0)
     rows, rank = down.shape[:2]
     inner = functional.conv1d(
         x.reshape(1, -1, x.shape[-1]), down.flatten(0, 1), None, base.stride, base.padding, base.dilation, groups=rows

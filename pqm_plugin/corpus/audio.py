@@ -59,7 +59,7 @@ def load_audio(utterance: Utterance, sample_rate: int) -> Samples:
     """
     samples, rate = _read(utterance)
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    return np.ascontiguousarray(_resample(mono, rate, sample_rate))
+    return np.ascontiguousarray(resample(mono, rate, sample_rate))
 
 
 def probe(utterance: Utterance, decode: bool = False) -> AudioInfo:
@@ -105,13 +105,18 @@ def _read(utterance: Utterance) -> tuple[Samples, int]:
         samples, rate = _from_archive(utterance)
     else:
         source = io.BytesIO(_output(utterance.audio)) if kind == "command" else _existing(utterance)
-        samples, rate = _decode(source, utterance)
+        samples, rate = decode(source, utterance)
     if not np.isfinite(samples).all():
         raise PqmError(f"{_named(utterance)} holds values that are not numbers: write the file again as 16-bit audio")
     return samples, rate
 
 
-def _decode(source: Path | io.BytesIO, utterance: Utterance) -> tuple[Samples, int]:
+def decode(source: Path | io.BytesIO, utterance: Utterance) -> tuple[Samples, int]:
+    """Return samples `(n_samples, n_channels)` of a file or its bytes, and their rate in Hz; a segment if it is one.
+
+    Raises:
+        PqmError: as `load_audio` does, naming `utterance`.
+    """
     with _opened(source, utterance) as file:
         start, stop = _bounds(utterance, file.frames, file.samplerate)
         file.seek(start)
@@ -214,7 +219,8 @@ def _bounds(utterance: Utterance, n_samples: int, rate: int) -> tuple[int, int]:
     )
 
 
-def _resample(samples: Samples, rate: int, wanted: int) -> Samples:
+def resample(samples: Samples, rate: int, wanted: int) -> Samples:
+    """Return samples `(n_samples,)` at another rate in Hz, by polyphase filtering."""
     if rate == wanted:
         return samples
     _say_resampled(rate, wanted)
@@ -235,4 +241,5 @@ def _cut_off(utterance: Utterance, why: str) -> PqmError:
 
 
 def _named(utterance: Utterance) -> str:
-    return f"{utterance.audio or 'audio'} (utterance {utterance.utterance})"
+    where = utterance.audio or "audio"
+    return f"{where} (utterance {utterance.utterance})" if utterance.utterance else where

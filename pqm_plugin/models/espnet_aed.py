@@ -1,5 +1,6 @@
 """Hybrid CTC/attention encoder-decoders of ESPnet: Conformer, E-Branchformer or Transformer."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,43 +13,28 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_folder, espnet_stock, espnet_train
+from pqm_plugin.models import espnet_folder, espnet_layers, espnet_stock, espnet_train
+from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
+from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.products import fast_products
 from pqm_plugin.models.skeleton import WithoutInitialisation
 
 NAME = "ESPnet AED"
 
-_KINDS = (
-    (r"encoder\.embed\.conv\..*", "subsampling_conv"),
-    (r"encoder\.embed\..*", "subsampling_linear"),
-    (r"encoder\.encoders\.\d+\.(self_attn|attn)\..*", "encoder_attention"),
-    (r"encoder\.encoders\.\d+\.feed_forward(_macaron)?\..*", "encoder_feed_forward"),
-    (r"encoder\.encoders\.\d+\..*depthwise_conv.*", "depthwise_conv"),
-    (r"encoder\.encoders\.\d+\..*pointwise_conv.*", "pointwise_conv"),
-    (r"encoder\..*", "encoder_other"),
-    (r"decoder\.embed\..*", "embedding"),
-    (r"decoder\.output_layer", "output"),
-    (r"decoder\.decoders\.\d+\.self_attn\..*", "decoder_attention"),
-    (r"decoder\.decoders\.\d+\.src_attn\..*", "cross_attention"),
-    (r"decoder\.decoders\.\d+\.feed_forward\..*", "decoder_feed_forward"),
-    (r"decoder\..*", "decoder_other"),
-    (r"ctc\..*", "ctc"),
-)
-_QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
-_ATTENTION = r".*\.(self_attn|src_attn)\.linear_"
-_PRESETS = {
-    "qv": _ATTENTION + "[qv]",
-    "attention": _ATTENTION + "(q|k|v|out)",
-    "all_linear": r"(encoder|decoder)\..*",
-}
 # What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
 _MIN_FRAMES = 15
-_DECODER_INPUT = ("decoder.embed", "decoder.output_layer")
+# Lengths of two clips whose encodings are compared, alone and in a batch.
+_TRIAL_S = (0.9, 0.6)
 
 
 class EspnetAed:
-    """An ESPnet ASR model with its tokeniser, and ESPnet's own joint CTC/attention beam search over it."""
+    """An ESPnet ASR model with its tokeniser, and joint CTC/attention beam search over it.
+
+    The search is ours, over a batch, and finds what ESPnet's finds. A model that it does not fit is searched by ESPnet,
+    one utterance after the other, and the log says why.
+    """
 
     def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
         with espnet_folder.config_file(folder) as config:
@@ -67,10 +53,17 @@ class EspnetAed:
             raise PqmError(f"{folder}: no hybrid CTC/attention model; this family needs a decoder and a CTC layer")
         # Its error rates during evaluation cost more than the loss; the stages measure words themselves.
         self._espnet.error_calculator = None
+        espnet_layers.give_each_row_its_positions(self.network)
         self._device = device
         self.facts = facts(folder)
-        self.max_batch = 1
         self.built_in: frozenset[str] = frozenset()
+        self._batched: BatchedSearch | None = None
+        self.max_batch = 1
+        try:
+            self._batched = batched_search(self._speech2text, search.max_length_ratio)
+            self.max_batch = search.batch_size if search.batch_size == 1 or self._pads_unseen() else 1
+        except SearchMisfitError as reason:
+            logging.warning("%s: ESPnet's own search, one utterance after the other: %s", folder, reason)
 
     def features(self, audio: np.ndarray) -> Tensor:
         """Normalised filter banks, float32 (T, D)."""
@@ -116,38 +109,51 @@ class EspnetAed:
         return [audio]
 
     def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
-        """Joint CTC/attention beam search over each piece; words are empty where the audio is too short."""
-        return [self._search(audio) for audio in pieces]
-
-    def _search(self, audio: np.ndarray) -> Hypothesis:
+        """Joint CTC/attention beam search over all pieces; words are empty where the audio is too short."""
         try:
-            text, _, _, best = self._speech2text(audio)[0]
+            if self._batched is None:
+                return [self._search_alone(audio) for audio in pieces]
+            # Of the encoder alone: the decoder's products are so many and so small that the detour costs more.
+            with torch.no_grad(), fast_products():
+                encoded, lengths = self._encode([self.features(audio) for audio in pieces])
+            return [self._hypothesis(found) for found in self._batched(encoded, lengths)]
         except Exception as error:
+            # The longest piece is too short for ESPnet's subsampling.
             if type(error).__name__ != "TooShortUttError":
                 raise
-            return Hypothesis(text="", score=0.0)
-        return Hypothesis(text=text, score=float(best.score))
+            return [self._hypothesis(None) for _ in pieces]
+
+    def _search_alone(self, audio: np.ndarray) -> Hypothesis:
+        text, _, _, best = self._speech2text(audio)[0]
+        return Hypothesis(text=text, score=float(best.score), n_tokens=len(best.yseq) - 2)
+
+    def _hypothesis(self, found: Found | None) -> Hypothesis:
+        if found is None:
+            return Hypothesis(text="", score=0.0, n_tokens=0)
+        return Hypothesis(self._text(found.tokens), found.score, len(found.tokens))
+
+    def _pads_unseen(self) -> bool:
+        """Whether a clip is encoded the same beside a longer one: not every encoder masks its convolutions."""
+        noise = np.random.default_rng(0)
+        long, short = (
+            self.features(noise.normal(0, 0.1, round(self.facts.sample_rate * length_s)).astype(np.float32))
+            for length_s in _TRIAL_S
+        )
+        with torch.no_grad():
+            together, lengths = self._encode([long, short])
+            alone, _ = self._encode([short])
+        if alone.shape[1] == int(lengths[1]) and torch.allclose(together[1, : alone.shape[1]], alone[0], atol=1e-3):
+            return True
+        logging.warning("one utterance after the other: this model's encoder hears the padding of a batch")
+        return False
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; normalisations and activations are none."""
-        return {
-            name: kind
-            for name, module in self.network.named_modules()
-            if isinstance(module, _QUANTIZABLE)
-            for kind in [_kind(name)]
-            if kind is not None
-        }
+        return espnet_layers.layer_kinds(self.network)
 
     def adapter_targets(self, preset: str) -> list[str]:
         """Full names of the linear layers of a preset; positional projections belong to `all_linear` alone."""
-        if preset not in _PRESETS:
-            raise PqmError(f"LoRA targets {preset!r}: use one of {', '.join(_PRESETS)}, or a list of layer names")
-        pattern = re.compile(_PRESETS[preset])
-        return [
-            name
-            for name, module in self.network.named_modules()
-            if isinstance(module, nn.Linear) and pattern.fullmatch(name) and not name.startswith(_DECODER_INPUT)
-        ]
+        return espnet_layers.adapter_targets(self.network, preset)
 
     def layer_stack(self) -> list[str]:
         """Subsampling and blocks of the encoder; with CTC layers between the blocks, the subsampling alone."""
@@ -163,18 +169,22 @@ class EspnetAed:
         lengths = torch.tensor([len(row) for row in features], device=self._device)
         if self._espnet.preencoder is not None:
             padded, lengths = self._espnet.preencoder(padded, lengths)
-        encoded, lengths, _ = self._espnet.encoder(padded, lengths)
+        # Some encoders feed what the CTC layer finds in a middle layer to the next one.
+        ctc = {"ctc": self._espnet.ctc} if getattr(self._espnet.encoder, "interctc_use_conditioning", False) else {}
+        encoded, lengths, _ = self._espnet.encoder(padded, lengths, **ctc)
         if isinstance(encoded, tuple):
             encoded = encoded[0]
+        if self._espnet.postencoder is not None:
+            encoded, lengths = self._espnet.postencoder(encoded, lengths)
         return encoded, lengths
 
     def _words(self, path: Tensor) -> str:
-        ids = [token for token in torch.unique_consecutive(path).tolist() if token != self._espnet.blank_id]
-        return self._speech2text.tokenizer.tokens2text(self._speech2text.converter.ids2tokens(ids))
+        return self._text(torch.unique_consecutive(path).tolist())
 
-
-def _kind(name: str) -> str | None:
-    return next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, name)), None)
+    def _text(self, ids: Sequence[int]) -> str:
+        pieces = self._speech2text.converter.ids2tokens([token for token in ids if token != self._espnet.blank_id])
+        text: str = self._speech2text.tokenizer.tokens2text(pieces)
+        return text
 
 
 def _symbols(token_list: Sequence[str]) -> frozenset[str]:
@@ -241,6 +251,6 @@ weights_file = espnet_folder.weights_file
 BASELINES: Mapping[str, str] = espnet_stock.BASELINES
 decode_stock = espnet_stock.decode_stock
 STOCK_PROGRESS = espnet_stock.PROGRESS
-BATCHES = False
+BATCHES = True
 train = espnet_train.train_base
 training_sample_rate = espnet_train.training_sample_rate

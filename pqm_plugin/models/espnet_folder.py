@@ -70,6 +70,13 @@ def side_files(folder: Path) -> list[Path]:
     return [folder / CONFIG, *sorted(path for path in named if path.parent == folder), *_token_file(folder)]
 
 
+def files_elsewhere(folder: Path) -> list[str]:
+    """What the configuration names that does not lie directly in `folder`, and initial weights from anywhere."""
+    config = read_config(folder)
+    named = [value for _, _, value in _file_fields(config) if Path(value).parent != folder or not Path(value).is_file()]
+    return named + [str(config["init_param"])] * bool(config.get("init_param"))
+
+
 def _token_file(folder: Path) -> list[Path]:
     return [path for path in (folder / "tokens.txt",) if path.exists()]
 

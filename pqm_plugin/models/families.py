@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_aed, whisper
+from pqm_plugin.models import espnet_aed, espnet_folder, whisper
 from pqm_plugin.models.interface import Family
 
 _MODULES = (whisper, espnet_aed)
@@ -34,6 +34,14 @@ def family_named(name: str) -> Family:
     if name not in modules:
         raise PqmError(f"--family {name}: there is no such model family; known: {', '.join(modules)}")
     return modules[name]
+
+
+def files_elsewhere(folder: Path) -> list[str]:
+    """Files outside of `folder` that its configuration names; a model that is handed on has none.
+
+    ESPnet's configurations alone name files.
+    """
+    return espnet_folder.files_elsewhere(folder) if (folder / espnet_folder.CONFIG).is_file() else []
 
 
 def fetch_base(source: str, out: Path) -> Family:

@@ -23,10 +23,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best words of one utterance; `score` is the search's log probability in nats."""
+    """The best words of one utterance; `score` is the search's log probability in nats of `n_tokens` and their end."""
 
     text: str
     score: float
+    n_tokens: int
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,10 @@ class Whisper:
             given = [torch.tensor(row[: self._max_tokens], dtype=torch.long) for row in rows]
             scores = self._log_probabilities(encoded, given)
         texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores.tolist(), strict=True)]
+        return [
+            Hypothesis(" ".join(text.split()), score, len(row))
+            for text, score, row in zip(texts, scores.tolist(), given, strict=True)
+        ]
 
     def _log_probabilities(self, encoded: BaseModelOutput, tokens: Sequence[Tensor]) -> Tensor:
         """Of each text and its end under the model, float32 (B,)."""

@@ -1,10 +1,11 @@
 """The report page: every table with what must be said beside it, where the numbers come from, and what they show."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pqm_plugin.report.markdown import percent, percent_interval
+from pqm_plugin.report.study import Study, study_parts
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.report.tables import (
     Results,
@@ -37,7 +38,8 @@ _SYSTEMS_NOTE = (
 _COMPARISONS_NOTE = (
     "Relative WER reduction: the share of the other system's word errors that is gone; negative where there are more. "
     "Normalised: the same after Whisper's English text normaliser, where a format that was learned counts for nothing. "
-    "Probability of improvement: the share of resamples with fewer errors, ties counted half."
+    "Probability of improvement: the share of resamples with fewer errors, ties counted half. Sign test: two-sided, "
+    "over the speakers whose errors differ."
 )
 _SENSITIVITY_NOTE = (
     "Loss in nats per dev utterance, of the whole model; WER by the family's fastest decoding, for a CTC/attention "
@@ -47,13 +49,18 @@ _SENSITIVITY_NOTE = (
 
 @dataclass(frozen=True)
 class Section:
-    """One results file: its heading, its path as the page links it, what it holds, and the paths of its figures."""
+    """One results file: its heading, its path as the page links it, what it holds, and the paths of its figures.
+
+    `study` and `study_figures` are those of the study over the same condition, empty where there is none.
+    """
 
     heading: str
     source: str
     results: Results
     speakers_figure: str
     bytes_figure: str
+    study: Study = field(default_factory=dict)
+    study_figures: Mapping[str, str] = field(default_factory=dict)
 
 
 def render_report(
@@ -157,7 +164,7 @@ def _section(section: Section, label: str) -> list[str]:
         parts += [_COMPARISONS_NOTE + "\n"]
     parts += ["### Speakers\n", label, "WER in percent.\n", speakers_table(results)]
     parts += [f"![{_speakers_alt(results)}]({section.speakers_figure})\n"]
-    return parts
+    return parts + study_parts(results, section.study, label, section.study_figures)
 
 
 def _overlap(results: Results) -> str:

@@ -16,7 +16,7 @@ _ADAPTERS = {
     "other": "another target speaker's LoRA (control)",
     "speaker-unsup": "the speaker's own LoRA, learned without transcripts",
 }
-_ORDER = ("espnet", "stock", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other")
+_ORDER = ("espnet", "stock", "full", "full+sat", "full+speaker", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,17 @@ def describe(system: str) -> str:
     """Say what a system is; a key is a base, or a base, `+` and an adapter."""
     base, _, adapter = system.partition("+")
     said = _BASES.get(base, base)
-    return f"{said}, with {_ADAPTERS.get(adapter, adapter)}" if adapter else said
+    if not adapter:
+        return said
+    kind = adapter.rstrip("0123456789")
+    return f"{said}, with {_ADAPTERS.get(kind, adapter)}" + _numbered(kind, adapter[len(kind) :])
+
+
+def _numbered(kind: str, number: str) -> str:
+    """What the number after an adapter means."""
+    if not number:
+        return ""
+    return f", {number} rounds" if kind == "speaker-unsup" else f", {number} places on in the list"
 
 
 def looks(systems: Iterable[str]) -> dict[str, Look]:

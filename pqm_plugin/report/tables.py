@@ -98,6 +98,9 @@ def comparisons_table(results: Results) -> str:
     """How many fewer errors each system makes than another, and how sure that is."""
     headings = ["system", "against", "relative WER reduction %", "95 % interval", "probability of improvement"]
     headings += ["normalised: reduction %", "95 % interval"]
+    # Results of earlier versions do not tell.
+    told = all("speakers" in row for row in results["comparisons"])
+    headings += ["speakers helped, harmed, unchanged", "sign test p"] if told else []
     rows = [
         [
             f"`{row['system']}`",
@@ -107,10 +110,15 @@ def comparisons_table(results: Results) -> str:
             number(row["p_improvement"], 3),
             percent(row["normalized"]["relative_wer_reduction"], 1),
             percent_interval(row["normalized"]["ci95"], 1),
+            *(_speakers(row["speakers"]) if told else ()),
         ]
         for row in results["comparisons"]
     ]
     return table(headings, rows, text_columns=2)
+
+
+def _speakers(counts: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{counts['helped']}, {counts['harmed']}, {counts['unchanged']}", number(counts["sign_test_p"], 3)
 
 
 def comparison_sentence(row: Mapping[str, Any]) -> str:

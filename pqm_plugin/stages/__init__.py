@@ -9,7 +9,7 @@ from pqm_plugin.stages.recipe import Recipe
 
 STAGES = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report")
 """By number, from 1."""
-STUDIES = ("sensitivity",)
+STUDIES = ("sensitivity", "study")
 """What can be run beside them; stage 8 shows what it finds."""
 
 

@@ -37,16 +37,27 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnsupervisedConfig:
+    """Which of its own words the model learns from: those with at least so many nats a token, see `Line.confidence`."""
+
+    min_confidence: float = -0.3
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides a result, apart from data and base.
 
     `text_case` is the letter case of references and training texts: `auto` for that which the base writes.
+    `adapt_minutes` bounds the speech that a speaker's adapter learns from, two thirds of it for train and one for dev;
+    0 is all there is.
     """
 
     quantize: QuantizeConfig = QuantizeConfig()
     lora: LoraConfig = LoraConfig()
     pretrain: TrainOptions = TrainOptions()
     adapt: TrainOptions = TrainOptions()
+    adapt_minutes: float = 0.0
+    unsupervised: UnsupervisedConfig = UnsupervisedConfig()
     decode: SearchOptions = SearchOptions()
     text_case: str = AUTO
     seed: int = 0

@@ -1,89 +1,30 @@
 """Stage 6: the words that each system finds in each target speaker's test utterances."""
 
-import logging
-from collections.abc import Iterable
-
-from pqm_plugin.corpus.names import some
-from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.index import trust_adapters
-from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import CHECKED, STOCK, parse_system, possible_adapters, systems
-from pqm_plugin.stages.decoding.job import decode_speakers
-from pqm_plugin.stages.decoding.merge import merge
-from pqm_plugin.stages.decoding.stock import decode_stock_speakers
+from pqm_plugin.stages.common.systems import CHECKED, parse_system, possible_adapters, systems
+from pqm_plugin.stages.decoding.run import run_tasks
 from pqm_plugin.stages.decoding.task import DecodeTask
 from pqm_plugin.stages.recipe import Recipe
 
-_BATCHES_A_GROUP = 4
-
 
 def run(recipe: Recipe) -> None:
-    """Decode all systems, several in parallel, one thread each; what is decoded already is kept."""
+    """Decode all systems; what is decoded already is kept."""
     material = Material(recipe)
     trust_adapters(recipe)
-    tasks = _tasks(recipe, material)
-    jobs = [job for task in tasks for job in _jobs(task, material)]
-    logging.info("%d decoding jobs on %d processes", len(jobs), recipe.inference_nj)
-    run_jobs(jobs, recipe.inference_nj, "decode", backend_of(recipe))
-    for task in tasks:
-        merge(task, material)
+    run_tasks(recipe, material, _tasks(recipe, material))
 
 
 def _tasks(recipe: Recipe, material: Material) -> list[DecodeTask]:
     """Every system on the target speakers, and those that need no speaker's adapter on the control set."""
     baselines = family_of(recipe.base_dir).BASELINES
-    speakers, target_set = material.speakers(), recipe.decoded(recipe.target_set)
+    speakers, target_set = material.speakers(), recipe.decoded(recipe.target_set, recipe.split)
     possible = possible_adapters(material.has_sat(), len(speakers))
     wanted = systems(recipe, baselines, possible)
-    tasks = [DecodeTask(recipe, system, target_set, "test", speakers) for system in wanted]
-    if recipe.check_set:
+    tasks = [DecodeTask(recipe, system, target_set, recipe.split, speakers) for system in wanted]
+    if recipe.check_set and recipe.split == "test":
         speakers, check_set = material.partition.speakers("check"), recipe.decoded(recipe.check_set)
         checked = [system for key in CHECKED if (system := parse_system(key, baselines)).adapter in ("", *possible)]
         tasks += [DecodeTask(recipe, system, check_set, "check", speakers) for system in checked]
     return tasks
-
-
-def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
-    """Jobs of one system, each with its share of the speakers and of the work that is still to do."""
-    parts = {speaker: task.part(material, speaker) for speaker in task.speakers}
-    missing = {speaker: part.missing for speaker, part in parts.items() if part.missing}
-    if missing:
-        (task.folder / "run.json").unlink(missing_ok=True)
-    stock = task.system.base_kind == STOCK
-    family = family_of(task.recipe.base_dir)
-    together = [] if stock or not family.BATCHES else _groups(task, material)
-    groups = {group[0]: group for group in together or ([speaker] for speaker in missing)}
-    work = {name: sum(len(missing.get(speaker, ())) for speaker in group) for name, group in groups.items()}
-    todo = {name: n for name, n in work.items() if n}
-    n = n_shares(len(todo), task.recipe.inference_nj, task.recipe.speakers_per_job)
-    for index, names in enumerate(shares(todo, n)):
-        share = [groups[name] for name in names]
-        speakers = [speaker for group in share for speaker in group]
-        log = task.folder / "log" / f"decode.{index}.log"
-        # A stock tool says how far it is in its log alone.
-        counter = task.folder / "stock" / str(index) / "stock.log" if stock else log.with_suffix(".done")
-        write_text(counter, "")
-        yield Job(
-            f"{task.system.key} {task.set_name} {some(speakers, 3)}",
-            decode_stock_speakers if stock else decode_speakers,
-            (task, speakers if stock else share, counter),
-            log,
-            sum(len(missing.get(speaker, ())) for speaker in speakers),
-            counter,
-            family.STOCK_PROGRESS if stock else b"\n",
-        )
-
-
-def _groups(task: DecodeTask, material: Material) -> list[list[str]]:
-    """Speakers whose utterances are searched together: enough for some batches, whatever is missing of them."""
-    groups: list[list[str]] = []
-    room = 0
-    for speaker in task.speakers:
-        if room <= 0:
-            groups.append([])
-            room = _BATCHES_A_GROUP * task.recipe.config.decode.batch_size
-        groups[-1].append(speaker)
-        room -= len(material.partition.utterances(task.split, speaker))
-    return groups

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from pqm_plugin.stages.common.done import digest
-from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.material import Material, examples, joined_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases
 from pqm_plugin.stages.common.training import (
@@ -46,7 +46,12 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         logging.info("%s is there already", folder)
         return
     opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
-    ready = {split: examples(opened.recognizer, utterances, material.fit) for split, utterances in splits.items()}
+    recognizer, options = opened.recognizer, recipe.config.pretrain
+    ready = {
+        split: examples(recognizer, utterances, material.fit)
+        + joined_examples(recognizer, utterances, material.fit, options, recipe.config.seed)
+        for split, utterances in splits.items()
+    }
     model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
     config = recipe.config
     trained = Trained(opened.recognizer, model, config.pretrain, config.lora)

@@ -2,10 +2,7 @@
 
 import logging
 import shutil
-from collections import defaultdict
 from typing import Any
-
-import torch
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_folder, write_json
@@ -13,10 +10,12 @@ from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
-from pqm_plugin.quantize.layers import packed_layers, quantize_layers
+from pqm_plugin.quantize.layers import quantize_layers
+from pqm_plugin.quantize.measure import measure, weights_of
+from pqm_plugin.quantize.names import META, PACKED
 from pqm_plugin.quantize.packed import WeightFormat
 from pqm_plugin.stages.common.done import is_done
-from pqm_plugin.stages.common.opening import META, PACKED, weights_file, weights_hash
+from pqm_plugin.stages.common.opening import weights_file, weights_hash
 from pqm_plugin.stages.config import QuantizeConfig, as_dict
 from pqm_plugin.stages.recipe import Recipe
 
@@ -37,7 +36,7 @@ def run(recipe: Recipe) -> None:
     family = family_of(recipe.base_dir)
     recognizer = family.load_float(recipe.base_dir, SearchOptions(), "cpu")
     kinds = quantized_kinds(recognizer, config)
-    before = {name: _weight(recognizer, name) for name in kinds}
+    before = weights_of(recognizer.network, kinds)
     quantize_layers(recognizer.network, list(kinds), weight_format(config))
     with whole_folder(target.with_name(f"{target.name}.new")) as scratch:
         for path in family.side_files(recipe.base_dir):
@@ -45,7 +44,7 @@ def run(recipe: Recipe) -> None:
         save_packed(scratch / PACKED, recognizer.network, config.rest_dtype, recognizer.built_in)
         # Loading it back now means that no later stage meets a file that cannot be read.
         load_packed(scratch / PACKED, family.load_skeleton(scratch, SearchOptions(), "cpu").network)
-        meta = {"request": request, "family": family.NAME, **_measure(recipe, recognizer, kinds, before)}
+        meta = {"request": request, "family": family.NAME, **measure(recognizer.network, kinds, before)}
         meta["size_bytes"] = (scratch / PACKED).stat().st_size
         meta["sha256"] = sha256(scratch / PACKED)
         meta["base_size_bytes"] = source.stat().st_size
@@ -53,10 +52,6 @@ def run(recipe: Recipe) -> None:
         write_json(scratch / META, meta)
     _move_in(recipe)
     _report(meta)
-
-
-def _weight(recognizer: Recognizer, name: str) -> torch.Tensor:
-    return recognizer.network.get_parameter(f"{name}.weight").detach().clone()
 
 
 def _move_in(recipe: Recipe) -> None:
@@ -87,37 +82,6 @@ def quantized_kinds(recognizer: Recognizer, config: QuantizeConfig) -> dict[str,
             f"quantize.keep: no layer is of kind {unknown[0]!r}; known: {', '.join(sorted(set(kinds.values())))}"
         )
     return {name: kind for name, kind in kinds.items() if kind not in config.keep}
-
-
-def _measure(
-    recipe: Recipe, recognizer: Recognizer, kinds: dict[str, str], before: dict[str, torch.Tensor]
-) -> dict[str, Any]:
-    """Parameters, bytes and relative RMS error of each kind of layer, and what stayed as it was."""
-    rows: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    seen: set[int] = set()
-    for name, layer in packed_layers(recognizer.network).items():
-        row = rows[kinds[name]]
-        row["layers"] += 1
-        if id(layer.packed) in seen:  # a weight that two layers share
-            continue
-        seen.add(id(layer.packed))
-        row["parameters"] += before[name].numel()
-        row["size_bytes"] += layer.packed.size_bytes
-        row["error"] += float((layer.weight - before[name]).square().sum())
-        row["energy"] += float(before[name].square().sum())
-    table = [
-        {
-            "kind": kind,
-            "layers": int(row["layers"]),
-            "parameters": int(row["parameters"]),
-            "size_bytes": int(row["size_bytes"]),
-            "relative_error": (row["error"] / row["energy"]) ** 0.5,
-        }
-        for kind, row in sorted(rows.items())
-    ]
-    rest = sum(parameter.numel() for parameter in recognizer.network.parameters())
-    quantized = int(sum(row["parameters"] for row in rows.values()))
-    return {"kinds": table, "parameters": quantized + rest, "parameters_not_quantized": rest}
 
 
 def _report(meta: dict[str, Any]) -> None:

@@ -53,11 +53,14 @@ class Recipe:
     n_tokens: int = _option(500, "size of the token list of '--base train'")
     speed_perturb: tuple[float, ...] = _option((), "speeds at which '--base train' plays its utterances")
     systems: tuple[str, ...] = _option((), "systems to decode; default: all of the table")
+    split: str = _option("test", "utterances of the target speakers to decode: test, or dev to choose settings")
+    variant: str = _option("", "name of another 4-bit model and its adapters, beside the first: <base>_nf4-<variant>")
     ngpu: int = _option(0, "GPUs; 0 is CPU")
     nj: int = _option(2, "parallel jobs of stage 5, threads of '--base train'")
     n_threads: int = _option(1, "threads of stage 4; the result depends on it in its last bits")
     inference_nj: int = _option(2, "parallel jobs of stage 6, one thread each")
     tag: str = _option("", "name of a second decoding setting: results_<tag>.json")
+    study: Path | None = _option(None, "YAML of the cells of the study: what differs in each from pqm_config")
     title: str = _option("", "heading of RESULTS.md")
     labels: tuple[str, ...] = _option((), "sentences that must stand beside every number")
     report: Path | None = _option(None, "folder that stage 8 writes to; default: <expdir>/<base>_nf4")
@@ -100,16 +103,19 @@ class Recipe:
     @property
     def packed_dir(self) -> Path:
         """The 4-bit model, stage 3, and everything that is measured on it."""
-        return self.expdir / f"{self.base_name}_nf4"
+        return self.expdir / self._beside("nf4")
+
+    def _beside(self, kind: str) -> str:
+        return f"{self.base_name}_{kind}" + (f"-{safe_name(self.variant, 'variant')}" if self.variant else "")
 
     @property
     def partition_file(self) -> Path:
         """Who is in which split, stage 1."""
         return self.datadir / "partition.tsv"
 
-    def decoded(self, set_name: str) -> str:
-        """Folder name of a decoded set: with the name of the decoding setting, if it is a second one."""
-        return f"{set_name}_{self.tag}" if self.tag else set_name
+    def decoded(self, set_name: str, split: str = "test") -> str:
+        """Folder name of a decoded set: with its split if not test, and the name of a second decoding setting."""
+        return "_".join([set_name, *([split] if split != "test" else []), *([self.tag] if self.tag else [])])
 
     def data(self, set_name: str) -> Path:
         """Kaldi folder of a set."""
@@ -117,7 +123,7 @@ class Recipe:
 
     def adapter_dir(self, base_kind: str) -> Path:
         """Folder of `sat/` and `speakers/` for adapters of the `nf4` or the `full` base."""
-        return self.packed_dir if base_kind == "nf4" else self.expdir / f"{self.base_name}_full"
+        return self.packed_dir if base_kind == "nf4" else self.expdir / self._beside("full")
 
     def decode_dir(self, system: str, set_name: str) -> Path:
         """Where stage 6 writes the words of a system."""

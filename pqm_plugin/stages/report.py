@@ -9,6 +9,8 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.report.figures import bytes_figure, speakers_figure
 from pqm_plugin.report.page import Section, plain_label, render_report
+from pqm_plugin.report.study import minutes_points, settings_points
+from pqm_plugin.report.study_figures import minutes_figure, settings_figure
 from pqm_plugin.report.tables import systems_table
 from pqm_plugin.stages.recipe import Recipe
 
@@ -22,7 +24,7 @@ def run(recipe: Recipe) -> None:
     ours = _in_order(recipe.packed_dir, "results")
     if out != recipe.packed_dir:
         tag = f"_{recipe.tag}" if recipe.tag else ""
-        copies = {path: out / path.name for path in ours}
+        copies = {path: out / path.name for path in [*ours, *_in_order(recipe.packed_dir, "study")]}
         copies |= {path: out / f"sensitivity{tag}.json" for path in recipe.packed_dir.glob("sensitivity.json")}
         for source, target in copies.items():
             write_json(target, read_json(source))
@@ -86,7 +88,28 @@ def _section(heading: str, path: Path, page_folder: Path, figures_dir: Path, lab
     speakers_figure(results, figures[0], plain_label(labels))
     bytes_figure(results, figures[1], plain_label(labels))
     links = [_link(target, page_folder) for target in (path, *figures)]
-    return Section(heading or "Results", links[0], results, speakers_figure=links[1], bytes_figure=links[2])
+    study, drawn = _study(results, path.with_name(f"study{tag}.json"), figures_dir, plain_label(labels))
+    study_links = {name: _link(target, page_folder) for name, target in drawn.items()}
+    return Section(heading or "Results", links[0], results, links[1], links[2], study, study_links)
+
+
+def _study(
+    results: Mapping[str, Any], path: Path, figures_dir: Path, label: str
+) -> tuple[Mapping[str, Any], dict[str, Path]]:
+    """The study over the same condition, if there is one, and the figures that it has, drawn."""
+    if not path.is_file():
+        return {}, {}
+    study = read_json(path)
+    drawn = {name: figures_dir / f"{name}{path.stem.removeprefix('study')}.svg" for name in ("minutes", "settings")}
+    if len(minutes_points(study, results)) > 1:
+        minutes_figure(results, study, drawn["minutes"], label)
+    else:
+        del drawn["minutes"]
+    if settings_points(study):
+        settings_figure(results, study, drawn["settings"], label)
+    else:
+        del drawn["settings"]
+    return study, drawn
 
 
 def _link(target: Path, folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.bootstrap import Resampled, resample
 from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
+from pqm_plugin.metrics.speakers import count_speakers
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
+from pqm_plugin.quantize.names import META
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.stages.common.index import trust_adapters
-from pqm_plugin.stages.common.opening import META, weights_hash
+from pqm_plugin.stages.common.opening import weights_hash
 from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.recipe import OVERLAP, Recipe
 
@@ -39,9 +41,9 @@ class _Decode:
 
 
 def score_set(
-    model_dir: Path, set_name: str, tag: str, meta: dict[str, Any], seed: int, out: Path, n_resamples: int = 10_000
+    model_dir: Path, decoded: str, meta: dict[str, Any], seed: int, out: Path, n_resamples: int = 10_000
 ) -> dict[str, Any]:
-    """Score every `decode_<system>/<set>[_<tag>]/` of `model_dir` that has a `run.json`, and write `out`.
+    """Score every `decode_<system>/<decoded>/` of `model_dir` that has a `run.json`, and write `out`.
 
     Each decode gets `score_wer/` and `score_cer/` with `ref.trn`, `hyp.trn` and `result.txt`. The same decodes, `meta`
     and `seed` give the same bytes.
@@ -50,7 +52,7 @@ def score_set(
         PqmError: if nothing is decoded, a decode is damaged, two systems did not decode the same utterances with the
             same references, or the references hold no word.
     """
-    decodes = _finished_decodes(model_dir, f"{set_name}_{tag}" if tag else set_name)
+    decodes = _finished_decodes(model_dir, decoded)
     _check_same(decodes)
     _check_made_alike(decodes)
     counted = {system: _write_scores(decode) for system, decode in decodes.items()}
@@ -74,7 +76,7 @@ def score_set(
             system: _system(decode, counted[system], normalized[system], resampled.interval(system))
             for system, decode in decodes.items()
         },
-        "comparisons": _comparisons(resampled, resampled_normalized, list(decodes)),
+        "comparisons": _comparisons(resampled, resampled_normalized, counted, speakers),
         "quantization": read_json(model_dir / META).get("kinds", []) if (model_dir / META).is_file() else [],
     }
     write_json(out, results)
@@ -202,14 +204,22 @@ def _rate(parts: Sequence[ErrorCounts]) -> dict[str, Any]:
     return {"utterances": len(parts), "words": summed.words, "errors": summed.errors, "wer": wer}
 
 
-def _comparisons(resampled: Resampled, normalized: Resampled, systems: Sequence[str]) -> list[dict[str, Any]]:
+def _comparisons(
+    resampled: Resampled,
+    normalized: Resampled,
+    counted: Mapping[str, Sequence[ErrorCounts]],
+    speakers: Sequence[str],
+) -> list[dict[str, Any]]:
     """Each pair by WER as it is, and by normalised WER, in which a format that was learned counts for nothing."""
+    systems = list(counted)
+    errors = {system: [one.errors for one in counts] for system, counts in counted.items()}
     pairs = [(system, against) for against in _REFERENCES for system in systems if system != against]
     rows = []
     for system, against in [*pairs, *_PAIRS]:
         if system not in systems or against not in systems:
             continue
         row = {"system": system, "against": against, **_comparison(resampled, system, against)}
+        row["speakers"] = asdict(count_speakers(errors[system], errors[against], speakers))
         rows.append({**row, "normalized": _comparison(normalized, system, against)})
     return rows
 
@@ -228,17 +238,19 @@ def run(recipe: Recipe) -> None:
     trust_adapters(recipe)
     shared = provenance(recipe)
     for set_name, out in results_files(recipe).items():
-        meta = {**shared, "set": set_name}
+        split = recipe.split if set_name == recipe.target_set else "test"
+        meta = {**shared, "set": set_name, **({"split": split} if split != "test" else {})}
         overlap = recipe.datadir / OVERLAP
         if set_name == recipe.target_set and overlap.is_file():
             meta["overlap"] = read_json(overlap)
-        score_set(recipe.packed_dir, set_name, recipe.tag, meta, recipe.config.seed, out)
+        score_set(recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out)
 
 
 def results_files(recipe: Recipe) -> dict[str, Path]:
     """Where the results of each decoded set are: the target set's in results.json, the control set's beside it."""
     tag = f"_{recipe.tag}" if recipe.tag else ""
-    files = {recipe.target_set: recipe.packed_dir / f"results{tag}.json"}
-    if recipe.check_set:
+    split = f"_{recipe.split}" if recipe.split != "test" else ""
+    files = {recipe.target_set: recipe.packed_dir / f"results{split}{tag}.json"}
+    if recipe.check_set and not split:
         files[recipe.check_set] = recipe.packed_dir / f"results_{recipe.check_set}{tag}.json"
     return files

@@ -205,3 +205,18 @@ def test_the_shell_and_the_python_function_give_the_same_recipe():
     assert _recipe(parsed) == Recipe(
         base="b", target_set="dev", speakers=("1", "2"), speed_perturb=(0.9, 1.0), command="c"
     )
+
+
+def test_the_study_runs_every_condition_with_every_pair_of_speakers(tmp_path):
+    corpus = tmp_path / "LibriSpeech"
+    corpus.mkdir()
+    arguments = ("--corpus", str(corpus), "--base", "b", "--conditions", "joint ctc", "--others", "2", "--stage", "5")
+
+    done = call(ROOT / "egs/librispeech/run_study.sh", *arguments, spy=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert stages(tmp_path) == ["adapt", "decode", "score", "study", "report", "adapt", "decode", "score", "report"]
+    found = calls(tmp_path)
+    assert value(found[0], "--systems").endswith("nf4+speaker-unsup nf4+other nf4+other2")
+    assert [value(words, "--tag") for words in found] == [None] * 5 + ["ctc"] * 4
+    assert call(ROOT / "egs/librispeech/run_study.sh", "--conditions", "moon").returncode == 2

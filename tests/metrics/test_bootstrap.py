@@ -102,3 +102,15 @@ def test_resamples_without_a_reference_word_are_left_out_of_the_interval():
 def test_lists_of_different_length_are_refused():
     with pytest.raises(ValueError, match="2 > 0 utterances"):
         resample({"full": [1]}, [5, 5], ["a", "a"], seed=1)
+
+
+def test_the_standard_error_is_that_of_a_published_example():
+    # Efron and Tibshirani 1993, An Introduction to the Bootstrap, tables 2.1 and 2.2: survival times of seven treated
+    # mice, whose mean has a bootstrap standard error of 23.36 days in the limit of many resamples.
+    days = [94, 197, 16, 38, 99, 141, 23]
+
+    resampled = resample({"full": days}, [1] * 7, ["mice"] * 7, seed=1, n_resamples=100_000)
+
+    means = resampled.errors["full"] / resampled.words
+    assert np.mean(means) == pytest.approx(86.86, abs=0.3)
+    assert np.std(means) == pytest.approx(23.36, abs=0.2)

@@ -13,7 +13,7 @@ def test_the_labels_stand_over_every_table(results):
     page = render_report("T", [_section(results)], ["lossy", "ten readers"], sensitivity={"a base": [{"kind": "ctc"}]})
 
     tables = page.count("| :-- |")
-    assert tables == 5
+    assert tables == 6
     assert page.count("*Lossy. Ten readers.*") == tables
 
 

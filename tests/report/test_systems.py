@@ -7,14 +7,16 @@ def test_the_fixed_systems_come_first_and_the_others_by_name():
     mixed = ["nf4+speaker-unsup", "nf4+other", "full+sat", "nf4", "full", "nf4+speaker", "int8", "espnet", "nf4+sat"]
 
     assert ordered(mixed) == [
-        *("espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"),
-        *("full+sat", "nf4+speaker-unsup"),
+        *("espnet", "full", "full+sat", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"),
+        "nf4+speaker-unsup",
     ]
 
 
 def test_a_system_is_described_from_its_base_and_its_adapter():
     assert describe("nf4") == "the base in 4 bits"
     assert describe("full+sat") == "the base in full precision, with the speaker-independent LoRA"
+    assert describe("nf4+other2").endswith("another target speaker's LoRA (control), 2 places on in the list")
+    assert describe("nf4+speaker-unsup3").endswith("learned without transcripts, 3 rounds")
     assert describe("nf2+new") == "nf2, with new"
 
 

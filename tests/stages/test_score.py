@@ -35,7 +35,7 @@ def _decode(model_dir, system, hypotheses, references=REFERENCES, set_name="test
 
 
 def _score(model_dir, **options):
-    return score_set(model_dir, "test", options.pop("tag", ""), META, 1, model_dir / "results.json", 200, **options)
+    return score_set(model_dir, options.pop("decoded", "test"), META, 1, model_dir / "results.json", 200, **options)
 
 
 def test_words_are_counted_for_each_speaker_and_in_total(tmp_path):
@@ -69,13 +69,13 @@ def test_results_have_the_keys_of_the_design_and_the_fixed_order(tmp_path):
     results = _score(tmp_path)
 
     assert list(results) == ["meta", "systems", "comparisons", "quantization"]
-    assert list(results["systems"]) == ["espnet", "full", "nf4", "nf4+sat", "nf4+speaker", "full+sat", "nf4+zzz"]
+    assert list(results["systems"]) == ["espnet", "full", "full+sat", "nf4", "nf4+sat", "nf4+speaker", "nf4+zzz"]
     assert list(results["systems"]["nf4"]) == [
         *("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized", "cer"),
         *("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes", "speakers"),
     ]
     assert list(results["comparisons"][0]) == [
-        *("system", "against", "relative_wer_reduction", "ci95", "p_improvement", "normalized"),
+        *("system", "against", "relative_wer_reduction", "ci95", "p_improvement", "speakers", "normalized"),
     ]
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
@@ -94,7 +94,10 @@ def test_every_system_is_compared_with_full_and_nf4_and_the_speakers_adapter_wit
     ]
     assert comparisons[0]["relative_wer_reduction"] == -1  # 4 errors instead of 2
     equal = {"relative_wer_reduction": 0, "ci95": [0, 0], "p_improvement": 0.5}
-    assert comparisons[-1] == {"system": "nf4+speaker", "against": "nf4+other", **equal, "normalized": equal}
+    nobody = {"helped": 0, "harmed": 0, "unchanged": 2, "sign_test_p": None}
+    last = {"system": "nf4+speaker", "against": "nf4+other", **equal, "speakers": nobody, "normalized": equal}
+    assert comparisons[-1] == last
+    assert comparisons[0]["speakers"]["harmed"] > 0
 
 
 def test_a_format_that_was_learned_counts_for_nothing_in_the_normalised_comparison(tmp_path):
@@ -137,7 +140,7 @@ def test_a_tag_scores_the_second_decoding_setting_alone(tmp_path):
     _decode(tmp_path, "full", FULL)
     _decode(tmp_path, "full", REFERENCES, set_name="test_ctc")
 
-    assert _score(tmp_path, tag="ctc")["systems"]["full"]["errors"] == 0
+    assert _score(tmp_path, decoded="test_ctc")["systems"]["full"]["errors"] == 0
 
 
 def test_a_decode_that_is_not_finished_is_left_out_and_said(tmp_path, caplog):

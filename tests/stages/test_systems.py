@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.common.systems import System, adapted_bases, adapter_of, parse_system, possible_adapters, systems
+from pqm_plugin.stages.common.systems import (
+    System,
+    Voices,
+    adapted_bases,
+    adapter_of,
+    all_voices,
+    parse_system,
+    possible_adapters,
+    systems,
+)
 from pqm_plugin.stages.recipe import Recipe
 
 STOCK = {"espnet": "stock", "int8": "stock int8"}
@@ -18,7 +27,7 @@ def test_a_key_is_base_plus_adapter():
     assert parse_system("int8", STOCK) == System("int8", "stock", "")
 
 
-@pytest.mark.parametrize("key", ["nf3", "nf4+", "nf4+me", "espnet+sat", ""])
+@pytest.mark.parametrize("key", ["nf3", "nf4+", "nf4+me", "espnet+sat", "", "nf4+sat2", "nf4+other0", "nf4+speaker2"])
 def test_an_unknown_key_is_named(key):
     with pytest.raises(PqmError, match="is not known"):
         parse_system(key, STOCK)
@@ -53,3 +62,26 @@ def test_the_other_speaker_is_the_next_one_and_never_oneself():
     assert [path.name for path in chosen] == ["b", "c", "a"]
     with pytest.raises(PqmError, match="at least two target speakers"):
         adapter_of(RECIPE, other, "a", ["a"])
+
+
+def test_a_numbered_other_is_so_many_places_on_so_that_all_of_them_make_a_latin_square():
+    speakers = ["a", "b", "c", "d"]
+    others = [parse_system(f"nf4+other{number}", STOCK) for number in (1, 2, 3)]
+
+    square = [[adapter_of(RECIPE, other, speaker, speakers).name for speaker in speakers] for other in others]
+
+    for row, column in zip(square, zip(*square, strict=True), strict=False):
+        assert sorted(row) == speakers
+        assert len(set(column)) == 3
+    assert all(square[i][j] != speakers[j] for i in range(3) for j in range(4))
+    with pytest.raises(PqmError, match="more than 4 target speakers"):
+        adapter_of(RECIPE, parse_system("nf4+other4", STOCK), "a", speakers)
+
+
+def test_adapters_without_transcripts_have_a_folder_a_round_and_later_rounds_need_the_first():
+    recipe = Recipe(base="b", expdir=Path("exp"), systems=("nf4+speaker-unsup2", "nf4+other3", "full+sat"))
+
+    voices = all_voices(recipe)
+
+    assert voices == [Voices("nf4", 0), Voices("nf4", 1), Voices("nf4", 2)]
+    assert [one.root(recipe).name for one in voices] == ["speakers", "speakers-unsup", "speakers-unsup2"]

@@ -11,7 +11,7 @@ from pqm_plugin.adapters.files import WEIGHTS
 from pqm_plugin.files import write_text
 from pqm_plugin.stages.common.done import request_hash
 from pqm_plugin.stages.common.opening import trust_hash, weights_hash
-from pqm_plugin.stages.common.systems import SPEAKERS_OWN, adapted_bases
+from pqm_plugin.stages.common.systems import all_voices
 from pqm_plugin.stages.recipe import Recipe
 
 INDEX = "index.tsv"
@@ -101,8 +101,8 @@ class AdapterIndex:
 
 def trust_adapters(recipe: Recipe) -> None:
     """Let `weights_hash` take the hashes of all speakers' adapters from their index."""
-    for base_kind in adapted_bases(recipe, SPEAKERS_OWN):
-        AdapterIndex(recipe.adapter_dir(base_kind) / "speakers").trust()
+    for voices in all_voices(recipe):
+        AdapterIndex(voices.root(recipe)).trust()
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[Row], int]:

@@ -1,12 +1,16 @@
 """From names in the partition to audio, text and examples."""
 
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from pqm_plugin.adapters.batches import Example
-from pqm_plugin.corpus.audio import load_audio
+from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
@@ -93,13 +97,50 @@ def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextF
 
     An utterance that the base cannot be trained on, or of whose text nothing can be spelled, is named and left out.
     """
+    return _examples(recognizer, [[utterance] for utterance in utterances], fit)
+
+
+def joined_examples(
+    recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, options: TrainOptions, seed: int
+) -> list[Example]:
+    """Several utterances of a speaker as one example, as `options` asks for; the same seed joins the same."""
+    groups = [
+        group for copy in range(options.joined_copies) for group in _groups(utterances, options.joined_s, seed + copy)
+    ]
+    return _examples(recognizer, groups, fit)
+
+
+def _groups(utterances: Sequence[Utterance], longest_s: float, seed: int) -> list[list[Utterance]]:
+    """Utterances of one speaker in an order by chance, as many as fit into a length by chance, two at least."""
+    chance = random.Random(seed)
+    by_speaker: dict[str, list[Utterance]] = {}
+    for utterance in utterances if longest_s else ():
+        by_speaker.setdefault(utterance.speaker, []).append(utterance)
+    groups = []
+    for speaker in sorted(by_speaker):
+        left = chance.sample(by_speaker[speaker], len(by_speaker[speaker]))
+        while left:
+            room_s = chance.uniform(longest_s / 3, longest_s)
+            group: list[Utterance] = []
+            while left and (room_s := room_s - duration_s(left[-1])) >= 0:
+                group.append(left.pop())
+            if len(group) > 1:
+                groups.append(group)
+            elif not group:
+                left.pop()
+    return groups
+
+
+def _examples(recognizer: Recognizer, groups: Sequence[Sequence[Utterance]], fit: TextFit) -> list[Example]:
     ready = []
-    for utterance in utterances:
-        features = recognizer.features(load_audio(utterance, recognizer.facts.sample_rate))
-        tokens = recognizer.token_ids(fit.apply(utterance.text))
+    for group in groups:
+        audio = np.concatenate([load_audio(utterance, recognizer.facts.sample_rate) for utterance in group])
+        features = recognizer.features(audio)
+        tokens = recognizer.token_ids(fit.apply(" ".join(utterance.text for utterance in group)))
         obstacle = recognizer.obstacle(features, tokens) if len(tokens) else "its text cannot be spelled"
         if obstacle:
-            logging.warning("%s is left out: %s", utterance.utterance, obstacle)
+            names = " + ".join(utterance.utterance for utterance in group)
+            logging.warning("%s is left out: %s", names, obstacle)
         else:
             ready.append(Example(features, tokens))
     return ready

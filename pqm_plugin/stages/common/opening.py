@@ -11,11 +11,9 @@ from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.quantize.checkpoint import load_packed
+from pqm_plugin.quantize.names import PACKED
 from pqm_plugin.stages.recipe import Recipe
 
-PACKED = "model.safetensors"
-META = "meta.json"
-"""What stage 3 records of the packed model, beside it."""
 BASE_KINDS = ("full", "nf4")
 
 

@@ -20,10 +20,17 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
         "corpus": recipe.target_set,
         "base": recipe.base_name,
         "base_sha256": read_json(recipe.base_dir / BASE_RECORD)["sha256"],
+        **circumstances(recipe.command, recipe.config.seed, "1 thread a decode"),
+    }
+
+
+def circumstances(command: str, seed: int, threads: str) -> dict[str, Any]:
+    """What any measurement depends on: code, command, seed, machine with its use in words, date, versions."""
+    return {
         "commit": _commit(),
-        "command": recipe.command,
-        "seed": recipe.config.seed,
-        "hardware": f"{_processor()}, {n_cores()} cores, 1 thread a decode, {platform.system()}",
+        "command": command,
+        "seed": seed,
+        "hardware": f"{_processor()}, {n_cores()} cores, {threads}, {platform.system()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }

@@ -1,6 +1,7 @@
 """The systems that are decoded and compared, from their keys: base, `+`, adapter."""
 
 import bisect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,62 @@ from pqm_plugin.stages.common.opening import BASE_KINDS
 from pqm_plugin.stages.recipe import Recipe
 
 STOCK = "stock"
-SPEAKERS_OWN = ("speaker", "other")
-"""Adapters that stage 5 makes."""
-ADAPTERS = ("sat", *SPEAKERS_OWN)
+ADAPTERS = ("sat", "speaker", "other")
+"""Those of the table, in its order."""
 CHECKED = ("full", "nf4", "nf4+sat")
 """Systems for the control set, whose speakers have no adapters of their own."""
+_ADAPTER = re.compile(r"(?P<kind>sat|speaker|speaker-unsup|other)(?P<number>[1-9]\d*)?")
 
 
 @dataclass(frozen=True)
 class System:
-    """`base_kind` is `stock`, `full` or `nf4`; `adapter` is empty, `sat`, `speaker` or `other`."""
+    """`base_kind` is `stock`, `full` or `nf4`.
+
+    `adapter` is empty, `sat`, `speaker`, `other` (or `other2`: of the speaker two places on in the list, and so on), or
+    `speaker-unsup` (or `speaker-unsup2`: after two rounds, and so on).
+    """
 
     key: str
     base_kind: str
     adapter: str
+
+    @property
+    def kind(self) -> str:
+        """The adapter without its number."""
+        return self.adapter.rstrip("0123456789")
+
+    @property
+    def number(self) -> int:
+        """How many places on in the list of speakers, or rounds."""
+        return int(self.adapter[len(self.kind) :] or 1)
+
+    @property
+    def voices(self) -> "Voices | None":
+        """The adapters of stage 5 that the system decodes with."""
+        if self.kind not in ("speaker", "other", "speaker-unsup"):
+            return None
+        return Voices(self.base_kind, self.number if self.kind == "speaker-unsup" else 0)
+
+
+@dataclass(frozen=True)
+class Voices:
+    """The target speakers' adapters on one base: from transcripts (`rounds` 0), or from the model's own words."""
+
+    base_kind: str
+    rounds: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Where they are, below the base's adapters."""
+        return f"speakers-unsup{_number(self.rounds)}" if self.rounds else "speakers"
+
+    def root(self, recipe: Recipe) -> Path:
+        """The folder that holds one adapter a speaker."""
+        return recipe.adapter_dir(self.base_kind) / self.folder
+
+
+def _number(value: int) -> str:
+    return str(value) if value > 1 else ""
 
 
 def parse_system(key: str, baselines: Iterable[str]) -> System:
@@ -35,10 +78,12 @@ def parse_system(key: str, baselines: Iterable[str]) -> System:
     if key in baselines:
         return System(key, STOCK, "")
     base_kind, plus, adapter = key.partition("+")
-    if base_kind not in BASE_KINDS or (plus and adapter not in ADAPTERS):
+    found = _ADAPTER.fullmatch(adapter)
+    numbered = found is not None and found["number"] is not None and found["kind"] in ("sat", "speaker")
+    if base_kind not in BASE_KINDS or (plus and (found is None or numbered)):
         raise PqmError(
             f"system {key!r} is not known: use {', '.join((*baselines, *BASE_KINDS))}, "
-            f"the last two also with +{', +'.join(ADAPTERS)}"
+            f"the last two also with +{', +'.join(ADAPTERS)}, +other2 …, +speaker-unsup, +speaker-unsup2 …"
         )
     return System(key, base_kind, adapter)
 
@@ -56,25 +101,42 @@ def possible_adapters(has_sat: bool, n_targets: int) -> list[str]:
     return [adapter for adapter in ADAPTERS if not lacking.get(adapter)]
 
 
-def adapted_bases(recipe: Recipe, adapters: Sequence[str] = ADAPTERS) -> list[str]:
-    """Base kinds for which the recipe's systems need one of `adapters`: any for stage 4, a speaker's for stage 5."""
+def _adapted(recipe: Recipe) -> list[System]:
     keys = recipe.systems or tuple(f"nf4+{adapter}" for adapter in ADAPTERS)
-    return [kind for kind in BASE_KINDS if any(f"{kind}+{adapter}" in keys for adapter in adapters)]
+    return [parse_system(key, ()) for key in keys if "+" in key]
+
+
+def adapted_bases(recipe: Recipe) -> list[str]:
+    """Base kinds for which the recipe's systems need an adapter: stage 4 makes their speaker-independent one."""
+    wanted = {system.base_kind for system in _adapted(recipe)}
+    return [kind for kind in BASE_KINDS if kind in wanted]
+
+
+def all_voices(recipe: Recipe) -> list[Voices]:
+    """What stage 5 makes for the recipe's systems; a second round needs the first."""
+    rounds: dict[str, set[int]] = {kind: set() for kind in BASE_KINDS}
+    for system in _adapted(recipe):
+        if system.voices:
+            last = system.voices.rounds
+            rounds[system.base_kind] |= set(range(1, last + 1)) if last else {0}
+    return [Voices(kind, number) for kind in BASE_KINDS for number in sorted(rounds[kind])]
 
 
 def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[str]) -> Path | None:
-    """The folder of the adapter with which `system` decodes `speaker`; the other speaker is the next in the list."""
-    if not system.adapter:
-        return None
-    root = recipe.adapter_dir(system.base_kind)
-    if system.adapter == "sat":
-        return root / "sat"
-    if system.adapter == "speaker":
-        return root / "speakers" / speaker
-    if len(speakers) < 2:
-        raise PqmError(f"{system.key}: another speaker's adapter needs at least two target speakers")
+    """The folder of the adapter with which `system` decodes `speaker`; another speaker is one further on in the list.
+
+    Raises:
+        PqmError: if so far on in the list there is nobody else.
+    """
+    if system.voices is None:
+        return recipe.adapter_dir(system.base_kind) / "sat" if system.adapter else None
+    if system.kind != "other":
+        return system.voices.root(recipe) / speaker
+    if len(speakers) <= system.number:
+        n = "at least two" if system.number == 1 else f"more than {system.number}"
+        raise PqmError(f"{system.key}: another speaker's adapter needs {n} target speakers")
     place = bisect.bisect_left(speakers, speaker)
     if speakers[place : place + 1] != [speaker]:
         # They need not be sorted, but for thousands it is as well that they are.
         place = speakers.index(speaker)
-    return root / "speakers" / speakers[(place + 1) % len(speakers)]
+    return system.voices.root(recipe) / speakers[(place + system.number) % len(speakers)]

@@ -85,7 +85,9 @@ def train_and_save(
     model, lora = trained.model, trained.lora
     freeze(model, lower_layers(trained.recognizer, trained.options.top_layers))
     trainable, base = parameter_counts(model)
-    logging.info("%s: trains %d of %d parameters (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    logging.info("%s: an adapter of %d parameters to %d (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    if trained.options.top_layers:
+        logging.info("%s: of these, those of the uppermost %d layers learn", name, trained.options.top_layers)
     if not 0 < trainable <= lora.max_fraction * base:
         raise PqmError(
             f"{name}: the adapter has {trainable / base:.2%} of the base's parameters, allowed are up to "
@@ -104,6 +106,23 @@ def train_and_save(
     info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
     save_adapter(folder, model, info)
     checkpoint.unlink(missing_ok=True)
+
+
+def save_as_it_starts(trained: Trained, request: dict[str, Any], folder: Path, name: str) -> None:
+    """Write the speaker-independent adapter as a speaker's own, who said nothing to learn from.
+
+    Raises:
+        PqmError: if there is none.
+    """
+    if not request["start_sha256"]:
+        raise PqmError(
+            f"{name}: nothing to learn from, and no speaker-independent adapter to keep: leave the speaker out with "
+            "--speakers, or give transcripts"
+        )
+    logging.warning("%s: nothing to learn from; the speaker-independent adapter is kept", name)
+    save_adapter(
+        folder, trained.model, AdapterInfo(request["base_sha256"], name, *parameter_counts(trained.model), 0, request)
+    )
 
 
 def sweep_checkpoints(root: Path, names: Collection[str]) -> None:

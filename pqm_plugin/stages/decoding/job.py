@@ -70,7 +70,7 @@ def _decode(opened: Opened, bank: AdapterBank, batch: Sequence[Utterance], folde
     start = time.perf_counter()
     pieces = [(row, piece) for row, samples in enumerate(audio) for piece in recognizer.pieces(samples)]
     texts: list[list[str]] = [[] for _ in batch]
-    scores = [0.0] * len(batch)
+    scores, n_tokens = [0.0] * len(batch), [0] * len(batch)
     for first in range(0, len(pieces), len(batch)):
         chunk = pieces[first : first + len(batch)]
         with bank.rows([folders[row] for row, _ in chunk] if folders else []):
@@ -78,10 +78,19 @@ def _decode(opened: Opened, bank: AdapterBank, batch: Sequence[Utterance], folde
         for (row, _), hypothesis in zip(chunk, found, strict=True):
             texts[row].append(hypothesis.text)
             scores[row] += hypothesis.score
+            n_tokens[row] += hypothesis.n_tokens
     # What is searched together takes its time together; each has its share by length.
     pace = (time.perf_counter() - start) / max(sum(seconds), 1e-9)
     return [
-        Line(utterance.utterance, " ".join(filter(None, texts[row])), scores[row], length, pace * length, peak)
+        Line(
+            utterance.utterance,
+            " ".join(filter(None, texts[row])),
+            scores[row],
+            length,
+            pace * length,
+            peak,
+            n_tokens[row],
+        )
         for peak in [peak_rss_bytes()]
         for row, (utterance, length) in enumerate(zip(batch, seconds, strict=True))
     ]

@@ -11,7 +11,10 @@ from pqm_plugin.files import no_space_as_error, write_text
 
 @dataclass(frozen=True)
 class Line:
-    """One decoded utterance; `score` is a log probability in nats, None where the decoder gives none."""
+    """One decoded utterance; `score` is a log probability in nats, None where the decoder gives none.
+
+    `n_tokens` counts the tokens that were found; 0 in the files of earlier versions.
+    """
 
     utterance: str
     text: str
@@ -19,6 +22,12 @@ class Line:
     audio_s: float
     decode_s: float
     peak_rss_bytes: int
+    n_tokens: int = 0
+
+    @property
+    def confidence(self) -> float:
+        """The score in nats a token, the end counted as one; minus infinity without a score."""
+        return float("-inf") if self.score is None else self.score / (self.n_tokens + 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The whole study, over and over the same command until it is done: every control, seed, amount of speech and setting
+# of conf/study.yaml, in up to three conditions. What is done is kept; what was cut off goes on.
+#
+#   run_study.sh --corpus DIR --base MODEL [--conditions "joint ctc device"] [options of run.sh]
+#
+# joint:  the decoding of conf/pqm.yaml           -> results.json, study.json
+# ctc:    the CTC layer alone, same adapters      -> results_ctc.json
+# device: every reader with a simulated device and room of his own (local/simulate_device.py) -> results_device.json
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "${here}/../.." && pwd)
+# shellcheck source=egs/shell.sh
+. "${here}/../shell.sh"
+
+conditions="joint ctc device"
+corpus=""
+study="${here}/conf/study.yaml"
+systems="espnet full full+sat full+speaker int8 nf4 nf4+sat nf4+speaker nf4+speaker-unsup"
+others=9       # with ten readers every pair: nf4+other to nf4+other9
+work="${here}" # data, experiments and simulated speech go below it
+report="${here}"
+rest=()
+while [ $# -gt 0 ]; do
+    [[ "$1" == --* ]] && [ $# -ge 2 ] || die "$0: '$1': options look like --corpus DIR, see the head of this file"
+    case "$1" in
+        --conditions | --corpus | --study | --systems | --others | --work | --report) printf -v "${1#--}" '%s' "$2" ;;
+        *) rest+=("$1" "$2") ;;
+    esac
+    shift 2
+done
+[ -d "${corpus}" ] || die "$0: --corpus '${corpus}' is no folder: give the LibriSpeech folder that holds dev-clean"
+for number in $(seq 1 "${others}"); do
+    systems+=" nf4+other$([ "${number}" -eq 1 ] || printf '%s' "${number}")"
+done
+
+recipe() {
+    "${here}/run.sh" --systems "${systems}" --report "${report}" "${rest[@]}" "$@"
+}
+
+for condition in ${conditions}; do
+    log "Study: condition ${condition}"
+    case "${condition}" in
+        joint)
+            recipe --corpus "${corpus}" --datadir "${work}/data" --expdir "${work}/exp" --study "${study}"
+            ;;
+        ctc)
+            recipe --corpus "${corpus}" --datadir "${work}/data" --expdir "${work}/exp" \
+                --tag ctc --inference_config "${here}/conf/decode_ctc.yaml"
+            ;;
+        device)
+            PYTHONPATH="${root}" "$(find_python "${root}")" "${here}/local/simulate_device.py" \
+                --corpus "${corpus}" --sets dev-clean train-clean-5 --out "${work}/downloads/device"
+            recipe --corpus "${work}/downloads/device" --target_set dev-clean-device --sat_sets train-clean-5-device \
+                --datadir "${work}/data_device" --expdir "${work}/exp_device" --tag device
+            ;;
+        *) die "$0: condition '${condition}' is not known: use joint, ctc, device" ;;
+    esac
+done

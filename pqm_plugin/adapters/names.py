@@ -1,0 +1,6 @@
+"""What the files of an adapter are called; needs no library to be read."""
+
+INFO = "pqm.json"
+"""Which base an adapter was made for, and how."""
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"

@@ -1,0 +1,88 @@
+"""What an adapter's files may say before peft reads them: they can be a stranger's."""
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+
+from pqm_plugin.adapters.names import CONFIG, WEIGHTS
+from pqm_plugin.errors import PqmError
+
+_MOST_RANK = 1024
+_FLOATS = ("F32", "F16", "BF16")
+# What peft writes beside the adapter's shape, and does not act upon when it puts a LoRA around a given network.
+_HARMLESS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse all but a plain LoRA whose weights have the shape that its configuration says.
+
+    peft would import a module that a configuration names (`megatron_core`), read pickled weights where there are no
+    others, and make tensors of any rank before it looks at the file.
+
+    Raises:
+        PqmError: naming the file and what is wrong with it.
+    """
+    rank = _checked_rank(folder / CONFIG)
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="np") as file:
+            shapes = {
+                name: (file.get_slice(name).get_shape(), file.get_slice(name).get_dtype()) for name in file.keys()
+            }
+    except (SafetensorError, OSError, ValueError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise PqmError(f"{folder} is damaged ({path.name}: {reason}): delete it and make or fetch it again") from error
+    for name, (shape, dtype) in shapes.items():
+        if not name.endswith((".lora_A.weight", ".lora_B.weight")) or dtype not in _FLOATS:
+            raise _wrong(path, f"holds {name[:80]!r} of type {dtype}, which is no part of a LoRA")
+        if len(shape) < 2 or shape[0 if "lora_A" in name else 1] != rank:
+            raise _wrong(path, f"{name[:80]!r} of shape {tuple(shape)} is not of rank {rank}")
+    if not shapes:
+        raise _wrong(path, "holds no weights")
+
+
+def _checked_rank(path: Path) -> int:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _wrong(path, f"cannot be read ({str(error)[:80]})") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise _wrong(path, "is not of a LoRA")
+    rank, alpha, dropout = (config.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= _MOST_RANK:
+        raise _wrong(path, f"has the rank {str(rank)[:20]}, allowed are 1 to {_MOST_RANK}")
+    if not _is_finite(alpha) or not _is_finite(dropout) or not 0 <= float(dropout) < 1:  # type: ignore[arg-type]
+        raise _wrong(path, "has no usable lora_alpha and lora_dropout")
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets) or not targets:
+        raise _wrong(path, "names its target_modules not one by one")
+    _refuse_others(path, config)
+    return rank
+
+
+def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
+    known = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", *_HARMLESS)
+    defaults = _defaults()
+    for name, value in config.items():
+        if name not in known and value != defaults.get(name) and value not in (None, False, {}, []):
+            raise _wrong(path, f"sets {name[:60]!r}, which no adapter of this project has")
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(json.dumps(LoraConfig().to_dict(), default=str))
+    return found
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 and math.isfinite(value)
+
+
+def _wrong(path: Path, what: str) -> PqmError:
+    return PqmError(f"{path} {what}: delete {path.parent} and make or fetch it again")

@@ -1,0 +1,23 @@
+"""Options that several commands have."""
+
+import argparse
+from pathlib import Path
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The folder of a personal model."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a packed model, such as exp/<base>_nf4")
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """Where and how to compute."""
+    parser.add_argument("--device", default="cpu", help="where torch computes: cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; default: as many as there are cores")
+
+
+def set_threads(n_threads: int) -> None:
+    """Give torch so many threads; 0 leaves the choice to it."""
+    import torch
+
+    if n_threads > 0:
+        torch.set_num_threads(n_threads)

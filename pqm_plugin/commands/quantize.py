@@ -1,0 +1,35 @@
+"""Make a 4-bit model of an ESPnet or Whisper one."""
+
+import argparse
+from pathlib import Path
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "source",
+        metavar="MODEL",
+        help="ESPnet experiment folder, packed zip or model-zoo tag; Whisper folder, .pt file or hub name",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the 4-bit model")
+    parser.add_argument("--licence", default="", help="licence of MODEL, for the card of a pack")
+    parser.add_argument(
+        "--keep",
+        nargs="*",
+        default=None,
+        metavar="KIND",
+        help="layer kinds to leave in 16 bits (default: depthwise_conv ctc)",
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Fetch, pack, and say what it came to."""
+    from pqm_plugin.personal.making import quantize
+
+    meta = quantize(parsed.source, parsed.out, parsed.licence, parsed.keep)
+    print(
+        f"{parsed.out}: {meta['family']}, {meta['parameters'] / 1e6:.2f} M parameters in "
+        f"{meta['size_bytes'] / 1e6:.2f} MB, {meta['ratio']:.2f} times smaller than "
+        f"{meta['base_size_bytes'] / 1e6:.2f} MB"
+    )
+    return 0

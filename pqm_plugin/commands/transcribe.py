@@ -1,0 +1,123 @@
+"""Write down what is said in recordings, as it is found."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.commands.options import add_computing, add_model, set_threads
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import write_text
+from pqm_plugin.personal.transcript import FORMATS, Transcript, srt_entry
+
+_LONGEST_S = {"text": 30.0, "json": 30.0, "srt": 8.0}
+_ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_model(parser)
+    parser.add_argument(
+        "audio", nargs="+", metavar="AUDIO", help="FLAC, WAV, MP3, Ogg, …: any rate, channels and length"
+    )
+    parser.add_argument(
+        "--speaker", metavar="NAME", help="who speaks; default: anyone (the adapter `sat` if there is one)"
+    )
+    parser.add_argument("--plain", action="store_true", help="without any adapter")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="text: a line a recording, as grep names files; json: an object a line",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write a file for each recording there instead")
+    parser.add_argument(
+        "--longest", type=float, metavar="SECONDS", help="cut at silence into at most this (default: 30; srt: 8)"
+    )
+    parser.add_argument("--beam_size", "--beam-size", type=int, help="hypotheses that are kept")
+    parser.add_argument("--ctc_weight", "--ctc-weight", type=float, help="share of the CTC score in [0, 1] (ESPnet)")
+    add_computing(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Transcribe each recording; one that cannot be read is named, and the others go on."""
+    targets = _targets(parsed)
+    from pqm_plugin.personal.folder import ModelFolder
+
+    folder = ModelFolder.of(parsed.model)
+    if parsed.speaker is not None:
+        folder.known_speaker(parsed.speaker)
+
+    from pqm_plugin.personal.model import PersonalModel
+
+    set_threads(parsed.threads)
+    model = PersonalModel(parsed.model, _search(parsed, folder.about()), parsed.device)
+    failed = 0
+    for audio, target in zip(parsed.audio, targets, strict=True):
+        try:
+            _one(model, audio, target, parsed)
+        except PqmError as error:
+            print(f"pqm transcribe: {error}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+def _search(parsed: argparse.Namespace, about: Any) -> Any:
+    import dataclasses
+
+    from pqm_plugin.personal.options import search_options
+
+    given = {name: getattr(parsed, name) for name in ("beam_size", "ctc_weight") if getattr(parsed, name) is not None}
+    if not 0 <= given.get("ctc_weight", 0) <= 1:
+        raise PqmError("--ctc_weight is from 0 to 1")
+    try:
+        return dataclasses.replace(search_options(about), **given)
+    except ValueError as error:
+        raise PqmError(str(error)) from error
+
+
+def _targets(parsed: argparse.Namespace) -> list[Path | None]:
+    """The file of each recording, None for standard output."""
+    if parsed.out is None:
+        if parsed.format == "srt" and len(parsed.audio) > 1:
+            raise PqmError("subtitles of several recordings: give --out FOLDER for a file each")
+        return [None] * len(parsed.audio)
+    targets: list[Path | None] = [parsed.out / f"{Path(audio).stem}{_ENDINGS[parsed.format]}" for audio in parsed.audio]
+    for place, target in enumerate(targets):
+        if target in targets[:place]:
+            raise PqmError(f"{parsed.audio[place]}: two recordings would be written to {target}: transcribe them apart")
+    return targets
+
+
+def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace) -> None:
+    longest_s = parsed.longest or _LONGEST_S[parsed.format]
+    if target is None and parsed.format != "json":
+        _as_it_comes(model, audio, longest_s, parsed)
+        return
+    found: Transcript = model.transcribe(audio, parsed.speaker, plain=parsed.plain, longest_s=longest_s)
+    text = {"text": f"{found.text}\n", "json": f"{found.as_json()}\n", "srt": found.as_srt()}[parsed.format]
+    if target is None:
+        print(text, end="", flush=True)
+    else:
+        write_text(target, text)
+
+
+def _as_it_comes(model: Any, audio: str, longest_s: float, parsed: argparse.Namespace) -> None:
+    """Each stretch is written as soon as it is known: words on one line, or subtitles."""
+    found = model.segments(audio, parsed.speaker, plain=parsed.plain, longest_s=longest_s)
+    spoken = (segment for segment in found if segment.text)
+    if parsed.format == "srt":
+        for number, segment in enumerate(spoken, start=1):
+            print(srt_entry(number, segment), end="", flush=True)
+        return
+    name = f"{audio}\t" if len(parsed.audio) > 1 else ""
+    lead = name
+    try:
+        for segment in spoken:
+            print(f"{lead}{segment.text}", end="", flush=True)
+            lead = " "
+    except PqmError:
+        if lead == " ":
+            print(flush=True)
+        raise
+    print("" if lead == " " else name, flush=True)

@@ -1,0 +1,1 @@
+"""A model that its user keeps: one packed base, an adapter for each voice, and how both are used and handed on."""

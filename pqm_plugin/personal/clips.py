@@ -1,0 +1,111 @@
+"""Recordings to learn from: with their texts, or with the words that the model itself is sure of."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pqm_plugin.adapters.batches import Example
+from pqm_plugin.corpus.text import fit_text
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, write_json
+from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.personal.confidence import pick, summary
+from pqm_plugin.personal.transcript import Segment
+
+_log = logging.getLogger(__name__)
+SHORTEST_S = 0.1
+"""Shorter sounds, in seconds, hold no word, and are less than the window over which features are computed."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording to learn from: `samples` float32 (n_samples,) at the model's rate; `text` may be empty."""
+
+    name: str
+    samples: np.ndarray
+    text: str
+
+
+class Hears(Protocol):
+    """What gives the words of recordings without transcripts: a `PersonalModel`."""
+
+    @property
+    def sample_rate(self) -> int: ...
+    def segments(self, audio: Any) -> Iterator[Segment]: ...
+
+
+def own_words(
+    hears: Hears, clips: Sequence[Clip], threshold: float, speaker: str, heard_file: Path
+) -> tuple[list[Clip], dict[str, float]]:
+    """The stretches of speech whose words the model is sure of, with these words as texts, and what the choice was.
+
+    Args:
+        threshold: confidence in [0, 1] that a stretch must reach.
+        heard_file: keeps what was heard so far, so that a run that is cut off does not listen again.
+
+    Raises:
+        PqmError: if the model is sure of nothing.
+    """
+    _log.info("%s: no transcripts: the model listens to %d recordings first", speaker, len(clips))
+    stretches: list[Clip] = []
+    confidences: list[float] = []
+    for clip, segments in zip(clips, _heard(hears, clips, speaker, heard_file), strict=True):
+        for found in segments:
+            first, last = (round(time_s * hears.sample_rate) for time_s in (found.start_s, found.end_s))
+            name = f"{clip.name} from {found.start_s:.1f} s"
+            stretches.append(Clip(name, clip.samples[first:last], found.text))
+            confidences.append(found.confidence if found.text else 0.0)
+    picked = pick(confidences, [stretch.text for stretch in stretches], threshold)
+    _log.info(
+        "%s: learns from %d of %d stretches, of confidence %g and more", speaker, len(picked), len(stretches), threshold
+    )
+    if not picked:
+        raise PqmError(
+            f"{speaker}: the model is not sure of any of {len(stretches)} stretches of speech (highest confidence "
+            f"{max(confidences, default=0):.2f}, wanted {threshold:g}): give transcripts, or a lower --min_confidence"
+        )
+    return [stretches[place] for place in picked], dict(summary(picked, confidences))
+
+
+def _heard(hears: Hears, clips: Sequence[Clip], speaker: str, path: Path) -> list[list[Segment]]:
+    rows = read_json(path) if path.exists() else []
+    for clip in tqdm(clips[len(rows) :], desc=f"{speaker}: listening", unit="recording"):
+        rows.append([asdict(segment) for segment in hears.segments(clip.samples)])
+        write_json(path, rows)
+    return [[Segment(**row) for row in segments] for segments in rows]
+
+
+def examples(recognizer: Recognizer, clips: Sequence[Clip], case: str, speaker: str) -> list[Example]:
+    """Features and tokens; a recording that is of no use is named and left out.
+
+    Args:
+        case: of the texts, see `corpus.text.fit_text`.
+
+    Raises:
+        PqmError: if none is left.
+    """
+    fit = fit_text([clip.text for clip in clips], recognizer.facts.symbols, case)
+    if fit.unspellable:
+        _log.warning("%s: %s", speaker, fit.report().splitlines()[-1])
+    ready = []
+    for clip in clips:
+        tokens = recognizer.token_ids(fit.apply(clip.text)) if clip.text.strip() else torch.zeros(0)
+        obstacle = "" if len(tokens) else "it has no text that can be spelled"
+        if len(clip.samples) < SHORTEST_S * recognizer.facts.sample_rate:
+            obstacle = f"it is shorter than {SHORTEST_S} s"
+        if not obstacle:
+            features = recognizer.features(clip.samples)
+            obstacle = recognizer.obstacle(features, tokens)
+        if obstacle:
+            _log.warning("%s: %s is left out: %s", speaker, clip.name, obstacle)
+        else:
+            ready.append(Example(features, tokens))
+    if not ready:
+        raise PqmError(f"{speaker}: none of {len(clips)} recordings can be learned from, see the lines above")
+    return ready

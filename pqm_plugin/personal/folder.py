@@ -1,0 +1,136 @@
+"""The folder of a personal model: what lies where; nothing heavy is imported to know it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
+from pqm_plugin.corpus.names import suggest
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, safe_name
+from pqm_plugin.quantize.names import META, PACKED
+
+ABOUT = "about.json"
+"""What its maker says of a model: licence, source, and the settings that it is used with."""
+CARD = "README.md"
+SAT = "sat"
+SPEAKERS = "speakers"
+# Stage 5 keeps its journals beside the speakers' folders.
+_TAKEN = ("log", "index.tsv")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def speaker_name(name: str) -> str:
+    """Return `name` if it can be a speaker of a personal model, see `files.safe_name`.
+
+    Raises:
+        PqmError: if it cannot, or is one of the names that the recipes use beside the speakers.
+    """
+    if safe_name(name).lower() in _TAKEN:
+        raise PqmError(f"speaker name {name!r} is used by the recipes for a file of their own: choose another")
+    return name
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Paths of a personal model, and what its small files say."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: str | Path) -> "ModelFolder":
+        """The folder at `path`.
+
+        Raises:
+            PqmError: if it holds no packed model.
+        """
+        folder = cls(Path(path).expanduser())
+        for name in (PACKED, META):
+            if not (folder.path / name).is_file():
+                raise PqmError(
+                    f"{folder.path} holds no packed model ({name} is missing): make one with `pqm quantize MODEL "
+                    f"{folder.path}`, or unpack one with `pqm unpack`"
+                )
+        return folder
+
+    @property
+    def packed(self) -> Path:
+        """The 4-bit weights."""
+        return self.path / PACKED
+
+    def meta(self) -> Mapping[str, Any]:
+        """What was recorded when the model was quantised.
+
+        Raises:
+            PqmError: if the record lacks what is needed of it.
+        """
+        found = read_object(self.path / META)
+        if not _HASH.fullmatch(str(found.get("sha256"))):
+            raise PqmError(f"{self.path / META} does not say the sha256 of {PACKED}: quantize the model again")
+        return found
+
+    def about(self) -> Mapping[str, Any]:
+        """What the model's maker says of it; empty where nothing is said."""
+        path = self.path / ABOUT
+        return read_object(path) if path.exists() else {}
+
+    def speaker(self, name: str) -> Path:
+        """Where the adapter of speaker `name` is, or would be.
+
+        Raises:
+            PqmError: if the name cannot be a folder's.
+        """
+        return self.path / SPEAKERS / speaker_name(name)
+
+    def speakers(self) -> list[str]:
+        """Names of the speakers that have an adapter, sorted."""
+        root = self.path / SPEAKERS
+        found = [path.name for path in root.iterdir()] if root.is_dir() else []
+        return sorted(name for name in found if not name.startswith(".") and is_adapter(root / name))
+
+    def known_speaker(self, name: str) -> Path:
+        """The adapter of speaker `name`.
+
+        Raises:
+            PqmError: if there is none, naming the nearest.
+        """
+        folder = self.speaker(name)
+        if not is_adapter(folder):
+            raise PqmError(
+                f"{self.path} knows no speaker {name!r} ({suggest(name, self.speakers())}): "
+                f"enrol with `pqm enroll {self.path} --speaker {name} RECORDINGS`"
+            )
+        return folder
+
+    def sat(self) -> Path | None:
+        """The speaker-independent adapter, if there is one."""
+        folder = self.path / SAT
+        return folder if is_adapter(folder) else None
+
+    def adapters(self) -> dict[str, Path]:
+        """Every adapter by its name in a listing: `sat`, `speakers/NAME`."""
+        sat = self.sat()
+        own = {f"{SPEAKERS}/{name}": self.path / SPEAKERS / name for name in self.speakers()}
+        return ({SAT: sat} if sat else {}) | own
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` has the files of an adapter."""
+    return all((folder / name).is_file() for name in (WEIGHTS, CONFIG, INFO))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        PqmError: if the file is missing, not JSON, or holds something else.
+    """
+    try:
+        found = read_json(path)
+    except RecursionError:
+        found = None
+    if not isinstance(found, dict):
+        raise PqmError(f"{path} is no JSON object: fetch or make it again")
+    return found

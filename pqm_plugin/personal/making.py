@@ -1,0 +1,90 @@
+"""Make a personal model of a float one: fetch it, pack it in 4 bits, write down what it is."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import sha256, whole_folder, write_json
+from pqm_plugin.models.families import family_of, fetch_base
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.personal.folder import ABOUT
+from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
+from pqm_plugin.quantize.layers import quantize_layers
+from pqm_plugin.quantize.measure import measure, weights_of
+from pqm_plugin.quantize.names import META, PACKED
+from pqm_plugin.quantize.packed import WeightFormat
+
+_log = logging.getLogger(__name__)
+SPARED = ("depthwise_conv", "ctc")
+"""Layer kinds that stay in bfloat16: those that 4 bits hurt most for their bytes, see egs/librispeech/RESULTS.md."""
+_REST_DTYPE = "bfloat16"
+
+
+def quantize(source: str, out: Path, licence: str = "", keep: Sequence[str] | None = None) -> dict[str, Any]:
+    """Pack the model that `source` names into the new folder `out`, in NF4 with double-quantised scales.
+
+    Args:
+        source: an ESPnet experiment folder, packed zip or model-zoo tag, a Whisper folder, `.pt` file or hub name.
+        licence: of the source, as its publisher words it.
+        keep: layer kinds to leave in bfloat16; default: those of `SPARED` that the model has.
+
+    Returns:
+        What was measured, as it stands in `meta.json`.
+
+    Raises:
+        PqmError: if `out` is there already, the source is not known or cannot be read, or `keep` names no kind.
+    """
+    out = Path(out).expanduser()
+    if out.exists():
+        raise PqmError(f"{out} is there already: choose another folder, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(out) as packed, tempfile.TemporaryDirectory(prefix=".pqm_base", dir=out.parent) as scratch:
+        base = Path(scratch) / "base"
+        fetch_base(source, base)
+        meta = _pack(base, packed, keep)
+        write_json(packed / META, meta)
+        write_json(packed / ABOUT, {"source": Path(source).name, "licence": licence})
+    return meta
+
+
+def _pack(base: Path, packed: Path, keep: Sequence[str] | None) -> dict[str, Any]:
+    family = family_of(base)
+    weights = family.weights_file(base)
+    recognizer = family.load_float(base, SearchOptions(), "cpu")
+    kinds = recognizer.layer_kinds()
+    unknown = sorted(set(keep or ()) - set(kinds.values()))
+    if unknown:
+        raise PqmError(
+            f"--keep {unknown[0]}: no layer is of this kind; there are {', '.join(sorted(set(kinds.values())))}"
+        )
+    spared = [kind for kind in (SPARED if keep is None else keep) if kind in kinds.values()]
+    chosen = {name: kind for name, kind in kinds.items() if kind not in spared}
+    before = weights_of(recognizer.network, chosen)
+    weight_format = WeightFormat(double_quantize=True)
+    quantize_layers(recognizer.network, list(chosen), weight_format)
+    for path in family.side_files(base):
+        shutil.copyfile(path, packed / path.name)
+    save_packed(packed / PACKED, recognizer.network, _REST_DTYPE, recognizer.built_in)
+    # Loading it back now means that nobody meets a file that cannot be read.
+    load_packed(packed / PACKED, family.load_skeleton(packed, SearchOptions(), "cpu").network)
+    size, base_size = (packed / PACKED).stat().st_size, weights.stat().st_size
+    settings = {
+        "quant_type": "nf4",
+        "block_size": 64,
+        "double_quantize": True,
+        "keep": spared,
+        "rest_dtype": _REST_DTYPE,
+    }
+    return {
+        "request": {"base_sha256": sha256(weights), "quantize": settings, "format_version": FORMAT_VERSION},
+        "family": family.NAME,
+        **measure(recognizer.network, chosen, before),
+        "size_bytes": size,
+        "sha256": sha256(packed / PACKED),
+        "base_size_bytes": base_size,
+        "ratio": base_size / size,
+    }

@@ -1,0 +1,209 @@
+"""A personal model in memory: hear, learn a voice, hear better."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pqm_plugin.adapters.lora import switched_off
+from pqm_plugin.adapters.rows import AdapterBank
+from pqm_plugin.corpus.recording import Sound, is_silent, load_sound, sound_name
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.silence import cut_at_silence
+from pqm_plugin.personal.clips import SHORTEST_S, Clip
+from pqm_plugin.personal.confidence import confidence
+from pqm_plugin.personal.enrollment import Enrolled, enroll
+from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
+from pqm_plugin.personal.opening import Opened, open_packed
+from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
+from pqm_plugin.personal.transcript import Segment, Transcript
+
+LONGEST_S = 30.0
+"""Longest stretch that is searched at once, in seconds: what is longer is cut at silence."""
+_SHORTEST_S = 1.0
+
+
+class PersonalModel:
+    """A packed base and the adapters of its speakers, from a folder of `pqm quantize`, `pqm unpack` or a recipe.
+
+    Without a speaker it hears with the speaker-independent adapter (`sat`) where the folder has one, for that is what
+    the speakers' adapters start from; `plain` leaves that out, too.
+    """
+
+    def __init__(
+        self, path: str | Path, search: SearchOptions | None = None, device: str = "cpu", mode: str = "exact"
+    ) -> None:
+        """Open the model.
+
+        Args:
+            search: beam and weights of the search; by default what the model's maker set, see `about.json`.
+            device: where torch computes, `cpu` or `cuda`.
+            mode: `exact` keeps float32 weights in memory, `small` unpacks them at every use; the words are the same.
+
+        Raises:
+            PqmError: if the folder holds no packed model, or it is damaged.
+        """
+        self.folder = ModelFolder.of(path)
+        self._search = search or search_options(self.folder.about())
+        self._device, self._mode = device, mode
+        self._open()
+
+    def _open(self) -> None:
+        self._opened: Opened = open_packed(self.folder, self._search, self._device, self._mode)
+        self._bank = AdapterBank(self._opened.recognizer.network, self._opened.sha256)
+
+    @property
+    def recognizer(self) -> Any:
+        """The recogniser of the model's family, see `models/interface.py:Recognizer`."""
+        return self._opened.recognizer
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate in Hz of the audio that the model hears; other rates are resampled to it."""
+        return self._opened.recognizer.facts.sample_rate
+
+    @property
+    def speakers(self) -> list[str]:
+        """Names of those who are enrolled."""
+        return self.folder.speakers()
+
+    def transcribe(
+        self,
+        audio: Sound,
+        speaker: str | None = None,
+        *,
+        sample_rate: int | None = None,
+        plain: bool = False,
+        longest_s: float = LONGEST_S,
+    ) -> Transcript:
+        """Write down what is said in a recording of any length.
+
+        Args:
+            audio: a path, a file opened in binary mode, or an array `(n_samples,)` or `(n_samples, n_channels)` of
+                floats in [-1, 1] or integers.
+            sample_rate: of an array, in Hz; default: the model's own.
+            longest_s: seconds that are searched at once; what is longer is cut where nobody speaks.
+
+        Raises:
+            PqmError: if the speaker is not enrolled, or the audio cannot be read.
+        """
+        samples = load_sound(audio, self.sample_rate, sample_rate)
+        segments = tuple(self.segments(samples, speaker, plain=plain, longest_s=longest_s))
+        name, _ = self.adapter(speaker, plain=plain)
+        return Transcript(sound_name(audio), name, len(samples) / self.sample_rate, segments)
+
+    def segments(
+        self,
+        audio: Sound,
+        speaker: str | None = None,
+        *,
+        sample_rate: int | None = None,
+        plain: bool = False,
+        longest_s: float = LONGEST_S,
+    ) -> Iterator[Segment]:
+        """Yield the segments of a recording as they are found; arguments and errors as `transcribe`."""
+        if longest_s < _SHORTEST_S:
+            raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
+        samples = load_sound(audio, self.sample_rate, sample_rate)
+        _, folder = self.adapter(speaker, plain=plain)
+        pieces = [
+            piece
+            for part in cut_at_silence(samples, self.sample_rate, longest_s)
+            for piece in self._opened.recognizer.pieces(part)
+        ]
+        size = self._opened.recognizer.max_batch
+        at = 0
+        for first in range(0, len(pieces), size):
+            for piece, (text, score) in zip(
+                pieces[first : first + size], self._recognize(pieces[first : first + size], folder), strict=True
+            ):
+                n_tokens = len(self._opened.recognizer.token_ids(text)) if text else 0
+                sure = confidence(score, n_tokens) if text else 1.0
+                yield Segment(at / self.sample_rate, (at + len(piece)) / self.sample_rate, text, score, sure)
+                at += len(piece)
+
+    def _recognize(self, pieces: Sequence[Any], folder: Path | None) -> list[tuple[str, float]]:
+        """Words and score of each piece; silence has no words, whatever a model would make of it."""
+        shortest = SHORTEST_S * self.sample_rate
+        heard = [place for place, piece in enumerate(pieces) if len(piece) >= shortest and not is_silent(piece)]
+        found: list[tuple[str, float]] = [("", 0.0)] * len(pieces)
+        if heard:
+            with self.using(folder, len(heard)), torch.no_grad():
+                for place, best in zip(
+                    heard, self._opened.recognizer.recognize([pieces[place] for place in heard]), strict=True
+                ):
+                    found[place] = (best.text, best.score)
+        return found
+
+    def adapter(self, speaker: str | None = None, *, plain: bool = False) -> tuple[str, Path | None]:
+        """Name and folder of the adapter that such a call hears with: `speakers/NAME`, `sat`, or `none`."""
+        if speaker is not None:
+            if plain:
+                raise PqmError(f"speaker {speaker!r} and plain: choose one, plain is without any adapter")
+            return f"{SPEAKERS}/{speaker}", self.folder.known_speaker(speaker)
+        sat = None if plain else self.folder.sat()
+        return (SAT, sat) if sat else ("none", None)
+
+    @contextmanager
+    def using(self, folder: Path | None, n_rows: int = 1) -> Iterator[None]:
+        """Within it, the network computes batches of `n_rows` with the adapter in `folder`, or with none."""
+        if folder is not None:
+            with self._bank.rows([folder] * n_rows):
+                yield
+            return
+        with switched_off(self._bank.model) if self._bank.model else nullcontext():
+            yield
+
+    def enroll(
+        self,
+        speaker: str,
+        clips: Sequence[Sound],
+        texts: Sequence[str] | None = None,
+        *,
+        sample_rate: int | None = None,
+        options: EnrollOptions | None = None,
+    ) -> Enrolled:
+        """Learn a voice from recordings, and keep it in the model's folder as an ordinary PEFT adapter.
+
+        A minute of speech is a good beginning, ten are better. The same recordings again: nothing is done. A run that
+        was cut off goes on where it was.
+
+        Args:
+            speaker: a name that can be a folder's, see `files.safe_name`.
+            clips: as `transcribe` takes them, each of one sentence or two, 30 seconds at most.
+            texts: what is said in each; None lets the model learn from its own words where it is sure of them.
+            sample_rate: of arrays, in Hz; default: the model's own.
+            options: default: what the model's maker set, see `about.json`.
+
+        Raises:
+            PqmError: if the name or the recordings are of no use, another process enrols the same speaker, or what
+                was learned is no better than nothing.
+        """
+        options = options or enroll_options(self.folder.about())
+        if texts is not None and len(texts) != len(clips):
+            raise PqmError(f"{len(clips)} clips and {len(texts)} texts: give a text for each clip")
+        ready = [
+            Clip(
+                _clip_name(clip, place), load_sound(clip, self.sample_rate, sample_rate), texts[place] if texts else ""
+            )
+            for place, clip in enumerate(clips)
+        ]
+        done = enroll(self.folder, speaker, ready, options, self._search, self if texts is None else None, self._device)
+        if done.is_new:
+            # The bank would go on with the adapter of that name that it may have in memory.
+            self._open()
+        return done
+
+    def info(self) -> Mapping[str, Any]:
+        """Sizes, hashes, licence and measured error rates, see `facts.facts`."""
+        from pqm_plugin.personal.facts import facts
+
+        return facts(self.folder)
+
+
+def _clip_name(clip: Any, place: int) -> str:
+    name = sound_name(clip)
+    return f"clip {place + 1}" if name == "audio" else Path(name).name

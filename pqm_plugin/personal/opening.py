@@ -1,0 +1,64 @@
+"""Bring a personal model's packed weights into memory; the folder may be a stranger's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import sha256
+from pqm_plugin.models.families import family_of, files_elsewhere
+from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.personal.budget import at_most_bytes
+from pqm_plugin.personal.folder import ModelFolder
+from pqm_plugin.quantize.checkpoint import load_packed
+
+# A byte of a packed file holds two weights, of which each is four bytes in memory; then buffers, twice for safety.
+_MEMORY_FACTOR = 32
+_MEMORY_SLACK_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recogniser in memory, and the hash of the packed file that it is from."""
+
+    recognizer: Recognizer
+    sha256: str
+
+
+def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu", mode: str = "exact") -> Opened:
+    """Load the packed base, in evaluation mode.
+
+    Raises:
+        PqmError: if the weights are not those of the record, or the configuration is not theirs: it names files
+            elsewhere, asks for far more memory than they need, or builds no model.
+    """
+    expected, found = folder.meta()["sha256"], sha256(folder.packed)
+    if found != expected:
+        raise PqmError(
+            f"{folder.packed} is damaged (sha256 {found[:12]}…, recorded is {expected[:12]}…): fetch or make it again"
+        )
+    family = family_of(folder.path)
+    _refuse(folder, files_elsewhere(folder.path))
+    budget = folder.packed.stat().st_size * _MEMORY_FACTOR + _MEMORY_SLACK_BYTES
+    try:
+        with at_most_bytes(budget):
+            recognizer = family.load_skeleton(folder.path, search, "cpu")
+            load_packed(folder.packed, recognizer.network, mode)
+    except PqmError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise PqmError(
+            f"{folder.path}: its configuration builds no model ({reason}): fetch or make it again"
+        ) from error
+    recognizer.network.to(device)
+    recognizer.network.eval()
+    return Opened(recognizer, found)
+
+
+def _refuse(folder: ModelFolder, elsewhere: Sequence[str]) -> None:
+    if elsewhere:
+        raise PqmError(
+            f"{folder.path}: its configuration names {elsewhere[0]!r}, which is outside of it: only a model whose "
+            "files lie together is opened"
+        )

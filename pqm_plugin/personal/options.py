@@ -1,0 +1,79 @@
+"""How a personal model is used and taught where nothing else is said."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models.options import SearchOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class EnrollOptions:
+    """How a voice is learned.
+
+    `targets`, `rank`, `alpha` and `dropout` shape an adapter that starts from zero; one that starts from `sat` has its
+    shape. `rank` 4 on the attention layers is under 1 % of a Conformer of 15 M parameters, or of a Whisper base.
+    `few_epochs` is for one or two recordings, of which none can be spared to choose the epoch. `min_confidence` in
+    [0, 1] is what the model's own words must reach to be learned from, see `confidence.pick`.
+    """
+
+    targets: str = "attention"
+    rank: int = 4
+    alpha: float = 16.0
+    dropout: float = 0.1
+    epochs: int = 6
+    few_epochs: int = 3
+    learning_rate: float = 1e-3
+    decay: float = 0.8
+    patience: int = 2
+    min_confidence: float = 0.85
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.rank <= 256 and self.epochs >= 1 and self.few_epochs >= 1 and self.learning_rate > 0):
+            raise ValueError("rank is from 1 to 256, epochs and few_epochs from 1, learning_rate above 0")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence {self.min_confidence}: use a number from 0 to 1")
+
+    def training(self, n_clips: int) -> TrainOptions:
+        """The training of so many recordings; few say so little that loss tells epochs apart better than accuracy."""
+        return TrainOptions(
+            epochs=self.epochs if n_clips > 2 else self.few_epochs,
+            learning_rate=self.learning_rate,
+            decay=self.decay,
+            patience=self.patience if n_clips > 2 else 0,
+            criterion="loss",
+        )
+
+
+def search_options(about: Mapping[str, Any]) -> SearchOptions:
+    """The search that a model's maker set, see `ABOUT`; defaults for the rest."""
+    found: SearchOptions = _filled(SearchOptions, about.get("decode", {}), "decode")
+    return found
+
+
+def enroll_options(about: Mapping[str, Any]) -> EnrollOptions:
+    """The enrolment that a model's maker set, see `ABOUT`; defaults for the rest."""
+    found: EnrollOptions = _filled(EnrollOptions, about.get("enroll", {}), "enroll")
+    return found
+
+
+def _filled(cls: type[Any], values: Any, section: str) -> Any:
+    """An instance of `cls` from a mapping that may be a stranger's.
+
+    Raises:
+        PqmError: for an unknown key, or a value of another kind than its default.
+    """
+    known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+    if not isinstance(values, Mapping) or not values.keys() <= known.keys():
+        raise PqmError(f"about.json: {section} may hold {', '.join(known)}, found {str(values)[:80]}")
+    for name, value in values.items():
+        kind = (int, float) if known[name] is float else known[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and known[name] is not bool):
+            raise PqmError(f"about.json: {section}.{name} is {str(value)[:40]!r}, which is no {known[name].__name__}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise PqmError(f"about.json: {section}: {error}") from error

@@ -1,0 +1,114 @@
+"""A user's recordings and what is said in them; nothing is opened but texts."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pqm_plugin.corpus.names import some
+from pqm_plugin.errors import PqmError
+
+_log = logging.getLogger(__name__)
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".sph", ".aiff", ".aif", ".au", ".caf", ".w64")
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Paths, sorted, and the text of each; without texts the model learns from its own words."""
+
+    paths: tuple[Path, ...]
+    texts: tuple[str, ...] | None
+
+
+def find_recordings(
+    places: Sequence[Path], transcripts: Path | None = None, *, unsupervised: bool = False
+) -> Recordings:
+    """The recordings in folders, with everything below them, or the files that are named.
+
+    Args:
+        transcripts: lines of name and words, the name being a file's with or without its ending; default: a text file
+            beside each recording. Where only some recordings have a text, the others are left out, and that is said.
+        unsupervised: heed no texts.
+
+    Raises:
+        PqmError: if there is no recording, or `transcripts` names none of them.
+    """
+    paths = sorted({path for place in places for path in _below(place.expanduser())})
+    if not paths:
+        raise PqmError(f"{some(map(str, places), 3)}: no recordings there ({', '.join(AUDIO)})")
+    if unsupervised:
+        if transcripts is not None:
+            raise PqmError("--unsupervised and --transcripts: choose one")
+        return Recordings(tuple(paths), None)
+    known = _listed(transcripts.expanduser(), paths) if transcripts is not None else _beside(paths)
+    if not known:
+        if transcripts is not None:
+            raise PqmError(
+                f"{transcripts} names none of the {len(paths)} recordings: its lines begin with the name of one, "
+                f"such as `{paths[0].stem}`, then the words"
+            )
+        return Recordings(tuple(paths), None)
+    without = [path.name for path in paths if path not in known]
+    if without:
+        _log.warning(
+            "%d of %d recordings have no text and are left out: %s", len(without), len(paths), some(without, 5)
+        )
+    return Recordings(tuple(known), tuple(known.values()))
+
+
+def _below(place: Path) -> Iterable[Path]:
+    if place.is_dir():
+        return (path for path in place.rglob("*") if _is_audio(path))
+    if not place.exists():
+        raise PqmError(f"{place} is missing: give a folder of recordings, or files")
+    return [place]
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO and not path.name.startswith(".") and path.is_file()
+
+
+def _beside(paths: Iterable[Path]) -> dict[Path, str]:
+    texts = ((path, path.with_suffix(".txt")) for path in paths)
+    return {path: text for path, file in texts if file.is_file() and (text := " ".join(_read(file).split()))}
+
+
+def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
+    """The text of each recording that the list names.
+
+    Raises:
+        PqmError: if a name fits two recordings, or stands in two lines.
+    """
+    by_name: dict[str, Path | None] = {}
+    for path in paths:
+        for name in {path.stem, path.name}:
+            by_name[name] = None if name in by_name else path
+    texts: dict[Path, str] = {}
+    unknown = []
+    for number, line in enumerate(_read(file).splitlines(), start=1):
+        # With a tab, the name may hold blanks, as file names of phones do.
+        name, words = (*line.strip().split("\t" if "\t" in line.strip() else None, maxsplit=1), "", "")[:2]
+        if name and name not in by_name:
+            unknown.append(name)
+            continue
+        if not name:
+            continue
+        meant = by_name[name]
+        if meant is None:
+            raise PqmError(f"{file}:{number}: {name} is the name of two recordings: give each a name of its own")
+        if meant in texts:
+            raise PqmError(f"{file}:{number}: {name} stands here twice")
+        if words.strip():
+            texts[meant] = " ".join(words.split())
+    if unknown:
+        _log.warning("%s names %d recordings that are not there: %s", file, len(unknown), some(unknown, 5))
+    return {path: texts[path] for path in paths if path in texts}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except FileNotFoundError:
+        raise PqmError(f"{path} is missing: give a list of transcripts") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise PqmError(f"{path} is no UTF-8 text ({error}): save it as UTF-8") from None

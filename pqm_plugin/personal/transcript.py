@@ -1,0 +1,66 @@
+"""What was said: words with times, and the forms they are written in."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FORMATS = ("text", "json", "srt")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The words between two cuts at silence; times in seconds from the start, `score` in nats, `confidence` in [0, 1].
+
+    Source of the confidence: `confidence.confidence`.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    score: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The words of one recording; `adapter` says what they were heard with: `speakers/NAME`, `sat` or `none`."""
+
+    audio: str
+    adapter: str
+    duration_s: float
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        """All words, separated by single blanks."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Plain values for JSON."""
+        head = {"audio": self.audio, "adapter": self.adapter, "duration_s": round(self.duration_s, 3)}
+        return head | {"text": self.text, "segments": [_rounded(asdict(segment)) for segment in self.segments]}
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+    def as_srt(self) -> str:
+        """Subtitles; segments without words are left out."""
+        spoken = [segment for segment in self.segments if segment.text]
+        return "".join(srt_entry(number, segment) for number, segment in enumerate(spoken, start=1))
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def srt_entry(number: int, segment: Segment) -> str:
+    """One subtitle: its number from 1, its times, its words, a blank line."""
+    return f"{number}\n{_clock(segment.start_s)} --> {_clock(segment.end_s)}\n{segment.text}\n\n"
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"

@@ -1,0 +1,5 @@
+"""What the files of a packed model are called; needs no library to be read."""
+
+PACKED = "model.safetensors"
+META = "meta.json"
+"""What is recorded of the packed model, beside it."""

@@ -1,0 +1,138 @@
+"""A study beside the stages: the same recipe with other settings, seeds or minutes, each a variant of its own.
+
+The file that `--study` names lists sections of cells; a cell says what differs from the recipe's YAML. Every cell is
+`exp/<base>_nf4-<section>-<cell>/`, made and decoded by the stages themselves, so a cell that is done is cheap to run
+again and what was cut off goes on.
+"""
+
+import dataclasses
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, safe_name, whole_folder, write_json, write_text
+from pqm_plugin.quantize.names import META, PACKED
+from pqm_plugin.stages import run_stage
+from pqm_plugin.stages.config import as_dict
+from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.score import results_files
+
+RECORD = "study"
+_STAGES = ("quantize", "pretrain", "adapt", "decode", "score")
+_KEPT = ("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized", "model_bytes", "adapter_bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One variant: what differs from the recipe's settings, and the systems that it decodes."""
+
+    section: str
+    name: str
+    changes: Mapping[str, Any]
+    systems: tuple[str, ...]
+
+    @property
+    def variant(self) -> str:
+        """Name of its model and adapters; blanks and the like become underscores."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{self.section}-{self.name}")
+
+
+def run(recipe: Recipe) -> None:
+    """Run every cell that is not done and write what all of them gave, after each, into `study.json`."""
+    if recipe.study is None:
+        raise PqmError(
+            "--study is missing: give the YAML of the study's cells, such as egs/librispeech/conf/study.yaml"
+        )
+    cells = list(read_cells(recipe.study))
+    out = study_file(recipe)
+    for number, cell in enumerate(cells, start=1):
+        logging.info("study: cell %d of %d, %s", number, len(cells), cell.variant)
+        variant = variant_of(recipe, cell)
+        for stage in _STAGES:
+            run_stage(stage, variant)
+        write_json(out, {"set": recipe.target_set, "cells": [_row(recipe, done) for done in cells[:number]]})
+    logging.info("%s", out)
+
+
+def study_file(recipe: Recipe) -> Path:
+    """Where the outcome is: beside the recipe's results of the same split and decoding setting."""
+    return results_files(recipe)[recipe.target_set].with_name(
+        results_files(recipe)[recipe.target_set].name.replace("results", RECORD, 1)
+    )
+
+
+def read_cells(path: Path) -> Iterator[Cell]:
+    """The cells of a study file, in its order.
+
+    Raises:
+        PqmError: if the file is no study.
+    """
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise PqmError(f"{path} cannot be read: {error}") from error
+    if not isinstance(sections, dict):
+        raise PqmError(f"{path}: expected sections with their `systems` and `cells`")
+    for section, body in sections.items():
+        if not isinstance(body, dict) or not body.get("systems") or not isinstance(body.get("cells"), dict):
+            raise PqmError(f"{path}: section {section!r} needs `systems` (a list) and `cells` (name: what differs)")
+        for name, changes in body["cells"].items():
+            if not isinstance(changes, dict):
+                raise PqmError(f"{path}: cell {section}/{name} must be keys and values, such as {{seed: 1}}")
+            yield Cell(str(section), str(name), changes, tuple(body["systems"]))
+
+
+def variant_of(recipe: Recipe, cell: Cell) -> Recipe:
+    """The recipe of a cell, with its YAML on disk; what its settings share with the recipe's own it starts from."""
+    settings = _merged(as_dict(recipe.config), cell.changes)
+    name = safe_name(cell.variant, "cell")
+    config = recipe.expdir / "study" / f"{name}.yaml"
+    # The decoding setting is the recipe's: it is in here already.
+    write_text(config, yaml.safe_dump(settings, sort_keys=False))
+    variant = dataclasses.replace(
+        recipe, variant=name, pqm_config=config, inference_config=None, systems=cell.systems, check_set=""
+    )
+    variant.config  # noqa: B018  an unknown key is named before anything runs
+    _start_from(recipe, variant)
+    return variant
+
+
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(settings)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged
+
+
+def _start_from(recipe: Recipe, variant: Recipe) -> None:
+    """Copy the packed model and the speaker-independent adapters: the stages do again what is not as asked for."""
+    for kind in ("nf4", "full"):
+        source, target = recipe.adapter_dir(kind), variant.adapter_dir(kind)
+        if kind == "nf4" and (source / META).is_file() and not (target / PACKED).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            # meta.json last: it says that the model is there.
+            for path in sorted((p for p in source.iterdir() if p.is_file()), key=lambda p: p.name == META):
+                if not path.name.startswith(("results", RECORD, "RESULTS", ".")):
+                    shutil.copyfile(path, target / path.name)
+        if (source / "sat").is_dir() and not (target / "sat").exists():
+            with whole_folder(target / "sat") as scratch:
+                shutil.copytree(source / "sat", scratch, dirs_exist_ok=True)
+
+
+def _row(recipe: Recipe, cell: Cell) -> dict[str, Any]:
+    """What a cell gave, as far as a table needs it."""
+    results = read_json(results_files(variant_of(recipe, cell))[recipe.target_set])
+    systems = {
+        key: {name: entry[name] for name in (*_KEPT, "adapter_fraction")}
+        for key, entry in results["systems"].items()
+        if key in cell.systems
+    }
+    meta = {key: results["meta"][key] for key in ("commit", "seed", "hardware", "date")}
+    return {"section": cell.section, "cell": cell.name, "changes": dict(cell.changes), "meta": meta, "systems": systems}

@@ -1,0 +1,160 @@
+"""The command `pqm`: quick to start, one line for what is wrong, the same words as in Python."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+import pqm_plugin
+from pqm_plugin.commands.__main__ import main
+from tests.personal.conftest import TEXTS, conformer, folder, noise, packed, whisper
+
+__all__ = ["conformer", "folder", "packed", "whisper"]
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "espnet2", "transformers", "peft", "numpy", "soundfile", "scipy")
+FAST = ["--epochs", "1", "--rank", "1", "--learning_rate", "0.01"]
+
+
+@pytest.fixture
+def recordings(tmp_path) -> Path:
+    """A folder of four recordings of noise with a list of what is said."""
+    made = tmp_path / "recordings"
+    made.mkdir()
+    for place in range(4):
+        soundfile.write(made / f"{place}.wav", noise(place), 16000)
+    (made / "text").write_text("".join(f"{place} {TEXTS[place]}\n" for place in range(4)))
+    return made
+
+
+def imported(*arguments: str) -> set[str]:
+    """Which heavy libraries a call of the command imports."""
+    code = (
+        "import sys\nfrom pqm_plugin.commands.__main__ import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        f"print('HEAVY', *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"], ["enroll", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    assert imported(*arguments) == set()
+
+
+@pytest.mark.slow
+def test_what_is_known_without_the_model_imports_nothing_heavy(conformer):
+    assert imported("info", str(conformer)) == imported("speakers", str(conformer)) == set()
+    assert imported("transcribe", str(conformer), "a.wav", "--speaker", "ghost") == set()
+
+
+@pytest.mark.slow
+def test_a_voice_is_enrolled_and_heard_from_the_command_line_as_from_python(folder, recordings, capsys, tmp_path):
+    transcripts = ["--transcripts", str(recordings / "text")]
+
+    assert main(["enroll", str(folder), str(recordings), "--speaker", "ada", *transcripts, *FAST]) == 0
+
+    assert "ada: learned from 4 recordings, 0.1 min" in capsys.readouterr().out
+    one, two = (str(recordings / f"{place}.wav") for place in (0, 1))
+    assert main(["transcribe", str(folder), one, two, "--speaker", "ada"]) == 0
+    expected = [pqm_plugin.load(folder).transcribe(path, "ada").text for path in (one, two)]
+    assert capsys.readouterr().out == f"{one}\t{expected[0]}\n{two}\t{expected[1]}\n"
+    assert main(["transcribe", str(folder), one, "--speaker", "ada"]) == 0
+    assert capsys.readouterr().out == f"{expected[0]}\n"
+    assert main(["transcribe", str(folder), one, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapter"] == "none"
+    out = ["--format", "srt", "--out", str(tmp_path / "srt")]
+    assert main(["transcribe", str(folder), one, two, "--speaker", "ada", *out]) == 0
+    assert (tmp_path / "srt/0.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:01,000\n")
+    assert main(["speakers", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("ada\t")
+
+
+@pytest.mark.slow
+def test_without_transcripts_the_model_learns_from_its_own_words(conformer, recordings, capsys, caplog):
+    import logging
+
+    with caplog.at_level(logging.INFO):
+        assert main(
+            ["enroll", str(conformer), str(recordings), "--speaker", "ada", "--min_confidence", "0", *FAST]
+        ) in (0, 1)
+
+    said = capsys.readouterr()
+    if "no better than nothing" not in said.err:
+        assert "learned from" in said.out
+    assert main(["enroll", str(conformer), str(recordings), "--speaker", "bob", "--min_confidence", "1", *FAST]) == 1
+    assert "not sure of any of" in capsys.readouterr().err
+    assert not (conformer / "speakers/bob").exists()
+
+
+@pytest.mark.slow
+def test_a_recording_that_cannot_be_read_does_not_keep_the_others_from_being_heard(conformer, recordings, capsys):
+    good = str(recordings / "0.wav")
+
+    assert main(["transcribe", str(conformer), "ghost.wav", good, "a.m4a"]) == 1
+
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1 and said.out.startswith(f"{good}\t")
+    assert said.err.count("pqm transcribe: ") == 2 and "ffmpeg" in said.err
+
+
+@pytest.mark.slow
+def test_a_pack_is_made_checked_and_unpacked_from_the_command_line(conformer, tmp_path, capsys):
+    pack, out = str(tmp_path / "a.pqm"), str(tmp_path / "out")
+
+    assert main(["pack", str(conformer), pack, "--licence", "MIT"]) == 0
+    assert main(["check", pack]) == 0
+    assert main(["unpack", pack, out]) == 0
+    assert main(["check", out]) == 0
+
+    assert "licence    MIT" in capsys.readouterr().out
+    assert main(["unpack", pack, out]) == 1
+    (tmp_path / "out/tokens.txt").write_text("x")
+    (tmp_path / "out/model.safetensors").write_bytes(b"x")
+    assert main(["check", out]) == 1
+
+
+@pytest.mark.slow
+def test_a_float_model_is_quantized_with_its_licence(tiny_conformer, tmp_path, capsys):
+    out = str(tmp_path / "out")
+
+    assert main(["quantize", str(tiny_conformer), out, "--licence", "CC BY 4.0"]) == 0
+
+    assert "times smaller than" in capsys.readouterr().out
+    assert main(["info", out, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["licence"] == "CC BY 4.0" and found["source"] == "tiny_conformer"
+    assert found["quantize"]["keep"] == ["depthwise_conv", "ctc"]
+    assert main(["quantize", str(tiny_conformer), out]) == 1
+    assert main(["quantize", str(tiny_conformer), str(tmp_path / "other"), "--keep", "nothing"]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["info", "nowhere"], "holds no packed model"),
+        (["transcribe", "nowhere", "a.wav"], "holds no packed model"),
+        (["transcribe", "nowhere", "a.wav", "b.wav", "--format", "srt"], "give --out"),
+        (["transcribe", "nowhere", "x/a.wav", "y/a.wav", "--out", "o"], "two recordings would be written"),
+        (["enroll", "nowhere", "recordings", "--speaker", "ada"], "holds no packed model"),
+        (["unpack", "nowhere.pqm", "out"], "is missing"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_1(arguments, why, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(arguments) == 1
+
+    said = capsys.readouterr().err
+    assert said.startswith(f"pqm {arguments[0]}: ") and why in said and said.count("\n") == 1

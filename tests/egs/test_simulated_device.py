@@ -1,0 +1,71 @@
+"""Simulated devices: one a reader, the same in every utterance, and nothing of the corpus is lost."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pqm_plugin.corpus.readers.librispeech import read
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "egs/librispeech/local/simulate_device.py"
+
+
+@pytest.fixture(scope="module")
+def simulator():
+    spec = importlib.util.spec_from_file_location("simulate_device", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["simulate_device"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_same_seed_and_reader_have_the_same_device_and_others_have_others(simulator):
+    one, again, other = (simulator.draw(*who, (8.0, 20.0)) for who in (("84", 0), ("84", 0), ("777", 0)))
+
+    assert one == again != other
+    assert simulator.draw("84", 1, (8.0, 20.0)) != one
+    assert 8 <= one.snr_db <= 20
+
+
+def test_the_noise_is_as_loud_as_drawn_and_the_band_is_kept(simulator):
+    device = simulator.draw("84", 0, (10.0, 10.0))
+    rng = np.random.default_rng(1)
+    tone = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000)
+    plain = np.zeros(100)
+    plain[0] = 1.0
+
+    heard = simulator.through(tone, device, plain, rng)
+
+    spectrum = np.abs(np.fft.rfft(heard)) ** 2
+    hertz = np.fft.rfftfreq(len(heard), 1 / 16000)
+    near = np.abs(hertz - 1000) < 5
+    # The band takes some of the noise away; it cannot add any, and here leaves a tenth at the least.
+    ratio_db = 10 * np.log10(spectrum[near].sum() / spectrum[~near].sum())
+    assert 10 <= ratio_db <= 20
+    above = spectrum[hertz > 1.5 * device.high_hz].sum()
+    assert above < 1e-3 * spectrum.sum()
+    assert np.abs(heard).max() <= 0.9
+
+
+def test_a_set_is_written_whole_under_a_name_of_its_own_and_twice_the_same(make_corpus, tmp_path):
+    corpus = make_corpus({"dev": {"84-1-0000": "GO ON", "84-1-0001": "STOP", "777-2-0000": "NO"}}, n_samples=8000)
+    commands = [
+        [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "dev", "--out", tmp_path / name] for name in ("a", "b")
+    ]
+
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+
+    before, after = list(read(corpus, "dev")), list(read(tmp_path / "a", "dev-device"))
+    assert [(one.utterance, one.text) for one in before] == [(one.utterance, one.text) for one in after]
+    for one, other in zip(before, after, strict=True):
+        samples = [soundfile.read(found.audio)[0] for found in (one, other)]
+        assert len(samples[0]) == len(samples[1])
+        assert not np.allclose(*samples)
+    files = [sorted((tmp_path / name).rglob("*.flac")) for name in ("a", "b")]
+    assert [a.read_bytes() for a in files[0]] == [b.read_bytes() for b in files[1]]
