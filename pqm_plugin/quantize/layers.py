@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pqm_plugin.quantize.names import MODES
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
 from pqm_plugin.quantize.parts import unpack_in_parts, unpack_rows
-
-MODES = ("exact", "fast", "small")
-"""How a packed weight is computed with, see `install`."""
 
 _PART_BYTES = 2**23
 """A weight that is larger as float32 is unpacked in parts of this size, where no gradient is asked for."""
