@@ -4,7 +4,7 @@
 float model here and in 4 bits in every mode, in turns. Memory is read from outside, from /proc: the peak while opening,
 and the peak while decoding, the counter being set back in between. `weights_memory_ratio` is what a mode's weights take
 while it decodes, over the bytes of the float32 weights: those, less what its peak is lower than the float model's peak.
-So what both need alike, libraries and activations, cancels out, and what only one needs, unpacked layers, counts. Linux.
+So what both need alike, libraries and activations, cancels out; what only one needs, unpacked layers, counts. Linux.
 """
 
 import argparse
