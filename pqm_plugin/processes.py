@@ -1,5 +1,6 @@
 """What every process of a recipe does first: log, and end with the one that started it."""
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def die_with_parent() -> None:
@@ -63,6 +65,19 @@ def peak_rss_of(pid: int) -> int:
         return 0
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, flags=re.M)
     return 1024 * int(found[1]) if found else 0
+
+
+def free_memory_bytes() -> int:
+    """Memory that is free for more processes, of the machine or of the container, in bytes; 0 where none tells."""
+    found = []
+    with contextlib.suppress(OSError, AttributeError, TypeError, ValueError):
+        status = Path("/proc/meminfo").read_text(encoding="utf-8")
+        found.append(1024 * int(re.search(r"^MemAvailable:\s+(\d+) kB", status, flags=re.M)[1]))  # type: ignore[index]
+    with contextlib.suppress(OSError, ValueError):
+        # Without a limit it says "max", which is no number.
+        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        found.append(max(0, limit - used))
+    return min(found, default=0)
 
 
 def n_cores() -> int:

@@ -35,13 +35,21 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
     return model
 
 
+def freeze(model: PeftModel, layers: Sequence[str]) -> None:
+    """Let the adapters of the named layers of the network, and of all that is in them, stay as they are."""
+    inside = tuple(f"{layer}." for layer in layers)
+    for name, parameter in model.get_base_model().named_parameters():
+        if name.startswith(inside):
+            parameter.requires_grad = False
+
+
 def parameter_counts(model: PeftModel) -> tuple[int, int]:
-    """Trainable parameters, and parameters of the base had it never been quantised."""
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Parameters of the adapter and whatever else learns, and of the base had it never been quantised."""
+    adapter = sum(value.numel() for name, value in model.named_parameters() if value.requires_grad or "lora_" in name)
     # Weights that layers share are counted once: `named_parameters` and `modules` give each object once.
     base = sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" not in name)
     packs = {id(pack): pack for module in model.modules() for pack in [getattr(module, "packed", None)] if pack}
-    return trainable, base + sum(pack.shape.numel() for pack in packs.values())
+    return adapter, base + sum(pack.shape.numel() for pack in packs.values())
 
 
 def switched_off(model: PeftModel) -> AbstractContextManager[None]:

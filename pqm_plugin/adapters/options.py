@@ -10,9 +10,11 @@ class TrainOptions:
     `learning_rate` falls by the factor `decay` every epoch; `batch_frames` bounds the padded feature frames of a batch;
     `patience` is the number of epochs without a better dev score after which training stops, 0 for never;
     `network_dropout` turns on the base's own dropout beside the adapter's; `criterion` is `accuracy` (teacher-forced
-    tokens) or `loss`. `joined_s` is the longest example, in seconds, that is made of several utterances of one speaker,
-    one after another, for a decoder that must keep its place in long speech; 0 for none. `joined_copies` is how often
-    every utterance is in one of these, beside the one that it is by itself.
+    tokens) or `loss`. `top_layers` is the number of the encoder's uppermost layers whose adapters learn, with the
+    decoder's, 0 for all: what is below them is computed once. `joined_s` is the longest example, in seconds,
+    that is made of several utterances of one speaker, one after another, for a decoder that must keep its place in long
+    speech; 0 for none. `joined_copies` is how often every utterance is in one of these, beside the one that it is by
+    itself.
     """
 
     epochs: int = 10
@@ -23,9 +25,12 @@ class TrainOptions:
     patience: int = 0
     network_dropout: bool = False
     criterion: str = "accuracy"
+    top_layers: int = 0
     joined_s: float = 0.0
     joined_copies: int = 1
 
     def __post_init__(self) -> None:
         if self.criterion not in ("accuracy", "loss"):
             raise ValueError(f"criterion {self.criterion!r}: use 'accuracy' or 'loss'")
+        if self.top_layers < 0:
+            raise ValueError(f"top_layers {self.top_layers}: use 0 for all, or how many learn")

@@ -19,6 +19,7 @@ from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.products import fast_products
+from pqm_plugin.models.skeleton import WithoutInitialisation
 
 NAME = "ESPnet AED"
 
@@ -154,6 +155,15 @@ class EspnetAed:
         """Full names of the linear layers of a preset; positional projections belong to `all_linear` alone."""
         return espnet_layers.adapter_targets(self.network, preset)
 
+    def layer_stack(self) -> list[str]:
+        """Subsampling and blocks of the encoder; with CTC layers between the blocks, the subsampling alone."""
+        if self._espnet.preencoder is not None:
+            return []
+        encoder = self._espnet.encoder
+        n_blocks = 0 if getattr(encoder, "interctc_layer_idx", ()) else len(getattr(encoder, "encoders", ()))
+        front = ["encoder.embed"] if getattr(encoder, "embed", None) is not None else []
+        return front + [f"encoder.encoders.{place}" for place in range(n_blocks)]
+
     def _encode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         padded = pad_sequence(list(features), batch_first=True).to(self._device)
         lengths = torch.tensor([len(row) for row in features], device=self._device)
@@ -230,8 +240,9 @@ def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
 
 
 def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The architecture of `folder` with random weights, for packed ones to be installed."""
-    return EspnetAed(folder, search, device)
+    """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
+    with WithoutInitialisation():
+        return EspnetAed(folder, search, device)
 
 
 fetch = espnet_folder.fetch

@@ -80,6 +80,9 @@ class Recognizer(Protocol):
     def adapter_targets(self, preset: str) -> list[str]:
         """Full names of the layers of a LoRA preset: `qv`, `attention` or `all_linear`."""
 
+    def layer_stack(self) -> list[str]:
+        """Full names of the modules that features go through one after another, from the lowest up to the decoder."""
+
 
 class Family(Protocol):
     """One model family: a module of this folder that has these names."""

@@ -21,6 +21,7 @@ from pqm_plugin.models import whisper_folder, whisper_stock, whisper_train
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
+from pqm_plugin.models.skeleton import WithoutInitialisation
 from pqm_plugin.models.whisper_prompt import Prompt, read_prompt
 
 NAME = "Whisper"
@@ -139,6 +140,12 @@ class Whisper:
             if isinstance(module, nn.Linear | nn.Conv1d) and re.fullmatch(_PRESETS[preset], name)
         ]
 
+    def layer_stack(self) -> list[str]:
+        """The encoder's convolutions and its layers."""
+        n_layers = len(self._whisper.model.encoder.layers)
+        layers = ["conv1", "conv2", *(f"layers.{place}" for place in range(n_layers))]
+        return [f"model.encoder.{name}" for name in layers]
+
     def _search(self, features: Sequence[Tensor], beam_size: int) -> list[Hypothesis]:
         with torch.no_grad():
             encoded = self._encode(features)
@@ -251,8 +258,9 @@ def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
 
 
 def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The architecture of `folder` with random weights, for packed ones to be installed."""
-    return Whisper(folder, search, device)
+    """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
+    with WithoutInitialisation():
+        return Whisper(folder, search, device)
 
 
 claims = whisper_folder.claims

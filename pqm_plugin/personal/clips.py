@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pqm_plugin.adapters.train import Example
+from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.text import fit_text
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pqm_plugin.files import exclusive, no_space_as_error, sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.replay import prepare_loss
 from pqm_plugin.personal.clips import Clip, Hears, examples, own_words
 from pqm_plugin.personal.confidence import held_out
 from pqm_plugin.personal.folder import SPEAKERS, ModelFolder, is_adapter
@@ -154,7 +156,8 @@ def _train(
     # Of one or two recordings none can be spared: they themselves then tell that the loss does not run away.
     dev = [ready[place] for place in sorted(places)] or train
     training, seed = options.training(len(ready)), options.seed * 1000
-    result = train_adapter(model, opened.recognizer.loss, train, dev, training, seed, checkpoint, speaker)
+    prepare = partial(prepare_loss, opened.recognizer)
+    result = train_adapter(model, opened.recognizer.loss, train, dev, training, seed, checkpoint, speaker, prepare)
     if result.best_epoch == 0 and not sat:
         raise PqmError(
             f"{speaker}: what was learned from {len(train)} recordings is no better than nothing: record more, or "

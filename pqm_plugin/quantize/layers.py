@@ -4,18 +4,23 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pqm_plugin.quantize.names import MODES
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
+from pqm_plugin.quantize.parts import unpack_in_parts, unpack_rows
 
-MODES = ("exact", "small")
+_PART_BYTES = 2**23
+"""A weight that is larger as float32 is unpacked in parts of this size, where no gradient is asked for."""
 
 
 class PackedWeight:
     """Mixed into a layer's class: `weight` is unpacked from 4 bits, once or at every use.
 
     A layer stays an instance of its own class (`nn.Linear`, `nn.Conv1d`, …): its forward, and peft's way of wrapping
-    it, are those of the float layer.
+    it, are those of the float layer. `expanded` is None in mode `small`, float32 in `exact`, bfloat16 in `fast`.
     """
 
     packed: PackedTensor
@@ -24,12 +29,58 @@ class PackedWeight:
     @property
     def weight(self) -> Tensor:
         """The dequantised weight, float32, without gradient."""
-        return self.packed.unpack() if self.expanded is None else self.expanded
+        return self.packed.unpack() if self.expanded is None else self.expanded.to(torch.float32)
+
+
+class PackedLinear(PackedWeight):
+    """A linear map over a packed weight; whatever the mode, it takes and gives the dtype of `input`."""
+
+    bias: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Linear`."""
+        if self.expanded is not None and self.expanded.dtype != torch.float32:
+            product = functional.linear(input.to(self.expanded.dtype), self.expanded).to(input.dtype)
+            return product if self.bias is None else product + self.bias
+        small = self.expanded is None and 4 * self.packed.shape.numel() > _PART_BYTES
+        if not small or torch.is_grad_enabled():
+            return functional.linear(input, self.weight, self.bias)
+        parts = [functional.linear(input, weight) for weight in unpack_in_parts(self.packed, _PART_BYTES)]
+        product = torch.cat(parts, dim=-1)
+        return product if self.bias is None else product + self.bias
+
+
+class PackedEmbedding(PackedWeight):
+    """An embedding over a packed weight; in mode `small` only the rows that are asked for are unpacked."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Embedding` without a limit on norms, which no gradient reaches anyway."""
+        if self.expanded is None:
+            return unpack_rows(self.packed, input)
+        return functional.embedding(input, self.expanded).to(torch.float32)
+
+
+class PackedConv(PackedWeight):
+    """A convolution over a packed weight, which computes in the dtype that its weight is kept in."""
+
+    bias: Tensor | None
+    _conv_forward: Any
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the convolution itself."""
+        if self.expanded is None or self.expanded.dtype == torch.float32:
+            found: Tensor = self._conv_forward(input, self.weight, self.bias)
+            return found
+        product = self._conv_forward(input.to(self.expanded.dtype), self.expanded, None).to(input.dtype)
+        return product if self.bias is None else product + self.bias.reshape(-1, *[1] * (self.expanded.dim() - 2))
 
 
 @functools.cache
 def _packed_class(cls: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Packed{cls.__name__}", (PackedWeight, cls), {"__doc__": f"{cls.__name__} with a 4-bit weight."})
+    mixins = {nn.Linear: PackedLinear, nn.Embedding: PackedEmbedding, nn.Conv1d: PackedConv, nn.Conv2d: PackedConv}
+    # A subclass may have a forward of its own: only `weight` is changed there.
+    mixin = mixins.get(cls, PackedWeight)
+    return type(f"Packed{cls.__name__}", (mixin, cls), {"__doc__": f"{cls.__name__} with a 4-bit weight."})
 
 
 def quantize_layers(network: nn.Module, names: Sequence[str], weight_format: WeightFormat, mode: str = "exact") -> None:
@@ -53,8 +104,8 @@ def install(layer: nn.Module, pack: PackedTensor, mode: str) -> None:
     """Let `layer` take its weight from `pack`.
 
     Args:
-        mode: `exact` keeps an unpacked float32 copy in memory; `small` keeps the codes only and unpacks at every use.
-            Both compute the same bits.
+        mode: `exact` keeps an unpacked float32 copy in memory; `small` keeps the codes only and unpacks at every use,
+            with the same result; `fast` keeps a bfloat16 copy and multiplies in bfloat16, which rounds otherwise.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: use one of {', '.join(MODES)}")
@@ -63,7 +114,9 @@ def install(layer: nn.Module, pack: PackedTensor, mode: str) -> None:
         raise ValueError(f"packed weight of shape {tuple(pack.shape)} for a layer of {tuple(shape)}")
     del layer._parameters["weight"]
     layer.__class__ = _packed_class(type(layer))  # type: ignore[arg-type]
-    layer.register_buffer("expanded", pack.unpack() if mode == "exact" else None, persistent=False)
+    expanded = {"exact": torch.float32, "fast": torch.bfloat16}
+    copy = pack.unpack().to(expanded[mode]) if mode in expanded else None
+    layer.register_buffer("expanded", copy, persistent=False)
     layer.add_module("packed", pack)
 
 

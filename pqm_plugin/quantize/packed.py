@@ -1,5 +1,6 @@
 """One tensor in 4 bits."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -8,7 +9,14 @@ import torch
 from bitsandbytes import functional as bnb
 from torch import Tensor, nn
 
-_NESTED_BLOCK_SIZE = 256
+NESTED_BLOCK_SIZE = 256
+"""So many scales have one scale of their own where they are quantised, too."""
+
+
+@functools.cache
+def _nested_levels(device: torch.device) -> Tensor:
+    """The 256 levels of a quantised scale; bitsandbytes takes longer to make them than to unpack a layer."""
+    return bnb.create_dynamic_map().to(device)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class PackedTensor(nn.Module):
             return tensors | {"absmax": ((n_blocks,), torch.float32)}
         return tensors | {
             "absmax": ((n_blocks,), torch.uint8),
-            "nested_absmax": ((-(-n_blocks // _NESTED_BLOCK_SIZE),), torch.float32),
+            "nested_absmax": ((-(-n_blocks // NESTED_BLOCK_SIZE),), torch.float32),
             "nested_offset": ((), torch.float32),
         }
 
@@ -88,7 +96,7 @@ class PackedTensor(nn.Module):
     def unpack(self) -> Tensor:
         """Dequantise to float32 in the weight's own shape, bit for bit the same on every call."""
         state = bnb.QuantState(
-            absmax=self._scales(),
+            absmax=self.scales(),
             shape=torch.Size([self.shape.numel()]),
             code=bnb.get_4bit_type(self.weight_format.quant_type, device=self.codes.device),
             blocksize=self.weight_format.block_size,
@@ -97,13 +105,14 @@ class PackedTensor(nn.Module):
         )
         return bnb.dequantize_4bit(self.codes.reshape(-1, 1), state).reshape(self.shape)
 
-    def _scales(self) -> Tensor:
+    def scales(self) -> Tensor:
+        """The scale of every block, float32 (n_blocks,)."""
         if not self.weight_format.double_quantize:
             return self.absmax
         nested = bnb.QuantState(
             absmax=self.nested_absmax,
-            code=bnb.create_dynamic_map().to(self.absmax.device),
-            blocksize=_NESTED_BLOCK_SIZE,
+            code=_nested_levels(self.absmax.device),
+            blocksize=NESTED_BLOCK_SIZE,
             dtype=torch.float32,
         )
         return bnb.dequantize_blockwise(self.absmax, nested) + self.nested_offset

@@ -9,6 +9,7 @@ from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
+from pqm_plugin.quantize.names import MODES
 from pqm_plugin.stages.config import Config, load_config
 
 LEFT_OUT = "left_out.tsv"
@@ -17,6 +18,10 @@ OVERLAP = "overlap.json"
 """What each target speaker's test shares with train, by stage 1, for the report."""
 BASE_RECORD = "pqm_base.json"
 """What stage 2 writes into the base's folder when it is whole."""
+
+AUTO_MODE = "auto"
+DECODING_MODES = (*MODES, AUTO_MODE)
+"""Ways to compute with packed weights, see `common/modes.py`."""
 
 BACKENDS = ("local", "slurm")
 """Where jobs can run."""
@@ -58,6 +63,7 @@ class Recipe:
     ngpu: int = _option(0, "GPUs; 0 is CPU")
     nj: int = _option(2, "parallel jobs of stage 5, threads of '--base train'")
     n_threads: int = _option(1, "threads of stage 4; the result depends on it in its last bits")
+    mode: str = _option("exact", "4-bit weights in stage 6: exact (float32), fast (bfloat16), small (packed) or auto")
     inference_nj: int = _option(2, "parallel jobs of stage 6, one thread each")
     tag: str = _option("", "name of a second decoding setting: results_<tag>.json")
     study: Path | None = _option(None, "YAML of the cells of the study: what differs in each from pqm_config")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pqm_plugin.adapters.train import Example, batches_by_length
+from pqm_plugin.adapters.batches import Example, batches_by_length
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.models.families import family_of

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pqm_plugin.adapters.lora import attach
+from pqm_plugin.adapters.batches import Batches, Example, Memory, batches_by_length
+from pqm_plugin.adapters.lora import attach, freeze
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.train import Example, batches_by_length, set_training_mode, train_adapter
+from pqm_plugin.adapters.train import set_training_mode, train_adapter
 from pqm_plugin.errors import PqmError
 
 OPTIONS = TrainOptions(epochs=4, learning_rate=0.05, batch_frames=12)
@@ -135,6 +136,42 @@ def test_adapter_dropout_is_on_in_training_and_the_bases_own_only_when_asked():
     assert not model.base_model.model.norm.training
 
 
+def test_layers_whose_adapters_are_frozen_have_no_dropout_and_are_not_trained(tmp_path):
+    model, loss, examples = setup()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    freeze(model, ["inner"])
+    set_training_mode(model, network_dropout=False)
+    on = [name for name, module in model.named_modules() if module.training]
+    train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "c", "x")
+
+    assert on == ["base_model.model.head.lora_dropout.default"]
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {f"base_model.model.head.lora_{x}.default.weight" for x in "AB"}
+
+
+def test_batches_beyond_the_memory_are_computed_from_their_features_every_time():
+    examples = [Example(torch.zeros(n, 1), torch.zeros(1)) for n in (9, 8, 7)]
+    calls = []
+
+    class Prepared:
+        size_bytes = 4
+
+        def __init__(self, features, tokens):
+            calls.append(f"prepare {len(features[0])}")
+            self.length = len(features[0])
+
+        def __call__(self):
+            return f"prepared {self.length}"
+
+    batches = Batches(examples, 9, lambda features, tokens: f"plain {len(features[0])}", Prepared, Memory(8))
+    first, again = ([batches.loss(index) for index in range(3)] for _ in range(2))
+
+    assert first == ["prepared 7", "prepared 8", "prepared 9"]
+    assert again == ["prepared 7", "prepared 8", "plain 9"]
+    assert calls == ["prepare 7", "prepare 8", "prepare 9"]
+
+
 def test_batches_hold_similar_lengths_within_the_bound_and_every_utterance_once():
     examples = [Example(torch.zeros(n, 1), torch.zeros(1)) for n in (5, 1, 4, 20, 2)]
 
@@ -148,6 +185,8 @@ def test_an_empty_split_and_a_loss_that_explodes_are_named(tmp_path):
 
     with pytest.raises(PqmError, match="ada: 0 training and 12 dev utterances"):
         train_adapter(model, loss, [], examples, OPTIONS, 0, tmp_path / "c", "ada")
+    with pytest.raises(ValueError, match="top_layers -1"):
+        TrainOptions(top_layers=-1)
     with pytest.raises(PqmError, match="no longer finite"):
         broken = lambda f, t: replace(loss(f, t), total=loss(f, t).total * float("nan"))  # noqa: E731
         train_adapter(model, broken, examples, examples, OPTIONS, 0, tmp_path / "c", "ada")

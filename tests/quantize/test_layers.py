@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from pqm_plugin.quantize import layers
 from pqm_plugin.quantize.layers import packed_layers, quantize_layers
-from pqm_plugin.quantize.packed import WeightFormat
+from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
 
 
 class Net(nn.Module):
@@ -72,6 +73,53 @@ def test_small_mode_keeps_no_float_copy_of_the_weights(net):
     floats = sum(b.numel() * b.element_size() for n, b in net.named_buffers() if n.endswith("expanded"))
     assert floats == 0
     assert not any(name.endswith("weight") for name, _ in net.named_parameters())
+
+
+def test_small_mode_unpacks_neither_all_of_an_embedding_nor_all_of_a_large_layer_at_once(net, monkeypatch):
+    floats = copy.deepcopy(net)
+    quantize_layers(net, NAMES, WeightFormat(double_quantize=True), "small")
+    for name in NAMES:
+        floats.get_submodule(name).weight.data = net.get_submodule(name).weight.clone()
+    monkeypatch.setattr(layers, "_PART_BYTES", 400_000)
+    largest = []
+    unpack = PackedTensor.unpack
+    monkeypatch.setattr(PackedTensor, "unpack", lambda self: largest.append(self.shape.numel()) or unpack(self))
+
+    with torch.no_grad():
+        found = net(TOKENS)
+
+    assert torch.allclose(found, floats(TOKENS), atol=1e-6)
+    assert 4 * max(largest) <= 400_000
+    assert net.embed.packed.shape.numel() not in largest
+
+
+def test_fast_mode_multiplies_in_half_the_precision_and_gives_gradients(net):
+    floats = copy.deepcopy(net)
+    quantize_layers(net, NAMES, WeightFormat(), "fast")
+    for name in NAMES:
+        floats.get_submodule(name).weight.data = net.get_submodule(name).weight.clone()
+
+    found, expected = net(TOKENS), floats(TOKENS)
+    found.sum().backward()
+
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    assert (found - expected).norm() / expected.norm() < 0.02
+    assert net.conv.bias.grad.abs().sum() > 0
+    copies = {name: buffer.dtype for name, buffer in net.named_buffers() if name.endswith("expanded")}
+    assert set(copies.values()) == {torch.bfloat16}
+
+
+def test_a_subclass_with_a_forward_of_its_own_keeps_it():
+    class Doubled(nn.Linear):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    net = nn.Sequential(Doubled(64, 8))
+    quantize_layers(net, ["0"], WeightFormat(), "small")
+    x = torch.randn(3, 64)
+
+    assert torch.equal(net(x), 2 * nn.functional.linear(x, net[0].weight, net[0].bias))
 
 
 def test_a_packed_layer_is_still_an_instance_of_its_own_class(net):

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.train import Example
 from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition

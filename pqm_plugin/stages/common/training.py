@@ -4,19 +4,22 @@ import logging
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
+from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
-from pqm_plugin.adapters.lora import attach, parameter_counts
+from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.train import Example, train_adapter
+from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.models.replay import prepare_loss
 from pqm_plugin.stages.common.done import request_hash
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.config import LoraConfig
@@ -49,6 +52,18 @@ def attach_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> PeftMo
     return attach(recognizer.network, targets, config.rank, config.alpha, config.dropout)
 
 
+def lower_layers(recognizer: Recognizer, top_layers: int) -> list[str]:
+    """The layers below the uppermost `top_layers` of the stack, whose adapters stay as they are; none for 0.
+
+    Raises:
+        PqmError: if there are not so many.
+    """
+    stack = recognizer.layer_stack()
+    if top_layers > len(stack):
+        raise PqmError(f"top_layers {top_layers}: the stack below the decoder has {len(stack)} layers; 0 means all")
+    return stack[:-top_layers] if top_layers else []
+
+
 @dataclass(frozen=True)
 class Trained:
     """A recogniser with the adapter around its network, and how that is to be trained."""
@@ -68,8 +83,11 @@ def train_and_save(
         PqmError: if more than `lora.max_fraction` of the base would be trained.
     """
     model, lora = trained.model, trained.lora
+    freeze(model, lower_layers(trained.recognizer, trained.options.top_layers))
     trainable, base = parameter_counts(model)
-    logging.info("%s: trains %d of %d parameters (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    logging.info("%s: an adapter of %d parameters to %d (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    if trained.options.top_layers:
+        logging.info("%s: of these, those of the uppermost %d layers learn", name, trained.options.top_layers)
     if not 0 < trainable <= lora.max_fraction * base:
         raise PqmError(
             f"{name}: the adapter has {trainable / base:.2%} of the base's parameters, allowed are up to "
@@ -77,7 +95,9 @@ def train_and_save(
         )
     checkpoint = folder.with_name(f".{folder.name}.{_short(request)}.train")
     seed = request["seed"] * 1000
-    result = train_adapter(model, trained.recognizer.loss, train, dev, trained.options, seed, checkpoint, name)
+    recognizer = trained.recognizer
+    prepare = partial(prepare_loss, recognizer)
+    result = train_adapter(model, recognizer.loss, train, dev, trained.options, seed, checkpoint, name, prepare)
     last = result.log[result.best_epoch]
     logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
     if result.best_epoch == 0 and not request.get("start_sha256"):

@@ -14,6 +14,7 @@ from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.modes import decoding_mode
 from pqm_plugin.stages.common.opening import Opened, open_base
 from pqm_plugin.stages.decoding.parts import Line, Part
 from pqm_plugin.stages.decoding.task import DecodeTask
@@ -26,7 +27,7 @@ def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: 
     depend on what is missing, so that a decode that was cut off ends with the words of one that was not.
     """
     material = Material(task.recipe)
-    opened = open_base(task.recipe, task.system.base_kind)
+    opened = open_base(task.recipe, task.system.base_kind, decoding_mode(task.recipe))
     bank = AdapterBank(opened.recognizer.network, opened.weights_sha256)
     for group in groups:
         parts = {speaker: task.part(material, speaker) for speaker in group}

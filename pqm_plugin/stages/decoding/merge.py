@@ -61,6 +61,7 @@ def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[
         "text_case": material.fit.case,
         "read_from": {path.as_posix(): weights_hash(path) for path in _weights(task)},
         "threads": 1,
+        **({"mode": task.recipe.mode} if task.system.base_kind == "nf4" else {}),
         "command": _command(task),
     }
 

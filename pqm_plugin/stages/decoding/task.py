@@ -9,6 +9,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.material import Material
+from pqm_plugin.stages.common.modes import arithmetic
 from pqm_plugin.stages.common.opening import weights_file, weights_hash
 from pqm_plugin.stages.common.systems import STOCK, System, adapter_of
 from pqm_plugin.stages.decoding.parts import Part
@@ -45,6 +46,7 @@ class DecodeTask:
             "search": family_of(self.recipe.base_dir).search_options(self.recipe.config.decode),
             "utterances": material.digest(self.split, speaker),
             "device": self.recipe.device,
+            **arithmetic(self.recipe, self.system.base_kind),
         }
         path = self.folder / "parts" / f"{safe_name(speaker)}.jsonl"
         return Part.read(path, request, [utterance.utterance for utterance in utterances])

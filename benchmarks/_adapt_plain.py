@@ -1,0 +1,74 @@
+"""The loop that a user of peft writes: audio to features in every epoch, nothing kept, one speaker after another."""
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pqm_plugin.adapters.batches import batches_by_length
+from pqm_plugin.adapters.files import load_adapter
+from pqm_plugin.adapters.train import set_training_mode
+from pqm_plugin.corpus.audio import load_audio
+from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.models.interface import Loss
+from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.opening import open_base
+from pqm_plugin.stages.recipe import Recipe
+
+
+class PlainLoop:
+    """A recipe's packed base with its start adapter, and plain training with as many threads as there are cores."""
+
+    def __init__(self, recipe: Recipe, n_threads: int) -> None:
+        """Open the base; the weights are float32 in memory, which is the fastest that plain peft can have."""
+        self.recipe = recipe
+        self.material = Material(recipe)
+        self.options = recipe.config.adapt
+        opened = open_base(recipe, "nf4", n_threads=n_threads)
+        self.recognizer = opened.recognizer
+        sat = recipe.packed_dir / "sat"
+        self.model = load_adapter(self.recognizer.network, sat, opened.weights_sha256, trainable=True)
+        self.start = {name: value.detach().clone() for name, value in self.model.named_parameters() if "lora_" in name}
+
+    def adapt(self, speaker: str) -> float:
+        """Train one speaker's adapter for all epochs, judge each on dev, and give the best accuracy."""
+        self.model.load_state_dict(self.start, strict=False)
+        groups = {split: self._groups(speaker, split) for split in ("train", "dev")}
+        optimizer = torch.optim.Adam(
+            (value for value in self.model.parameters() if value.requires_grad), lr=self.options.learning_rate
+        )
+        best = self._accuracy(groups["dev"])
+        for epoch in range(1, self.options.epochs + 1):
+            seed = self.recipe.config.seed * 1000 + epoch
+            torch.manual_seed(seed)
+            optimizer.param_groups[0]["lr"] = self.options.learning_rate * self.options.decay ** (epoch - 1)
+            set_training_mode(self.model, network_dropout=self.options.network_dropout)
+            for group in random.Random(seed).sample(groups["train"], len(groups["train"])):
+                optimizer.zero_grad()
+                loss = self._loss(group)
+                (loss.total / loss.n_utterances).backward()
+                nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.options.clip_norm)
+                optimizer.step()
+            best = max(best, self._accuracy(groups["dev"]))
+        return best
+
+    def _groups(self, speaker: str, split: str) -> list[list[Utterance]]:
+        """Batches of the very composition that stage 5 has."""
+        utterances = self.material.utterances(split, speaker)
+        ready = examples(self.recognizer, utterances, self.material.fit)
+        if len(ready) != len(utterances):
+            raise ValueError(f"{speaker}: stage 5 leaves out an utterance, so that batches would differ")
+        return [[utterances[i] for i in batch] for batch in batches_by_length(ready, self.options.batch_frames)]
+
+    def _loss(self, group: Sequence[Utterance]) -> Loss:
+        rate = self.recognizer.facts.sample_rate
+        features: list[Tensor] = [self.recognizer.features(load_audio(found, rate)) for found in group]
+        tokens = [self.recognizer.token_ids(self.material.fit.apply(found.text)) for found in group]
+        return self.recognizer.loss(features, tokens)
+
+    def _accuracy(self, groups: Sequence[Sequence[Utterance]]) -> float:
+        self.model.eval()
+        with torch.no_grad():
+            found = [self._loss(group) for group in groups]
+        return sum(loss.n_correct for loss in found) / sum(loss.n_tokens for loss in found)

@@ -1,0 +1,100 @@
+"""Utterances grouped into batches, each with its loss."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance ready to train on: features float32 (T, D), tokens int64 (U,)."""
+
+    features: Tensor
+    tokens: Tensor
+
+
+class BatchLoss(Protocol):
+    """What the loop needs of a loss, see `models.Loss`."""
+
+    @property
+    def total(self) -> Tensor: ...
+    @property
+    def n_utterances(self) -> int: ...
+    @property
+    def n_correct(self) -> int: ...
+    @property
+    def n_tokens(self) -> int: ...
+
+
+class PreparedBatch(Protocol):
+    """The loss of one batch, computed at every call; `size_bytes` is what it holds beside the features."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    def __call__(self) -> BatchLoss: ...
+
+
+LossFunction = Callable[[Sequence[Tensor], Sequence[Tensor]], BatchLoss]
+Preparation = Callable[[Sequence[Tensor], Sequence[Tensor]], PreparedBatch]
+
+
+class Memory:
+    """How many bytes prepared batches may still hold."""
+
+    def __init__(self, size_bytes: int = 2**30) -> None:
+        self._left = size_bytes
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether there is room for so many; if so, it is taken."""
+        fits = size_bytes <= self._left
+        self._left -= size_bytes if fits else 0
+        return fits
+
+
+class Batches:
+    """The batches of a split; what does not change in one is computed at its first use, as far as memory goes."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        batch_frames: int,
+        loss: LossFunction,
+        prepare: Preparation | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        """Group `examples`; without `prepare`, every loss is computed from the features."""
+        chosen = [[examples[i] for i in batch] for batch in batches_by_length(examples, batch_frames)]
+        self._batches = [([e.features for e in batch], [e.tokens for e in batch]) for batch in chosen]
+        self._prepared: dict[int, PreparedBatch] = {}
+        self._loss = loss
+        self._prepare = prepare
+        self._memory = memory or Memory()
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._batches)
+
+    def loss(self, index: int) -> BatchLoss:
+        """The loss of a batch, as the model is now; the model must be in the same mode whenever this is called."""
+        if (ready := self._prepared.get(index)) is not None:
+            return ready()
+        if self._prepare is None:
+            return self._loss(*self._batches[index])
+        prepared = self._prepare(*self._batches[index])
+        if self._memory.take(prepared.size_bytes):
+            self._prepared[index] = prepared
+        else:
+            self._prepare = None
+        return prepared()
+
+
+def batches_by_length(examples: Sequence[Example], batch_frames: int) -> list[list[int]]:
+    """Group indices of similar length so that no padded batch exceeds `batch_frames`, or holds one alone that does."""
+    batches: list[list[int]] = [[]]
+    for index in sorted(range(len(examples)), key=lambda i: (len(examples[i].features), i)):
+        if batches[-1] and (len(batches[-1]) + 1) * len(examples[index].features) > batch_frames:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
