@@ -100,7 +100,7 @@ class Recipe:
     @property
     def packed_dir(self) -> Path:
         """The 4-bit model, stage 3, and everything that is measured on it."""
-        return self.expdir / f"{self.base_name}_nf4"
+        return self.adapter_dir("nf4")
 
     @property
     def partition_file(self) -> Path:
@@ -116,8 +116,8 @@ class Recipe:
         return self.datadir / set_name
 
     def adapter_dir(self, base_kind: str) -> Path:
-        """Folder of `sat/` and `speakers/` for adapters of the `nf4` or the `full` base."""
-        return self.packed_dir if base_kind == "nf4" else self.expdir / f"{self.base_name}_full"
+        """Folder of `sat/` and `speakers/` for adapters of a base kind, and of its weights if they are packed."""
+        return self.expdir / f"{self.base_name}_{base_kind}"
 
     def decode_dir(self, system: str, set_name: str) -> Path:
         """Where stage 6 writes the words of a system."""

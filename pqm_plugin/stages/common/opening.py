@@ -16,7 +16,9 @@ from pqm_plugin.stages.recipe import Recipe
 PACKED = "model.safetensors"
 META = "meta.json"
 """What stage 3 records of the packed model, beside it."""
-BASE_KINDS = ("full", "nf4")
+ROUNDED = "nf4-rtn"
+"""The packed model as it is without calibration: each weight rounded to its nearest level."""
+BASE_KINDS = ("full", "nf4", ROUNDED)
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,19 @@ class Opened:
 
 
 def weights_file(recipe: Recipe, base_kind: str) -> Path:
-    """The file of the `full` or `nf4` base.
+    """The file of a base kind.
 
     Raises:
         PqmError: if its stage has not run.
     """
     if base_kind not in BASE_KINDS:
         raise PqmError(f"base {base_kind!r} is not known: use {' or '.join(BASE_KINDS)}")
-    if base_kind == "nf4":
-        path = recipe.packed_dir / PACKED
-    else:
+    if base_kind == "full":
         path = family_of(recipe.base_dir).weights_file(recipe.base_dir)
+    else:
+        path = recipe.adapter_dir(base_kind) / PACKED
     if not path.is_file():
-        raise PqmError(f"{path} is missing: run stage {3 if base_kind == 'nf4' else 2} first")
+        raise PqmError(f"{path} is missing: run stage {2 if base_kind == 'full' else 3} first")
     return path
 
 
@@ -66,7 +68,7 @@ def trust_hash(path: Path, size_bytes: int, changed_ns: int, sha256: str) -> Non
 
 
 def open_base(recipe: Recipe, base_kind: str, mode: str = "exact", n_threads: int = 1) -> Opened:
-    """Load the `full` or `nf4` base into memory, in evaluation mode."""
+    """Load the float or a packed base into memory, in evaluation mode."""
     torch.set_num_threads(n_threads)
     weights = weights_file(recipe, base_kind)
     folder = weights.parent
