@@ -93,6 +93,21 @@ class PackedTensor(nn.Module):
             tensors |= {"nested_absmax": state.state2.absmax, "nested_offset": state.offset.reshape(())}
         return cls(tensors, weight.shape, weight_format)
 
+    @classmethod
+    def of(
+        cls, indices: Tensor, scales: Mapping[str, Tensor], shape: Sequence[int], weight_format: WeightFormat
+    ) -> Self:
+        """A tensor of levels that were chosen elsewhere.
+
+        Args:
+            indices: place of each weight's level in `levels`, uint8, in the weight's shape or flattened.
+            scales: the tensors that `store_scales` gave.
+        """
+        flat = indices.reshape(-1).to(torch.uint8)
+        # A last weight without a neighbour shares its byte with the level zero.
+        pairs = torch.cat([flat, flat.new_zeros(flat.numel() % 2)]).reshape(-1, 2)
+        return cls({"codes": pairs[:, 0] << 4 | pairs[:, 1], **scales}, shape, weight_format)
+
     def unpack(self) -> Tensor:
         """Dequantise to float32 in the weight's own shape, bit for bit the same on every call."""
         state = bnb.QuantState(
@@ -107,17 +122,36 @@ class PackedTensor(nn.Module):
 
     def scales(self) -> Tensor:
         """The scale of every block, float32 (n_blocks,)."""
-        if not self.weight_format.double_quantize:
-            return self.absmax
-        nested = bnb.QuantState(
-            absmax=self.nested_absmax,
-            code=_nested_levels(self.absmax.device),
-            blocksize=NESTED_BLOCK_SIZE,
-            dtype=torch.float32,
-        )
-        return bnb.dequantize_blockwise(self.absmax, nested) + self.nested_offset
+        return read_scales(dict(self.named_buffers()))
 
     @property
     def size_bytes(self) -> int:
         """Bytes of codes and scales."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+
+
+def levels(quant_type: str) -> Tensor:
+    """The 16 levels of a 4-bit type in the order of their codes, float32, the largest magnitude being 1."""
+    return bnb.get_4bit_type(quant_type, device=torch.device("cpu"))
+
+
+def store_scales(scales: Tensor, weight_format: WeightFormat) -> dict[str, Tensor]:
+    """The tensors in which float32 scales (n_blocks,) are kept; with double quantisation they are rounded."""
+    if not weight_format.double_quantize:
+        return {"absmax": scales}
+    offset = scales.mean()
+    codes, state = bnb.quantize_blockwise(scales - offset, blocksize=NESTED_BLOCK_SIZE)
+    return {"absmax": codes, "nested_absmax": state.absmax, "nested_offset": offset}
+
+
+def read_scales(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The scales by which levels are multiplied, float32 (n_blocks,), from the tensors of `store_scales`."""
+    if "nested_absmax" not in tensors:
+        return tensors["absmax"]
+    nested = bnb.QuantState(
+        absmax=tensors["nested_absmax"],
+        code=_nested_levels(tensors["absmax"].device),
+        blocksize=NESTED_BLOCK_SIZE,
+        dtype=torch.float32,
+    )
+    return bnb.dequantize_blockwise(tensors["absmax"], nested) + tensors["nested_offset"]

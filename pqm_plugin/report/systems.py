@@ -8,6 +8,7 @@ _BASES = {
     "stock": "the base as its own toolkit decodes it",
     "full": "the base in full precision",
     "int8": "the base in dynamic int8",
+    "nf4-rtn": "the base in 4 bits, each weight rounded to its nearest level",
     "nf4": "the base in 4 bits",
 }
 _ADAPTERS = {
@@ -16,7 +17,10 @@ _ADAPTERS = {
     "other": "another target speaker's LoRA (control)",
     "speaker-unsup": "the speaker's own LoRA, learned without transcripts",
 }
-_ORDER = ("espnet", "stock", "full", "full+sat", "full+speaker", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other")
+_ORDER = (
+    *("espnet", "stock", "full", "full+sat", "full+speaker"),
+    *("int8", "nf4-rtn", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ _LOOKS = {
     "stock": Look("#7F7F7F", "o", filled=False),
     "full": Look("#222222", "o"),
     "int8": Look("#CC79A7", "v"),
+    "nf4-rtn": Look("#D55E00", "s", filled=False),
     "nf4": Look("#D55E00", "s"),
     "nf4+sat": Look("#E69F00", "^"),
     "nf4+speaker": Look("#0072B2", "D"),

@@ -16,13 +16,22 @@ from pqm_plugin.models.options import SearchOptions
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeConfig:
-    """Stage 3. `keep` names the layer kinds that stay in `rest_dtype`, see the sensitivity table of a recipe."""
+    """Stage 3. `keep` names the layer kinds that stay in `rest_dtype`, see the sensitivity table of a recipe.
+
+    `calibrate` is how many SAT utterances weights are rounded by, so that what layers compute on them changes least; it
+    costs no byte. With 0 each weight goes to its nearest level.
+    """
 
     quant_type: str = "nf4"
     block_size: int = 64
     double_quantize: bool = True
     keep: tuple[str, ...] = ()
     rest_dtype: str = "bfloat16"
+    calibrate: int = 0
+
+    def __post_init__(self) -> None:
+        if self.calibrate < 0:
+            raise ValueError(f"calibrate {self.calibrate}: a number of utterances, or 0 for nearest levels")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Stage 3: the base in 4 bits."""
 
+import dataclasses
 import logging
 import shutil
+from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
@@ -13,31 +15,43 @@ from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_pac
 from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.quantize.measure import measure, weights_of
 from pqm_plugin.quantize.names import META, PACKED
-from pqm_plugin.quantize.packed import WeightFormat
+from pqm_plugin.stages.common.calibration import Calibration, weight_format
 from pqm_plugin.stages.common.done import is_done
-from pqm_plugin.stages.common.opening import weights_file, weights_hash
+from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash
+from pqm_plugin.stages.common.systems import packed_kinds
 from pqm_plugin.stages.config import QuantizeConfig, as_dict
 from pqm_plugin.stages.recipe import Recipe
 
 
 def run(recipe: Recipe) -> None:
     """Pack the base's weights, measure what that cost in bytes and error, and check that the file loads."""
+    for kind in packed_kinds(recipe):
+        config = recipe.config.quantize
+        if kind == ROUNDED:
+            config = dataclasses.replace(config, calibrate=0)
+        _pack(recipe, recipe.adapter_dir(kind), config)
+
+
+def _pack(recipe: Recipe, target: Path, config: QuantizeConfig) -> None:
     source = weights_file(recipe, "full")
-    config = recipe.config.quantize
+    calibration = Calibration(recipe, config)
     request = {
         "base_sha256": weights_hash(source),
         "quantize": as_dict(config),
         "format_version": FORMAT_VERSION,
+        **calibration.request(),
     }
-    target = recipe.packed_dir
     if is_done(target / META, request, f"packed model {target}") and (target / PACKED).is_file():
         logging.info("%s is there already", target / PACKED)
         return
     family = family_of(recipe.base_dir)
-    recognizer = family.load_float(recipe.base_dir, SearchOptions(), "cpu")
+    recognizer = family.load_float(recipe.base_dir, recipe.config.decode, "cpu")
     kinds = quantized_kinds(recognizer, config)
     before = weights_of(recognizer.network, kinds)
-    quantize_layers(recognizer.network, list(kinds), weight_format(config))
+    if calibration.utterances:
+        calibration.run(recognizer, list(kinds))
+    else:
+        quantize_layers(recognizer.network, list(kinds), weight_format(config))
     with whole_folder(target.with_name(f"{target.name}.new")) as scratch:
         for path in family.side_files(recipe.base_dir):
             shutil.copyfile(path, scratch / path.name)
@@ -50,23 +64,18 @@ def run(recipe: Recipe) -> None:
         meta["base_size_bytes"] = source.stat().st_size
         meta["ratio"] = meta["base_size_bytes"] / meta["size_bytes"]
         write_json(scratch / META, meta)
-    _move_in(recipe)
+    _move_in(target)
     _report(meta)
 
 
-def _move_in(recipe: Recipe) -> None:
+def _move_in(target: Path) -> None:
     """Put the new files into the packed folder, meta.json last: it is what says that the stage is done."""
-    fresh = recipe.packed_dir.with_name(f"{recipe.packed_dir.name}.new")
-    recipe.packed_dir.mkdir(parents=True, exist_ok=True)
-    (recipe.packed_dir / META).unlink(missing_ok=True)
+    fresh = target.with_name(f"{target.name}.new")
+    target.mkdir(parents=True, exist_ok=True)
+    (target / META).unlink(missing_ok=True)
     for path in sorted(fresh.iterdir(), key=lambda path: path.name == META):
-        path.replace(recipe.packed_dir / path.name)
+        path.replace(target / path.name)
     fresh.rmdir()
-
-
-def weight_format(config: QuantizeConfig) -> WeightFormat:
-    """The part of the configuration that one tensor knows."""
-    return WeightFormat(config.quant_type, config.block_size, config.double_quantize)
 
 
 def quantized_kinds(recognizer: Recognizer, config: QuantizeConfig) -> dict[str, str]:

@@ -109,10 +109,16 @@ class Recipe:
     @property
     def packed_dir(self) -> Path:
         """The 4-bit model, stage 3, and everything that is measured on it."""
-        return self.expdir / self._beside("nf4")
+        return self.adapter_dir("nf4")
 
     def _beside(self, kind: str) -> str:
-        return f"{self.base_name}_{kind}" + (f"-{safe_name(self.variant, 'variant')}" if self.variant else "")
+        if not self.variant:
+            return f"{self.base_name}_{kind}"
+        if self.variant == "rtn" or self.variant.startswith("rtn-"):
+            raise PqmError(
+                f"--variant {self.variant}: nf4-rtn is the model without calibration; use another name"
+            )
+        return f"{self.base_name}_{kind}-{safe_name(self.variant, 'variant')}"
 
     @property
     def partition_file(self) -> Path:
@@ -128,8 +134,8 @@ class Recipe:
         return self.datadir / set_name
 
     def adapter_dir(self, base_kind: str) -> Path:
-        """Folder of `sat/` and `speakers/` for adapters of the `nf4` or the `full` base."""
-        return self.packed_dir if base_kind == "nf4" else self.expdir / self._beside("full")
+        """Folder of `sat/` and `speakers/` for adapters of a base kind, and of its weights if they are packed."""
+        return self.expdir / self._beside(base_kind)
 
     def decode_dir(self, system: str, set_name: str) -> Path:
         """Where stage 6 writes the words of a system."""

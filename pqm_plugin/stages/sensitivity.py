@@ -14,11 +14,11 @@ from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import packed_layers, quantize_layers
+from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.common.done import digest, is_done
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.config import as_dict
-from pqm_plugin.stages.quantize import weight_format
 from pqm_plugin.stages.recipe import Recipe
 
 RECORD = "sensitivity.json"
@@ -35,7 +35,8 @@ def run(recipe: Recipe) -> None:
     record = recipe.packed_dir / RECORD
     request = {
         "weights_sha256": weights_hash(weights_file(recipe, "full")),
-        "quantize": as_dict(recipe.config.quantize),
+        # Every variant is rounded to nearest levels, however stage 3 is to calibrate.
+        "quantize": {key: value for key, value in as_dict(recipe.config.quantize).items() if key != "calibrate"},
         "utterances": digest(utterances),
     }
     rows = read_json(record)["rows"] if is_done(record, request, str(record)) else []

@@ -39,6 +39,7 @@ def test_a_file_says_what_differs(tmp_path):
         ("adpt: {}", "unknown key 'adpt'; did you mean 'adapt'"),
         ("lora: {rank: many}", "lora: rank: 'many' is no int"),
         ("quantize: {double_quantize: 1}", "double_quantize: 1 is no bool"),
+        ("quantize: {calibrate: -1}", "calibrate -1: a number of utterances, or 0"),
         ("seed: true", "seed: True is no int"),
         ("adapt: {criterion: wer}", "criterion 'wer': use 'accuracy' or 'loss'"),
         ("lora: 3", "expected keys and values, got 3"),

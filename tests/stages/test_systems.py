@@ -11,6 +11,7 @@ from pqm_plugin.stages.common.systems import (
     adapted_bases,
     adapter_of,
     all_voices,
+    packed_kinds,
     parse_system,
     possible_adapters,
     systems,
@@ -38,6 +39,18 @@ def test_the_default_systems_are_the_seven_of_the_table():
 
     assert keys == ["espnet", "full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
     assert adapted_bases(RECIPE) == ["nf4"]
+
+
+def test_a_calibrated_recipe_compares_with_the_model_rounded_to_nearest_levels(tmp_path):
+    config = tmp_path / "pqm.yaml"
+    config.write_text("quantize: {calibrate: 8}\n")
+    calibrated = Recipe(base="b", pqm_config=config)
+
+    assert [system.key for system in systems(calibrated, STOCK)][2:5] == ["int8", "nf4-rtn", "nf4"]
+    assert packed_kinds(calibrated) == ["nf4", "nf4-rtn"]
+    assert packed_kinds(RECIPE) == ["nf4"]
+    assert packed_kinds(Recipe(base="b", pqm_config=config, systems=("full", "nf4"))) == ["nf4"]
+    assert packed_kinds(Recipe(base="b", systems=("nf4-rtn+sat",))) == ["nf4", "nf4-rtn"]
 
 
 def test_systems_that_one_person_without_teachers_cannot_have_are_left_out():

@@ -7,6 +7,7 @@ import torch
 from pqm_plugin.files import read_json
 from pqm_plugin.processes import free_memory_bytes
 from pqm_plugin.quantize.names import META
+from pqm_plugin.stages.common.opening import PACKED_KINDS
 from pqm_plugin.stages.recipe import AUTO_MODE, Recipe
 
 _SHARE = 4
@@ -31,4 +32,4 @@ def decoding_mode(recipe: Recipe) -> str:
 
 def arithmetic(recipe: Recipe, base_kind: str) -> dict[str, str]:
     """What of the mode the words depend on: nothing, unless packed weights are multiplied in bfloat16."""
-    return {"arithmetic": "bfloat16"} if base_kind == "nf4" and recipe.mode == "fast" else {}
+    return {"arithmetic": "bfloat16"} if base_kind in PACKED_KINDS and recipe.mode == "fast" else {}

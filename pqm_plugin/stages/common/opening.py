@@ -14,7 +14,10 @@ from pqm_plugin.quantize.checkpoint import load_packed
 from pqm_plugin.quantize.names import PACKED
 from pqm_plugin.stages.recipe import Recipe
 
-BASE_KINDS = ("full", "nf4")
+ROUNDED = "nf4-rtn"
+"""The packed model as it is without calibration: each weight rounded to its nearest level."""
+PACKED_KINDS = ("nf4", ROUNDED)
+BASE_KINDS = ("full", *PACKED_KINDS)
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,19 @@ class Opened:
 
 
 def weights_file(recipe: Recipe, base_kind: str) -> Path:
-    """The file of the `full` or `nf4` base.
+    """The file of a base kind.
 
     Raises:
         PqmError: if its stage has not run.
     """
     if base_kind not in BASE_KINDS:
         raise PqmError(f"base {base_kind!r} is not known: use {' or '.join(BASE_KINDS)}")
-    if base_kind == "nf4":
-        path = recipe.packed_dir / PACKED
-    else:
+    if base_kind == "full":
         path = family_of(recipe.base_dir).weights_file(recipe.base_dir)
+    else:
+        path = recipe.adapter_dir(base_kind) / PACKED
     if not path.is_file():
-        raise PqmError(f"{path} is missing: run stage {3 if base_kind == 'nf4' else 2} first")
+        raise PqmError(f"{path} is missing: run stage {2 if base_kind == 'full' else 3} first")
     return path
 
 
@@ -64,7 +67,7 @@ def trust_hash(path: Path, size_bytes: int, changed_ns: int, sha256: str) -> Non
 
 
 def open_base(recipe: Recipe, base_kind: str, mode: str = "exact", n_threads: int = 1) -> Opened:
-    """Load the `full` or `nf4` base into memory, in evaluation mode."""
+    """Load the float or a packed base into memory, in evaluation mode."""
     torch.set_num_threads(n_threads)
     weights = weights_file(recipe, base_kind)
     folder = weights.parent

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.common.opening import BASE_KINDS
+from pqm_plugin.stages.common.opening import BASE_KINDS, ROUNDED
 from pqm_plugin.stages.recipe import Recipe
 
 STOCK = "stock"
@@ -20,7 +20,7 @@ _ADAPTER = re.compile(r"(?P<kind>sat|speaker|speaker-unsup|other)(?P<number>[1-9
 
 @dataclass(frozen=True)
 class System:
-    """`base_kind` is `stock`, `full` or `nf4`.
+    """`base_kind` is `stock` or one of `BASE_KINDS`.
 
     `adapter` is empty, `sat`, `speaker`, `other` (or `other2`: of the speaker two places on in the list, and so on), or
     `speaker-unsup` (or `speaker-unsup2`: after two rounds, and so on).
@@ -83,16 +83,28 @@ def parse_system(key: str, baselines: Iterable[str]) -> System:
     if base_kind not in BASE_KINDS or (plus and (found is None or numbered)):
         raise PqmError(
             f"system {key!r} is not known: use {', '.join((*baselines, *BASE_KINDS))}, "
-            f"the last two also with +{', +'.join(ADAPTERS)}, +other2 …, +speaker-unsup, +speaker-unsup2 …"
+            f"the last {len(BASE_KINDS)} also with +{', +'.join(ADAPTERS)}, "
+            "+other2 …, +speaker-unsup, +speaker-unsup2 …"
         )
     return System(key, base_kind, adapter)
 
 
 def systems(recipe: Recipe, baselines: Mapping[str, str], adapters: Sequence[str] = ADAPTERS) -> list[System]:
-    """The systems of a recipe, by default those of the design's table that `adapters` allow."""
+    """The systems of a recipe, by default those of the design's table that `adapters` allow.
+
+    A calibrated recipe has one more, which shows what calibration is worth.
+    """
     stock, *others = baselines
-    keys = recipe.systems or (stock, "full", *others, "nf4", *(f"nf4+{adapter}" for adapter in adapters))
+    rounded = [kind for kind in packed_kinds(recipe) if kind != "nf4"]
+    keys = recipe.systems or (stock, "full", *others, *rounded, "nf4", *(f"nf4+{adapter}" for adapter in adapters))
     return [parse_system(key, baselines) for key in keys]
+
+
+def packed_kinds(recipe: Recipe) -> list[str]:
+    """The packed base kinds that the recipe's systems need, `nf4` always among them."""
+    calibrated = recipe.config.quantize.calibrate > 0
+    rounded = any(key.partition("+")[0] == ROUNDED for key in recipe.systems) if recipe.systems else calibrated
+    return ["nf4", *([ROUNDED] if rounded else [])]
 
 
 def possible_adapters(has_sat: bool, n_targets: int) -> list[str]:

@@ -10,7 +10,7 @@ from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.sclite import write_trn
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.opening import weights_file, weights_hash
+from pqm_plugin.stages.common.opening import PACKED_KINDS, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import STOCK
 from pqm_plugin.stages.decoding.parts import Line
 from pqm_plugin.stages.decoding.task import DecodeTask
@@ -61,7 +61,7 @@ def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[
         "text_case": material.fit.case,
         "read_from": {path.as_posix(): weights_hash(path) for path in _weights(task)},
         "threads": 1,
-        **({"mode": task.recipe.mode} if task.system.base_kind == "nf4" else {}),
+        **({"mode": task.recipe.mode} if task.system.base_kind in PACKED_KINDS else {}),
         "command": _command(task),
     }
 
