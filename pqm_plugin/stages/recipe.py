@@ -115,9 +115,7 @@ class Recipe:
         if not self.variant:
             return f"{self.base_name}_{kind}"
         if self.variant == "rtn" or self.variant.startswith("rtn-"):
-            raise PqmError(
-                f"--variant {self.variant}: nf4-rtn is the model without calibration; use another name"
-            )
+            raise PqmError(f"--variant {self.variant}: nf4-rtn is the model without calibration; use another name")
         return f"{self.base_name}_{kind}-{safe_name(self.variant, 'variant')}"
 
     @property
