@@ -37,6 +37,7 @@ class PreparedBatch(Protocol):
 
 
 LossFunction = Callable[[Sequence[Tensor], Sequence[Tensor]], BatchLoss]
+Augmentation = Callable[[Tensor], Tensor]
 Preparation = Callable[[Sequence[Tensor], Sequence[Tensor]], PreparedBatch]
 
 
@@ -63,13 +64,19 @@ class Batches:
         loss: LossFunction,
         prepare: Preparation | None = None,
         memory: Memory | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
-        """Group `examples`; without `prepare`, every loss is computed from the features."""
+        """Group `examples`; without `prepare`, every loss is computed from the features.
+
+        Args:
+            augment: changes the features (T, D) of an example anew at every use, so that nothing of it is prepared.
+        """
         chosen = [[examples[i] for i in batch] for batch in batches_by_length(examples, batch_frames)]
         self._batches = [([e.features for e in batch], [e.tokens for e in batch]) for batch in chosen]
         self._prepared: dict[int, PreparedBatch] = {}
         self._loss = loss
-        self._prepare = prepare
+        self._prepare = None if augment else prepare
+        self._augment = augment
         self._memory = memory or Memory()
 
     def __len__(self) -> int:
@@ -80,9 +87,12 @@ class Batches:
         """The loss of a batch, as the model is now; the model must be in the same mode whenever this is called."""
         if (ready := self._prepared.get(index)) is not None:
             return ready()
+        features, tokens = self._batches[index]
+        if self._augment is not None:
+            features = [self._augment(each) for each in features]
         if self._prepare is None:
-            return self._loss(*self._batches[index])
-        prepared = self._prepare(*self._batches[index])
+            return self._loss(features, tokens)
+        prepared = self._prepare(features, tokens)
         if self._memory.take(prepared.size_bytes):
             self._prepared[index] = prepared
         else:

@@ -14,7 +14,8 @@ class TrainOptions:
     decoder's, 0 for all: what is below them is computed once. `joined_s` is the longest example, in seconds,
     that is made of several utterances of one speaker, one after another, for a decoder that must keep its place in long
     speech; 0 for none. `joined_copies` is how often every utterance is in one of these, beside the one that it is by
-    itself.
+    itself. `spec_augment` hides bands and stretches of training speech, see `augment.py`. The up-projections B
+    learn at `lora_plus` times the learning rate (arXiv 2402.12354), 1 for plain LoRA.
     """
 
     epochs: int = 10
@@ -28,9 +29,13 @@ class TrainOptions:
     top_layers: int = 0
     joined_s: float = 0.0
     joined_copies: int = 1
+    spec_augment: bool = False
+    lora_plus: float = 1.0
 
     def __post_init__(self) -> None:
         if self.criterion not in ("accuracy", "loss"):
             raise ValueError(f"criterion {self.criterion!r}: use 'accuracy' or 'loss'")
+        if self.lora_plus <= 0:
+            raise ValueError(f"lora_plus {self.lora_plus}: a factor above 0, 1 for none")
         if self.top_layers < 0:
             raise ValueError(f"top_layers {self.top_layers}: use 0 for all, or how many learn")

@@ -1,15 +1,17 @@
 """Train the adapter of a frozen network; the same seed gives the same bytes, interrupted or not."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
 from tqdm import tqdm
 
+from pqm_plugin.adapters.augment import masked
 from pqm_plugin.adapters.batches import Batches, Example, LossFunction, Memory, Preparation
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.progress import Epoch, Progress
@@ -49,10 +51,12 @@ def train_adapter(
     if not train or not dev:
         raise PqmError(f"{label}: {len(train)} training and {len(dev)} dev utterances; both must be there")
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.Adam(parameters.values(), lr=options.learning_rate)
+    optimizer = torch.optim.Adam(_groups(parameters, options.lora_plus), lr=options.learning_rate)
     progress = Progress(checkpoint, parameters, optimizer, options.criterion)
     memory = Memory()
-    learned, judged = (Batches(split, options.batch_frames, loss, prepare, memory) for split in (train, dev))
+    augment = masked if options.spec_augment else None
+    learned = Batches(train, options.batch_frames, loss, prepare, memory, augment)
+    judged = Batches(dev, options.batch_frames, loss, prepare, memory)
     if not progress.resume():
         progress.add(Epoch(0, 0.0, 0.0, *_evaluate(model, judged, len(dev))))
     first = len(progress.log)
@@ -68,6 +72,13 @@ def train_adapter(
     return TrainResult(progress.best_epoch, progress.log)
 
 
+def _groups(parameters: Mapping[str, nn.Parameter], lora_plus: float) -> list[dict[str, Any]]:
+    """Everything that learns, the up-projections apart if they learn at another rate."""
+    up = [value for name, value in parameters.items() if lora_plus != 1 and ".lora_B." in name]
+    rest = [value for name, value in parameters.items() if lora_plus == 1 or ".lora_B." not in name]
+    return [{"params": rest, "faster": 1.0}, *([{"params": up, "faster": lora_plus}] if up else [])]
+
+
 def _train_epoch(
     model: PeftModel,
     batches: Batches,
@@ -81,7 +92,8 @@ def _train_epoch(
     torch.manual_seed(seed)
     order = random.Random(seed).sample(range(len(batches)), len(batches))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["faster"]
+    learning = [value for group in optimizer.param_groups for value in group["params"]]
     set_training_mode(model, network_dropout=options.network_dropout)
     total = 0.0
     for index in order:
@@ -90,7 +102,7 @@ def _train_epoch(
             raise PqmError(f"{bar.desc}: the loss is no longer finite; use a smaller learning_rate")
         optimizer.zero_grad(set_to_none=True)
         (batch.total / batch.n_utterances).backward()
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], options.clip_norm)
+        nn.utils.clip_grad_norm_(learning, options.clip_norm)
         optimizer.step()
         total += float(batch.total.detach())
         bar.update()

@@ -79,9 +79,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 9])
-def test_going_on_after_an_interruption_gives_the_bits_of_an_uninterrupted_run(tmp_path, stop_after):
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, spec_augment=True, lora_plus=4.0)], ids=["plain", "all"])
+def test_going_on_after_an_interruption_gives_the_bits_of_an_uninterrupted_run(tmp_path, stop_after, options):
     model, loss, examples = setup()
-    whole = train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "whole", "x")
+    whole = train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / "whole", "x")
     expected = weights(model)
     calls = 0
 
@@ -94,13 +95,27 @@ def test_going_on_after_an_interruption_gives_the_bits_of_an_uninterrupted_run(t
 
     model, loss, examples = setup()
     with pytest.raises(KeyboardInterrupt):
-        train_adapter(model, failing, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "cut", "x")
+        train_adapter(model, failing, examples[:8], examples[8:], options, 0, tmp_path / "cut", "x")
     model, loss, examples = setup()
-    resumed = train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "cut", "x")
+    resumed = train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / "cut", "x")
 
     assert resumed == whole
     assert all(torch.equal(weights(model)[n], expected[n]) for n in expected)
     assert (tmp_path / "cut").exists()
+
+
+def test_up_projections_learn_faster_by_the_factor_of_lora_plus(tmp_path):
+    def moved(factor):
+        model, loss, examples = setup()
+        before = weights(model)
+        options = replace(OPTIONS, epochs=1, batch_frames=10**6, learning_rate=1e-4, clip_norm=1e9, lora_plus=factor)
+        train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / str(factor), "x")
+        return {name: float((value - before[name]).abs().max()) for name, value in weights(model).items()}
+
+    plain, faster = moved(1.0), moved(8.0)
+
+    assert all(faster[n] == pytest.approx(8 * plain[n], rel=1e-3) for n in plain if ".lora_B." in n)
+    assert all(faster[n] == plain[n] for n in plain if ".lora_A." in n)
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path):
