@@ -86,6 +86,20 @@ def test_without_transcripts_the_adapter_learns_the_models_own_words_where_it_is
 
 
 @pytest.mark.slow
+def test_a_second_decoding_setting_does_not_change_what_is_learned_without_transcripts(changed, run, caplog, tmp_path):
+    recipe = changed("unsupervised: {min_confidence: -100}\n", systems=("nf4+speaker-unsup",))
+    greedy = tmp_path / "greedy.yaml"
+    greedy.write_text("{beam_size: 1, ctc_weight: 1.0}")
+    run("data", "base", "quantize", "pretrain", "adapt", of=recipe)
+    caplog.clear()
+
+    run("adapt", of=dataclasses.replace(recipe, inference_config=greedy, tag="greedy"))
+
+    assert "0 speakers to adapt, 2 done already" in caplog.text
+    assert not recipe.decode_dir("nf4+sat", "dev_train_greedy").exists()
+
+
+@pytest.mark.slow
 def test_a_model_that_is_sure_of_nothing_learns_from_what_it_is_surest_of(changed, run):
     recipe = changed("unsupervised: {min_confidence: 100}\n", systems=("nf4+speaker-unsup",))
 

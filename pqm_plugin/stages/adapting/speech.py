@@ -50,8 +50,12 @@ def allowed_speech(material: Material, split: str, speaker: str) -> list[Utteran
 
 
 def first_pass(material: Material, voices: Voices) -> list[DecodeTask]:
-    """The decodes whose words the adapters learn from: by the round before, and first by what there is without one."""
-    recipe, baselines = material.recipe, ()
+    """The decodes whose words the adapters learn from: by the round before, and first by what there is without one.
+
+    They are searched for as `pqm_config` says: a second decoding setting is for what is measured, not for what is
+    learned.
+    """
+    recipe, baselines = dataclasses.replace(material.recipe, inference_config=None, tag=""), ()
     if voices.rounds > 1:
         before = Voices(voices.base_kind, voices.rounds - 1)
         key = f"{voices.base_kind}+{before.folder.replace('speakers', 'speaker')}"
