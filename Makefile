@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both make the environment in .venv first.
-.PHONY: demo test env lint help
+.PHONY: demo test env lint docs help
 
 help:  ## what there is
 	@grep -hE "^[a-z]+:.*##" $(MAKEFILE_LIST) | sed -E "s/:.*## /\t/"
@@ -12,6 +12,9 @@ demo: env  ## the whole line on a synthetic corpus that it makes itself; ends wi
 
 test: env lint  ## all tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+
+docs: env  ## the pages of docs/ as a site in build/site
+	.venv/bin/python -m mkdocs build --strict
 
 lint: env  ## style, shell and types
 	.venv/bin/ruff check .

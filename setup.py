@@ -38,9 +38,12 @@ setup(
         ],
         "study": ["pyroomacoustics>=0.8,<0.11"],
         "slurm": ["submitit>=1.5.3,<2"],
+        "docs": ["mkdocs-material>=9.7,<10"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
             "pytest>=8",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.8",

@@ -16,7 +16,9 @@ _LINK = re.compile(r"\]\(([^)#:]+)[^):]*\)")
 
 def commands(name: str) -> list[str]:
     """The blocks of a page that are to be run, in its order."""
-    return [block for language, block in _BLOCK.findall((DOCS / name).read_text(encoding="utf-8")) if language == "bash"]
+    return [
+        block for language, block in _BLOCK.findall((DOCS / name).read_text(encoding="utf-8")) if language == "bash"
+    ]
 
 
 def links(name: str) -> list[Path]:
