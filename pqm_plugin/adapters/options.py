@@ -1,6 +1,9 @@
 """Options that need no library to be read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+LATER = {"later": True}
+"""Marks an option that came after others: at its default it is no part of a request, so that old adapters stay done."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class TrainOptions:
     top_layers: int = 0
     joined_s: float = 0.0
     joined_copies: int = 1
-    spec_augment: bool = False
-    lora_plus: float = 1.0
+    spec_augment: bool = field(default=False, metadata=LATER)
+    lora_plus: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.criterion not in ("accuracy", "loss"):

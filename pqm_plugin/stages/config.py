@@ -134,7 +134,7 @@ def _value(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Plain values for JSON and YAML: tuples as lists."""
+    """Plain values for JSON and YAML: tuples as lists; options that came later only if they are not at their default."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in _flat(config).items()}
 
 
@@ -143,4 +143,5 @@ def _flat(config: Any) -> dict[str, Any]:
         field.name: as_dict(value) if dataclasses.is_dataclass(value) else value
         for field in dataclasses.fields(config)
         for value in [getattr(config, field.name)]
+        if not (field.metadata.get("later") and value == field.default)
     }

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_named
-from pqm_plugin.stages.config import Config, load_config
+from pqm_plugin.stages.config import Config, as_dict, load_config
 from pqm_plugin.stages.study import read_cells
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,13 @@ def test_every_cell_of_a_shipped_study_is_a_configuration(path, tmp_path):
 
         # An unknown key or a value of the wrong kind is an error.
         assert isinstance(load_config(changed), Config) and cell.systems
+
+
+def test_an_option_that_came_later_is_in_a_request_only_where_it_is_used():
+    plain, used = as_dict(Config()), as_dict(Config(adapt=TrainOptions(spec_augment=True)))
+
+    assert "spec_augment" not in plain["adapt"] and "epochs" in plain["adapt"]
+    assert used["adapt"] == plain["adapt"] | {"spec_augment": True}
 
 
 @pytest.mark.parametrize("path", named("recipe"), ids=short)
