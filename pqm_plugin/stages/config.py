@@ -134,7 +134,7 @@ def _value(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Plain values for JSON and YAML: tuples as lists; options that came later only if they are not at their default."""
+    """Plain values for JSON and YAML, tuples as lists; of options that came later those that are not at their default."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in _flat(config).items()}
 
 
