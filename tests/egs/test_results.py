@@ -1,5 +1,6 @@
 """What is committed as results was written by stages 7 and 8, and is whole."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from pqm_plugin.files import read_json
 from pqm_plugin.report.tables import comparisons_table, speakers_table, systems_table
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
 RESULTS = sorted(ROOT.glob("egs/*/results*.json"))
 SYSTEMS = ["full", "int8", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"]
 
@@ -21,6 +23,15 @@ def test_the_tables_of_the_page_are_those_of_the_stored_results(path):
         assert table(results) in page
     for name in ("wer_by_speaker", "wer_by_bytes"):
         assert (path.parent / "figures" / f"{name}{path.stem.removeprefix('results')}.svg").is_file()
+
+
+def test_the_first_table_of_the_readme_is_drawn_from_the_stored_results():
+    from readme_table import drawn
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert drawn(readme) == readme
+    assert "`nf4+speaker`" in readme.partition("## Two commands")[0]
 
 
 @pytest.mark.parametrize(
