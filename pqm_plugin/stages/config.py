@@ -134,7 +134,7 @@ def _value(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Plain values for JSON and YAML, tuples as lists; an option that came later only where it is not at its default."""
+    """Plain values for JSON and YAML, tuples as lists; an option that came later only if it is not at its default."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in _flat(config).items()}
 
 
