@@ -164,6 +164,8 @@ def test_every_command_of_the_readme_parses(tmp_path, command):
     elif command[0] == "python":
         done = subprocess.run([sys.executable, *command[1:], "--help"], capture_output=True, cwd=ROOT, check=False)
         assert done.returncode == 0
+    elif command[0] == "pqm":
+        pqm_parser().parse_args(command[1:])
     elif command[0].startswith("tools/"):
         assert os.access(ROOT / command[0], os.X_OK)
     else:
@@ -184,7 +186,8 @@ def test_every_command_of_the_readme_parses(tmp_path, command):
 
 def test_the_shell_and_the_python_function_give_the_same_recipe():
     from pqm_plugin.__main__ import _parser, _recipe
-    from pqm_plugin.stages.recipe import Recipe
+    from pqm_plugin.commands.__main__ import _parser as pqm_parser
+from pqm_plugin.stages.recipe import Recipe
 
     parsed = _parser().parse_args(
         [
