@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pqm_plugin.commands.__main__ import _parser as pqm_parser
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(ROOT.glob("egs/*/run.sh"))
 PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -186,8 +188,7 @@ def test_every_command_of_the_readme_parses(tmp_path, command):
 
 def test_the_shell_and_the_python_function_give_the_same_recipe():
     from pqm_plugin.__main__ import _parser, _recipe
-    from pqm_plugin.commands.__main__ import _parser as pqm_parser
-from pqm_plugin.stages.recipe import Recipe
+    from pqm_plugin.stages.recipe import Recipe
 
     parsed = _parser().parse_args(
         [
