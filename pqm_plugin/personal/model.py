@@ -49,9 +49,14 @@ class PersonalModel:
         self.folder = ModelFolder.of(path)
         self._search = search or search_options(self.folder.about())
         self._device, self._mode = device, mode
-        self._open()
+        self.reopen()
 
-    def _open(self) -> None:
+    def reopen(self) -> None:
+        """Read the base and forget the adapters in memory, for one of the same name may have been written since.
+
+        Raises:
+            PqmError: as opening it the first time does.
+        """
         self._opened: Opened = open_packed(self.folder, self._search, self._device, self._mode)
         self._bank = AdapterBank(self._opened.recognizer.network, self._opened.sha256)
 
@@ -197,7 +202,7 @@ class PersonalModel:
         done = enroll(self.folder, speaker, ready, options, self._search, hears, self._device, watch)
         if done.is_new:
             # The bank would go on with the adapter of that name that it may have in memory.
-            self._open()
+            self.reopen()
         return done
 
     def info(self) -> Mapping[str, Any]:
