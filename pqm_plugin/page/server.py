@@ -42,8 +42,8 @@ def serve(
         PqmError: if gradio is missing, the address cannot be had, or the model cannot be opened.
     """
     script = read_sentences(sentences)
-    _quiet_gradio()
     with _listener(host, port) as listener, _uploads():
+        _quiet_gradio()
         from pqm_plugin.page.desk import Desk
         from pqm_plugin.personal.model import PersonalModel
 
@@ -60,7 +60,7 @@ def serve(
 
 
 def _quiet_gradio() -> None:
-    """Import gradio, without its statistics.
+    """Import gradio, without its statistics; where it keeps files is decided before, see `_uploads`.
 
     Raises:
         PqmError: if it is not installed.
