@@ -139,6 +139,7 @@ def _uploads() -> Iterator[None]:
             os.environ["GRADIO_TEMP_DIR"] = folder
             yield
     finally:
+        os.environ.pop("GRADIO_TEMP_DIR", None)
         signal.signal(signal.SIGTERM, before)
 
 

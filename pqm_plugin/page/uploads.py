@@ -16,13 +16,14 @@ def laid_together(files: Sequence[Path], transcripts: Path | None) -> Iterator[l
     """Yield the recordings among `files` and their texts, as `pqm enroll` finds them in one folder.
 
     Args:
-        files: recordings, and texts of the same name ending in `.txt`; each upload lies in a folder of its own.
+        files: one at least: recordings, and texts of the same name ending in `.txt`; each lies in a folder of its own.
         transcripts: lines of a recording's name and its words, see `personal.recordings.find_recordings`.
 
     Raises:
         PqmError: if two files have one name, or none is a recording.
     """
-    with tempfile.TemporaryDirectory(prefix="pqm_uploads_") as scratch:
+    # Beside an upload, where the page keeps what it deletes.
+    with tempfile.TemporaryDirectory(prefix="together_", dir=files[0].parent) as scratch:
         for file in files:
             target = Path(scratch) / file.name
             if target.exists():

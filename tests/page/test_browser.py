@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_MS = 120_000
 CHAPTER = "data/LibriSpeech/dev-clean/84/121123"
 READ = ("0009", "0013")
-BROUGHT = ("0000", "0001", "0007", "0014")
+BROUGHT = ("0003", "0010")
 HEARD = "0018"
-# A careless search and one bold epoch: quick, and sure to change some words.
+# A careless search and a few bold steps, judged by the two recordings themselves: quick, and better than nothing.
 SETTINGS = {
     "decode": {"beam_size": 2, "ctc_weight": 0.3},
-    "enroll": {"epochs": 1, "few_epochs": 1, "learning_rate": 0.01},
+    "enroll": {"few_epochs": 3, "learning_rate": 0.003},
 }
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -209,7 +209,7 @@ def test_a_speaker_is_enrolled_and_what_changes_is_shown(page, shared, served, t
 
     note_progress(page)
     page.click("#learn-files")
-    page.wait_for_selector(".pqm-done")
+    page.wait_for_selector(".pqm-done, .toast-body")
     done = page.locator(".pqm-done").inner_text()
     told = page.evaluate("[...window.progress]")
     page.get_by_role("tab", name="Hear").click()
@@ -221,7 +221,7 @@ def test_a_speaker_is_enrolled_and_what_changes_is_shown(page, shared, served, t
     page.wait_for_selector('.pqm-side[aria-label="After"]')
 
     assert any("Learning the voice of 84" in text for text in told), told
-    assert done.startswith("84 was learned from 4 recordings")
+    assert done.startswith("84 was learned from 2 recordings")
     assert (served.model / "speakers/84/adapter_model.safetensors").is_file()
     before, after = words(page, "Before"), words(page, "After")
     assert overlap(said[HEARD], before) > 0.6

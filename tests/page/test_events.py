@@ -69,6 +69,7 @@ def test_recordings_are_brought_with_a_text_beside_each_or_with_a_list(events, f
     events.learn_uploads("me", "bob", False, sounds, str(tmp_path / "d/list"), nothing)
     events.learn_uploads("me", "eve", False, sounds, None, nothing)
 
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["one.wav"]
     assert fake.learned == [
         ("ada", [8000], ["stop now"]),
         ("bob", [16000, 8000], ["go on", "stop"]),
@@ -91,7 +92,7 @@ def test_what_is_wrong_with_recordings_is_said_without_the_pages_folders(events,
     ):
         with pytest.raises(PqmError, match=why) as caught:
             events.learn_uploads("me", "ada", False, files, texts, nothing)
-        assert "/" not in str(caught.value) and "pqm_uploads" not in str(caught.value)
+        assert "/" not in str(caught.value) and "together_" not in str(caught.value)
     assert fake.learned == []
 
 
