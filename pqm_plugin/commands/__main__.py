@@ -6,13 +6,25 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pqm_plugin.commands import check, enroll, info, pack, pull, push, quantize, speakers, transcribe, unpack
+from pqm_plugin.commands import (
+    check,
+    enroll,
+    info,
+    pack,
+    pull,
+    push,
+    quantize,
+    serve,
+    speakers,
+    transcribe,
+    unpack,
+)
 from pqm_plugin.errors import PqmError
 from pqm_plugin.processes import share_cores, start_log
 
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (quantize, enroll, transcribe, speakers, info, check, pack, unpack, push, pull)
+    for module in (quantize, enroll, transcribe, serve, speakers, info, check, pack, unpack, push, pull)
 }
 _EPILOG = """The stages of a recipe are `python -m pqm_plugin STAGE`, or egs/*/run.sh; what they leave in
 exp/<base>_nf4 is a MODEL here."""

@@ -13,7 +13,7 @@ from pqm_plugin.errors import PqmError
 Sound = str | Path | BinaryIO | np.ndarray
 """A path, a file opened in binary mode, or samples `(n_samples,)` or `(n_samples, n_channels)`."""
 
-_FOREIGN = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".mov", ".amr", ".3gp", ".avi", ".mka", ".m4b"}
+FOREIGN = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".mov", ".amr", ".3gp", ".avi", ".mka", ".m4b"}
 _MOST_CHANNELS = 64
 # A header may say anything, and a low rate would make a large array of a small file.
 _RATES = (2000, 768000)
@@ -55,7 +55,7 @@ def sound_name(sound: Any) -> str:
 
 
 def _from_path(path: Path) -> tuple[Samples, int]:
-    if path.suffix.lower() in _FOREIGN:
+    if path.suffix.lower() in FOREIGN:
         raise PqmError(
             f"{path}: {path.suffix} cannot be read here; convert it first: `ffmpeg -i {path.name} {path.stem}.wav`"
         )

@@ -1,7 +1,7 @@
 """Recordings to learn from: with their texts, or with the words that the model itself is sure of."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,13 +41,19 @@ class Hears(Protocol):
 
 
 def own_words(
-    hears: Hears, clips: Sequence[Clip], threshold: float, speaker: str, heard_file: Path
+    hears: Hears,
+    clips: Sequence[Clip],
+    threshold: float,
+    speaker: str,
+    heard_file: Path,
+    watch: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Clip], dict[str, float]]:
     """The stretches of speech whose words the model is sure of, with these words as texts, and what the choice was.
 
     Args:
         threshold: confidence in [0, 1] that a stretch must reach.
         heard_file: keeps what was heard so far, so that a run that is cut off does not listen again.
+        watch: is told how many recordings were listened to, and of how many.
 
     Raises:
         PqmError: if the model is sure of nothing.
@@ -55,7 +61,7 @@ def own_words(
     _log.info("%s: no transcripts: the model listens to %d recordings first", speaker, len(clips))
     stretches: list[Clip] = []
     confidences: list[float] = []
-    for clip, segments in zip(clips, _heard(hears, clips, speaker, heard_file), strict=True):
+    for clip, segments in zip(clips, _heard(hears, clips, speaker, heard_file, watch), strict=True):
         for found in segments:
             first, last = (round(time_s * hears.sample_rate) for time_s in (found.start_s, found.end_s))
             name = f"{clip.name} from {found.start_s:.1f} s"
@@ -73,9 +79,13 @@ def own_words(
     return [stretches[place] for place in picked], dict(summary(picked, confidences))
 
 
-def _heard(hears: Hears, clips: Sequence[Clip], speaker: str, path: Path) -> list[list[Segment]]:
+def _heard(
+    hears: Hears, clips: Sequence[Clip], speaker: str, path: Path, watch: Callable[[int, int], None] | None
+) -> list[list[Segment]]:
     rows = read_json(path) if path.exists() else []
     for clip in tqdm(clips[len(rows) :], desc=f"{speaker}: listening", unit="recording"):
+        if watch is not None:
+            watch(len(rows), len(clips))
         rows.append([asdict(segment) for segment in hears.segments(clip.samples)])
         write_json(path, rows)
     return [[Segment(**row) for row in segments] for segments in rows]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,11 @@ from pqm_plugin.personal.options import EnrollOptions
 
 _log = logging.getLogger(__name__)
 _FOUND = "own_words"
+Watch = Callable[[str, int, int], None]
+"""Is told what is being done, `listening` (recordings) or `learning` (batches), how many are done, and of how many.
+
+What it raises ends the enrolment as a kill would: an earlier adapter stays, and the same call goes on from there.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def enroll(
     search: SearchOptions,
     hears: Hears | None = None,
     device: str = "cpu",
+    watch: Watch | None = None,
 ) -> Enrolled:
     """Train the adapter of a speaker and write it; quick where the very same is there.
 
@@ -67,6 +73,7 @@ def enroll(
     """
     target = folder.speaker(speaker)
     _check(folder, speaker, clips, has_texts=hears is None)
+    listening, learning = (partial(watch, step) if watch else None for step in ("listening", "learning"))
     root = folder.path / SPEAKERS
     with exclusive(root / f".{speaker}.lock", "another speaker name"), no_space_as_error(target):
         request = _request(folder, clips, options, search, unsupervised=hears is not None)
@@ -77,8 +84,9 @@ def enroll(
         checkpoint, heard = (root / f".{speaker}.{_short(request)}.{end}" for end in ("train", "heard"))
         found: dict[str, float] = {}
         if hears is not None:
-            clips, found = own_words(hears, clips, options.min_confidence, speaker, heard)
-        best_epoch = _train(folder, speaker, clips, options, search, request | {_FOUND: found}, checkpoint, device)
+            clips, found = own_words(hears, clips, options.min_confidence, speaker, heard, listening)
+        asked = request | {_FOUND: found}
+        best_epoch = _train(folder, speaker, clips, options, search, asked, checkpoint, device, learning)
         for path in (checkpoint, heard):
             path.unlink(missing_ok=True)
     return _enrolled(folder, speaker, clips, best_epoch, is_new=True)
@@ -142,6 +150,7 @@ def _train(
     request: dict[str, Any],
     checkpoint: Path,
     device: str,
+    watch: Callable[[int, int], None] | None,
 ) -> int:
     """Train and save; returns the epoch that was kept."""
     opened = open_packed(folder, search, device)
@@ -157,7 +166,9 @@ def _train(
     dev = [ready[place] for place in sorted(places)] or train
     training, seed = options.training(len(ready)), options.seed * 1000
     prepare = partial(prepare_loss, opened.recognizer)
-    result = train_adapter(model, opened.recognizer.loss, train, dev, training, seed, checkpoint, speaker, prepare)
+    result = train_adapter(
+        model, opened.recognizer.loss, train, dev, training, seed, checkpoint, speaker, prepare, watch
+    )
     if result.best_epoch == 0 and not sat:
         raise PqmError(
             f"{speaker}: what was learned from {len(train)} recordings is no better than nothing: record more, or "

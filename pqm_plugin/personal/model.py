@@ -15,7 +15,7 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.personal.clips import SHORTEST_S, Clip
 from pqm_plugin.personal.confidence import confidence
-from pqm_plugin.personal.enrollment import Enrolled, enroll
+from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
 from pqm_plugin.personal.opening import Opened, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
@@ -49,9 +49,14 @@ class PersonalModel:
         self.folder = ModelFolder.of(path)
         self._search = search or search_options(self.folder.about())
         self._device, self._mode = device, mode
-        self._open()
+        self.reopen()
 
-    def _open(self) -> None:
+    def reopen(self) -> None:
+        """Read the base and forget the adapters in memory, for one of the same name may have been written since.
+
+        Raises:
+            PqmError: as opening it the first time does.
+        """
         self._opened: Opened = open_packed(self.folder, self._search, self._device, self._mode)
         self._bank = AdapterBank(self._opened.recognizer.network, self._opened.sha256)
 
@@ -165,6 +170,7 @@ class PersonalModel:
         *,
         sample_rate: int | None = None,
         options: EnrollOptions | None = None,
+        watch: Watch | None = None,
     ) -> Enrolled:
         """Learn a voice from recordings, and keep it in the model's folder as an ordinary PEFT adapter.
 
@@ -177,6 +183,7 @@ class PersonalModel:
             texts: what is said in each; None lets the model learn from its own words where it is sure of them.
             sample_rate: of arrays, in Hz; default: the model's own.
             options: default: what the model's maker set, see `about.json`.
+            watch: is told how far it is, see `enrollment.Watch`.
 
         Raises:
             PqmError: if the name or the recordings are of no use, another process enrols the same speaker, or what
@@ -191,10 +198,11 @@ class PersonalModel:
             )
             for place, clip in enumerate(clips)
         ]
-        done = enroll(self.folder, speaker, ready, options, self._search, self if texts is None else None, self._device)
+        hears = self if texts is None else None
+        done = enroll(self.folder, speaker, ready, options, self._search, hears, self._device, watch)
         if done.is_new:
             # The bank would go on with the adapter of that name that it may have in memory.
-            self._open()
+            self.reopen()
         return done
 
     def info(self) -> Mapping[str, Any]:

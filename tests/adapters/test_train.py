@@ -118,6 +118,28 @@ def test_up_projections_learn_faster_by_the_factor_of_lora_plus(tmp_path):
     assert all(faster[n] == plain[n] for n in plain if ".lora_A." in n)
 
 
+def test_whoever_watches_is_told_of_every_batch_and_a_run_that_it_ends_goes_on_later(tmp_path):
+    model, loss, examples = setup()
+    expected = train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "whole", "x")
+    told = []
+
+    def watch(done, total):
+        told.append((done, total))
+        if done == 1 and len(told) == 2:
+            raise InterruptedError
+
+    model, loss, examples = setup()
+    with pytest.raises(InterruptedError):
+        train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "cut", "x", watch=watch)
+    model, loss, examples = setup()
+    resumed = train_adapter(model, loss, examples[:8], examples[8:], OPTIONS, 0, tmp_path / "cut", "x", watch=watch)
+
+    steps = told[0][1]
+    assert told == [(0, steps), (1, steps), *((done, steps) for done in range(steps + 1))]
+    assert steps > OPTIONS.epochs
+    assert resumed == expected
+
+
 def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path):
     model, loss, examples = setup()
     options = replace(OPTIONS, epochs=6, criterion="loss")

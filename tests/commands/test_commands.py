@@ -15,7 +15,7 @@ from tests.personal.conftest import TEXTS, conformer, folder, noise, packed, whi
 
 __all__ = ["conformer", "folder", "packed", "whisper"]
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "espnet2", "transformers", "peft", "numpy", "soundfile", "scipy")
+HEAVY = ("torch", "espnet2", "transformers", "peft", "numpy", "soundfile", "scipy", "gradio")
 FAST = ["--epochs", "1", "--rank", "1", "--learning_rate", "0.01"]
 
 
@@ -47,7 +47,9 @@ def imported(*arguments: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"], ["enroll", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["transcribe", "--help"], ["enroll", "--help"], ["serve", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     assert imported(*arguments) == set()
 
@@ -149,6 +151,7 @@ def test_a_float_model_is_quantized_with_its_licence(tiny_conformer, tmp_path, c
         (["transcribe", "nowhere", "x/a.wav", "y/a.wav", "--out", "o"], "two recordings would be written"),
         (["enroll", "nowhere", "recordings", "--speaker", "ada"], "holds no packed model"),
         (["unpack", "nowhere.pqm", "out"], "is missing"),
+        (["serve", "nowhere"], "holds no packed model"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_1(arguments, why, capsys, tmp_path, monkeypatch):

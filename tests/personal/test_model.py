@@ -1,5 +1,6 @@
 """Hear, learn a voice, hear otherwise: the Python side of a personal model."""
 
+import contextlib
 import io
 import wave
 
@@ -80,6 +81,40 @@ def test_the_same_recordings_are_not_learned_twice_and_others_are(folder):
     assert not again.is_new and others.is_new
     assert path.read_bytes() != before
     assert not list((folder / "speakers").glob(".ada.*.train"))
+
+
+def test_an_enrolment_says_how_far_it_is_and_one_that_is_stopped_leaves_the_earlier_adapter(conformer):
+    model = pqm_plugin.load(conformer)
+    told = []
+    model.enroll("ada", CLIPS, TEXTS, options=OPTIONS, watch=lambda *step: told.append(step))
+    weights = conformer / "speakers/ada/adapter_model.safetensors"
+    before = weights.read_bytes()
+
+    def stop(step, done, total):
+        if done:
+            raise PqmError("stopped")
+
+    with pytest.raises(PqmError, match="stopped"):
+        model.enroll("ada", CLIPS[::-1], TEXTS, options=OPTIONS, watch=stop)
+
+    assert {step for step, _, _ in told} == {"learning"}
+    assert told[0][1] == 0 and told[-1][1] == told[-1][2]
+    assert weights.read_bytes() == before
+    assert model.transcribe(CLIPS[0], speaker="ada").adapter == "speakers/ada"
+    assert model.enroll("ada", CLIPS[::-1], TEXTS, options=OPTIONS).is_new
+
+
+def test_without_texts_it_says_how_many_recordings_it_listened_to(conformer):
+    told = []
+
+    def watch(step, done, total):
+        told.append((step, done, total))
+
+    with contextlib.suppress(PqmError):
+        options = EnrollOptions(rank=1, epochs=1, min_confidence=0.0)
+        pqm_plugin.load(conformer).enroll("ada", CLIPS[:3], options=options, watch=watch)
+
+    assert [row for row in told if row[0] == "listening"] == [("listening", place, 3) for place in range(3)]
 
 
 def test_one_recording_is_enough_and_two_enrolments_give_the_same_bytes(conformer):

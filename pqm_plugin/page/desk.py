@@ -1,0 +1,181 @@
+"""Where the users of the page take their turns with the one model in memory."""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pqm_plugin.adapters.names import WEIGHTS
+from pqm_plugin.corpus.audio import Samples
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import sha256
+from pqm_plugin.page.limits import Limits
+from pqm_plugin.page.sounds import load_within
+from pqm_plugin.personal.enrollment import Enrolled, Watch
+from pqm_plugin.personal.folder import ModelFolder
+from pqm_plugin.personal.model import PersonalModel
+from pqm_plugin.personal.transcript import Transcript
+
+# Words of so many recordings are remembered; they are some hundred bytes each.
+_MOST_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard with one adapter, in how many seconds, and how large that adapter is (0 bytes for none).
+
+    `is_kept` where it was known from before, and `seconds` are those of then.
+    """
+
+    transcript: Transcript
+    seconds: float
+    adapter_bytes: int
+    is_kept: bool = False
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing for a second of speech."""
+        return self.seconds / self.transcript.duration_s
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same recording as anyone's, and as the speaker's, if one was chosen."""
+
+    before: Heard
+    after: Heard | None
+    speaker: str | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A recording to learn from: `text` None where nobody wrote down what is said."""
+
+    path: Path
+    text: str | None
+
+
+class Desk:
+    """One model, one user at a time; what was heard is not computed twice."""
+
+    def __init__(self, model: PersonalModel, limits: Limits) -> None:
+        self._model = model
+        self.limits = limits
+        self._turn = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str, str], Heard] = OrderedDict()
+        self._stops: dict[str, threading.Event] = {}
+        self._seen: dict[str, str] = {}
+
+    @property
+    def folder(self) -> ModelFolder:
+        """Where the model and its adapters are."""
+        return self._model.folder
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate in Hz of what the model hears."""
+        return self._model.sample_rate
+
+    def compare(self, path: Path, speaker: str | None, watch: Callable[[str, float], None]) -> Comparison:
+        """Hear a recording without and, where a speaker is named, with the speaker's adapter.
+
+        Args:
+            watch: is told what it is heard with, `before` or `after`, and how much of it was heard, in [0, 1].
+
+        Raises:
+            PqmError: if the speaker is not enrolled, or the recording is too long or cannot be read.
+        """
+        samples = load_within(path, self._model.sample_rate, self.limits.recording_s)
+        with self._turn:
+            before = self._hear(path.name, samples, None, lambda part: watch("before", part))
+            after = self._hear(path.name, samples, speaker, lambda part: watch("after", part)) if speaker else None
+        return Comparison(before, after, speaker)
+
+    def _hear(self, name: str, samples: Samples, speaker: str | None, watch: Callable[[float], None]) -> Heard:
+        adapter, folder = self._model.adapter(speaker)
+        weights = sha256(folder / WEIGHTS) if folder else ""
+        self._notice(adapter, weights)
+        key = (hashlib.sha256(samples.tobytes()).hexdigest(), adapter, weights)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return replace(self._kept[key], is_kept=True)
+        duration_s = len(samples) / self._model.sample_rate
+        start, segments = time.perf_counter(), []
+        watch(0.0)
+        for segment in self._model.segments(samples, speaker):
+            segments.append(segment)
+            watch(min(1.0, segment.end_s / duration_s))
+        transcript = Transcript(name, adapter, duration_s, tuple(segments))
+        size = (folder / WEIGHTS).stat().st_size if folder else 0
+        self._kept[key] = Heard(transcript, time.perf_counter() - start, size)
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _notice(self, adapter: str, weights: str) -> None:
+        """Have the model forget an adapter that was written anew, by `pqm enroll` beside us."""
+        if self._seen.get(adapter, weights) != weights:
+            self._model.reopen()
+        self._seen[adapter] = weights
+
+    def enroll(self, user: str, speaker: str, readings: Sequence[Reading], *, anew: bool, watch: Watch) -> Enrolled:
+        """Learn a voice; recordings without texts are left out if others have some, as `pqm enroll` does.
+
+        Args:
+            user: whoever may stop it, see `stop`.
+            anew: whether an adapter that this speaker has may be replaced.
+            watch: see `personal.enrollment.Watch`.
+
+        Raises:
+            PqmError: as `PersonalModel.enroll` does; if the speaker is known and `anew` is False; if a recording, or
+                all of them, are too long; or if it was stopped, and then an earlier adapter is as it was.
+        """
+        self._may_be(speaker, anew=anew)
+        spoken = [reading for reading in readings if reading.text] or list(readings)
+        texts = [reading.text for reading in spoken if reading.text]
+        stop = self._stops[user] = threading.Event()
+        try:
+            with self._turn:
+                clips = self._load([reading.path for reading in spoken])
+                done = self._model.enroll(speaker, clips, texts or None, watch=_stoppable(watch, stop, speaker))
+        finally:
+            del self._stops[user]
+        return done
+
+    def _may_be(self, speaker: str, *, anew: bool) -> None:
+        self.folder.speaker(speaker)
+        if not anew and speaker in self.folder.speakers():
+            raise PqmError(f"{speaker} is enrolled already: choose another name, or tick that it is to be learned anew")
+
+    def _load(self, paths: Sequence[Path]) -> list[Samples]:
+        clips, left_s = [], self.limits.total_s
+        for path in paths:
+            clips.append(load_within(path, self._model.sample_rate, self.limits.clip_s))
+            left_s -= len(clips[-1]) / self._model.sample_rate
+            if left_s < 0:
+                raise PqmError(f"the recordings last more than {self.limits.total_s / 60:g} minutes: choose fewer")
+        return clips
+
+    def stop(self, user: str) -> bool:
+        """End the enrolment of `user` after the batch that is being computed; False if there is none."""
+        found = self._stops.get(user)
+        if found is not None:
+            found.set()
+        return found is not None
+
+    def stop_all(self) -> None:
+        """End whatever is being learned."""
+        for user in list(self._stops):
+            self.stop(user)
+
+
+def _stoppable(watch: Watch, stop: threading.Event, speaker: str) -> Watch:
+    def watching(step: str, done: int, total: int) -> None:
+        if stop.is_set():
+            raise PqmError(f"{speaker}: stopped; nothing was changed, and the same recordings go on from here")
+        watch(step, done, total)
+
+    return watching

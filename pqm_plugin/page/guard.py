@@ -1,0 +1,99 @@
+"""What stands before the page: only this machine's own page may talk to it, and the page to nobody else."""
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+_Scope = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+
+# gradio writes scripts and styles into its page, makes functions of strings, and plays sounds from memory.
+_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "media-src 'self' data: blob:",
+        "connect-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
+    (b"referrer-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_LOCAL_NAMES = {"localhost"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address, IPv6 with or without brackets, is this machine's own."""
+    name = host.strip("[]").lower()
+    if name in _LOCAL_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """An ASGI application around the page's.
+
+    Refused is a request from another page (its `Origin` is not ours), which a browser would send along with a visit to
+    any web site; and, where we listen on the loopback address, one for another host, which is how a name that is made
+    to point here reads the answers. Every answer says that the page may load from and send to its own origin alone.
+    """
+
+    def __init__(self, app: _App, *, local: bool) -> None:
+        self._app = app
+        self._local = local
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        why = self._refusal({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+        if why and scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif why:
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": f"{why}\n".encode()})
+        else:
+            await self._app(scope, receive, _with_headers(send))
+
+    def _refusal(self, headers: Mapping[str, str]) -> str:
+        host = headers.get("host", "")
+        if self._local and not is_loopback(_parts(f"//{host}").hostname or ""):
+            return "this page is for the machine that it runs on; --host makes it another's, too"
+        origin = headers.get("origin")
+        if origin is not None and (_parts(origin).netloc or "null") != host:
+            return "this page takes nothing from other pages"
+        return ""
+
+
+def _parts(address: str) -> SplitResult:
+    """The parts of an address; of one that is none, empty ones, which nobody is allowed."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
+def _with_headers(send: _Send) -> _Send:
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *_HEADERS]
+        await send(message)
+
+    return sending

@@ -1,0 +1,164 @@
+"""One model for all who use the page: in turns, within limits, and nothing computed twice."""
+
+import threading
+
+import pytest
+
+from pqm_plugin.errors import PqmError
+from pqm_plugin.page.desk import Reading
+from pqm_plugin.page.limits import Limits
+from tests.page.fakes import write_adapter, write_speech
+
+
+def nothing(*_):
+    """Nobody watches."""
+
+
+def test_before_is_not_computed_again_for_the_same_sound_and_after_only_for_another_adapter(desk, fake, tmp_path):
+    sound, again = (write_speech(tmp_path / name, 1.0) for name in ("a.wav", "b.wav"))
+    write_adapter(fake.folder.path / "speakers/ada", "one")
+
+    first = desk.compare(sound, "ada", nothing)
+    second = desk.compare(again, "ada", nothing)
+    write_adapter(fake.folder.path / "speakers/ada", "two")
+    third = desk.compare(sound, "ada", nothing)
+    desk.compare(write_speech(tmp_path / "c.wav", 1.0, seed=1), None, nothing)
+
+    assert fake.heard == ["none", "speakers/ada", "speakers/ada", "none"]
+    assert (first.before.is_kept, second.before.is_kept, second.after.is_kept) == (False, True, True)
+    assert second.after.transcript == first.after.transcript
+    assert third.before.is_kept and not third.after.is_kept
+    assert first.after.adapter_bytes == 3 and first.before.adapter_bytes == 0
+
+
+def test_an_adapter_written_by_another_process_is_read_anew_and_only_then(desk, fake, tmp_path):
+    sound = write_speech(tmp_path / "a.wav", 1.0)
+    write_adapter(fake.folder.path / "speakers/ada", "one")
+    desk.compare(sound, "ada", nothing)
+    desk.compare(sound, "ada", nothing)
+    before = fake.n_reopened
+
+    write_adapter(fake.folder.path / "speakers/ada", "two")
+    desk.compare(sound, "ada", nothing)
+
+    assert (before, fake.n_reopened) == (0, 1)
+
+
+def test_what_is_watched_goes_from_nothing_to_all_on_both_sides(desk, fake, tmp_path):
+    write_adapter(fake.folder.path / "speakers/ada", "one")
+    told = []
+
+    desk.compare(write_speech(tmp_path / "a.wav", 1.0), "ada", lambda *step: told.append(step))
+
+    assert told == [(side, part) for side in ("before", "after") for part in (0.0, 0.5, 1.0)]
+
+
+def test_a_long_recording_is_refused_by_its_header_and_named_without_the_pages_folder(desk, fake, tmp_path):
+    sound = write_speech(tmp_path / "long.wav", 5.0)
+
+    with pytest.raises(PqmError, match=r"^long.wav lasts 5 s, the most is 4 s: cut it$"):
+        desk.compare(sound, None, nothing)
+
+    assert fake.heard == []
+
+
+def test_a_small_file_that_would_fill_the_memory_is_refused(desk, tmp_path):
+    sound = write_speech(tmp_path / "wide.wav", 3.9, n_channels=32, rate=8000)
+
+    with pytest.raises(PqmError, match="wide.wav has 32 channels at 8000 Hz: mix it to mono"):
+        desk.compare(sound, None, nothing)
+
+
+def test_what_is_no_audio_is_said_without_the_pages_folder(desk, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    (tmp_path / "b.m4a").write_bytes(b"no audio")
+
+    for name, why in (("a.wav", "is not audio"), ("b.m4a", "ffmpeg -i b.m4a"), ("c.wav", "is missing")):
+        with pytest.raises(PqmError, match=why) as caught:
+            desk.compare(tmp_path / name, None, nothing)
+        assert str(tmp_path) not in str(caught.value)
+
+
+def test_recordings_with_texts_are_learned_and_those_without_left_out_unless_all_lack_them(desk, fake, tmp_path):
+    one, two = write_speech(tmp_path / "a.wav", 1.0), write_speech(tmp_path / "b.wav", 0.5)
+
+    desk.enroll("me", "ada", [Reading(one, "go on"), Reading(two, None)], anew=False, watch=nothing)
+    desk.enroll("me", "bob", [Reading(one, None), Reading(two, "")], anew=False, watch=nothing)
+
+    assert fake.learned == [("ada", [16000], ["go on"]), ("bob", [16000, 8000], None)]
+
+
+def test_a_speaker_who_is_there_is_replaced_only_if_that_is_wanted(desk, fake, tmp_path):
+    clips = [Reading(write_speech(tmp_path / "a.wav", 1.0), "go on")]
+    desk.enroll("me", "ada", clips, anew=False, watch=nothing)
+
+    with pytest.raises(PqmError, match="ada is enrolled already"):
+        desk.enroll("me", "ada", clips, anew=False, watch=nothing)
+    desk.enroll("me", "ada", clips, anew=True, watch=nothing)
+
+    assert len(fake.learned) == 2
+
+
+@pytest.mark.parametrize("name", ["../x", "", "con", "Zoë", "<b>", "a/b", ".x", "log", "a" * 101])
+def test_a_name_that_cannot_be_a_folder_is_refused_before_anything_is_read(desk, fake, name, tmp_path):
+    with pytest.raises(PqmError, match="speaker name"):
+        desk.enroll("me", name, [Reading(tmp_path / "ghost.wav", "x")], anew=True, watch=nothing)
+
+    assert fake.learned == [] and not (fake.folder.path / "speakers").exists()
+
+
+def test_clips_that_are_too_long_or_too_many_are_refused(desk, fake, tmp_path):
+    clip, long = write_speech(tmp_path / "a.wav", 1.5), write_speech(tmp_path / "b.wav", 2.5)
+
+    for clips, why in (
+        ([long], "b.wav lasts 2 s, the most is 2 s|b.wav lasts 3 s"),
+        ([clip] * 3, "more than 0.05 min"),
+    ):
+        with pytest.raises(PqmError, match=why):
+            desk.enroll("me", "ada", [Reading(path, "x") for path in clips], anew=False, watch=nothing)
+
+    assert fake.learned == []
+
+
+def test_stop_ends_ones_own_enrolment_after_the_step_and_nobody_elses(desk, fake, tmp_path):
+    clips = [Reading(write_speech(tmp_path / "a.wav", 1.0), "go on")]
+    told, stopped = [], []
+
+    def watch(step, done, total):
+        told.append(done)
+        if done == 1:
+            stopped.extend([desk.stop("another"), desk.stop("me")])
+
+    with pytest.raises(PqmError, match="ada: stopped; nothing was changed"):
+        desk.enroll("me", "ada", clips, anew=False, watch=watch)
+
+    assert told == [0, 1] and stopped == [False, True]
+    assert fake.learned == [] and desk.stop("me") is False
+    desk.enroll("me", "ada", clips, anew=False, watch=nothing)
+    assert len(fake.learned) == 1
+
+
+def test_two_at_once_take_turns(desk, fake, tmp_path):
+    clips = [Reading(write_speech(tmp_path / "a.wav", 1.0), "go on")]
+    inside, order = threading.Event(), []
+
+    def slow(step, done, total):
+        order.append("learning")
+        inside.set()
+        if done == 1:
+            other.join(0.2)
+
+    other = threading.Thread(
+        target=lambda: inside.wait() and desk.compare(clips[0].path, None, lambda *_: order.append("h"))
+    )
+    other.start()
+    desk.enroll("me", "ada", clips, anew=False, watch=slow)
+    other.join()
+
+    assert order == ["learning"] * 4 + ["h"] * 3
+
+
+def test_limits_that_would_let_nothing_in_are_refused():
+    for wrong in ({"upload_bytes": 0}, {"recording_s": 0.0}, {"total_s": -1.0}):
+        with pytest.raises(PqmError, match="above 0"):
+            Limits(**wrong)

@@ -1,0 +1,63 @@
+"""Only the page itself talks to the page, and the page to nobody else."""
+
+import asyncio
+
+import pytest
+
+from pqm_plugin.page.guard import Guard, is_loopback
+
+
+async def page(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+    await send({"type": "http.response.body", "body": b"the page"})
+
+
+def ask(local: bool, kind: str = "http", **headers: str) -> list[dict]:
+    sent: list[dict] = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {}
+
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(Guard(page, local=local)({"type": kind, "headers": pairs}, receive, send))
+    return sent
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860", "127.8.9.1"])
+def test_this_machine_is_answered_and_told_to_load_nothing_from_elsewhere(host):
+    start, body = ask(True, host=host, origin=f"http://{host}")
+
+    headers = dict(start["headers"])
+    assert start["status"] == 200 and body["body"] == b"the page" and headers[b"x"] == b"y"
+    policy = headers[b"content-security-policy"].decode()
+    assert "default-src 'self'" in policy and "connect-src 'self' data: blob:" in policy and "http" not in policy
+
+
+@pytest.mark.parametrize("host", ["evil.example:7860", "127.0.0.1.evil.example", "192.168.0.4:7860", "", "["])
+def test_a_name_that_merely_points_here_is_refused_where_we_are_local(host):
+    assert ask(True, host=host)[0]["status"] == 403
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:7860"])
+@pytest.mark.parametrize("local", [True, False])
+def test_another_page_in_the_same_browser_is_refused(origin, local):
+    assert ask(local, host="127.0.0.1:7860", origin=origin)[0]["status"] == 403
+
+
+def test_who_listens_for_others_answers_to_other_names():
+    assert ask(False, host="box.example:7860", origin="http://box.example:7860")[0]["status"] == 200
+
+
+def test_a_socket_from_elsewhere_is_closed():
+    assert ask(True, "websocket", host="evil.example") == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("box", False)],
+)
+def test_the_loopback_addresses_are_known(host, expected):
+    assert is_loopback(host) is expected
