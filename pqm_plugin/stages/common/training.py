@@ -117,7 +117,7 @@ def train_and_save(
     model, lora = trained.model, trained.lora
     freeze(model, lower_layers(trained.recognizer, trained.options.top_layers))
     trainable, base = parameter_counts(model)
-    logging.info("%s: %d parameters of its own to %d of the base (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    logging.info("%s: %d parameters to %d of the base (%.3f %%)", name, trainable, base, 100 * trainable / base)
     if trained.own and trained.own.by_default:
         logging.info("%s: its toolkit alone would let %d learn", name, trained.own.by_default)
     if trained.options.top_layers:
