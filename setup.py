@@ -36,7 +36,10 @@ setup(
             "openai-whisper>=20250625",
             "tiktoken>=0.7",
         ],
-        "study": ["pyroomacoustics>=0.8,<0.11"],
+        "study": [
+            "pyroomacoustics>=0.8,<0.11",
+            "loralib>=0.1.2,<0.2",
+        ],
         "slurm": ["submitit>=1.5.3,<2"],
         "docs": ["mkdocs-material>=9.7,<10"],
         "serve": ["gradio>=6.31,<7"],

@@ -64,6 +64,7 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
         "espnet2": "models",
         "espnet_model_zoo": "models",
         "bitsandbytes": "quantize",
+        "loralib": "models",
         "jiwer": "metrics",
         "matplotlib": "report",
         "kaldiio": "corpus",

@@ -17,6 +17,7 @@ root=$(cd "${here}/../.." && pwd)
 conditions="joint ctc device"
 corpus=""
 study="${here}/conf/study.yaml"
+controls="full+copy full+espnet-lora " # of the joint and ctc conditions; --systems leaves them out
 systems="espnet full full+sat full+speaker int8 nf4-rtn nf4 nf4+sat nf4+speaker nf4+speaker-unsup"
 others=9       # with ten readers every pair: nf4+other to nf4+other9
 work="${here}" # data, experiments and simulated speech go below it
@@ -25,7 +26,8 @@ rest=()
 while [ $# -gt 0 ]; do
     [[ "$1" == --* ]] && [ $# -ge 2 ] || die "$0: '$1': options look like --corpus DIR, see the head of this file"
     case "$1" in
-        --conditions | --corpus | --study | --systems | --others | --work | --report) printf -v "${1#--}" '%s' "$2" ;;
+        --systems) systems="$2" controls="" ;;
+        --conditions | --corpus | --study | --others | --work | --report) printf -v "${1#--}" '%s' "$2" ;;
         *) rest+=("$1" "$2") ;;
     esac
     shift 2
@@ -36,11 +38,12 @@ for number in $(seq 1 "${others}"); do
 done
 
 recipe() {
-    "${here}/run.sh" --systems "${systems}" --report "${report}" "${rest[@]}" "$@"
+    "${here}/run.sh" --systems "${wanted}" --report "${report}" "${rest[@]}" "$@"
 }
 
 for condition in ${conditions}; do
     log "Study: condition ${condition}"
+    wanted="${controls}${systems}"
     case "${condition}" in
         joint)
             recipe --corpus "${corpus}" --datadir "${work}/data" --expdir "${work}/exp" --study "${study}"
@@ -50,6 +53,7 @@ for condition in ${conditions}; do
                 --tag ctc --inference_config "${here}/conf/decode_ctc.yaml"
             ;;
         device)
+            wanted="${systems}"
             PYTHONPATH="${root}" "$(find_python "${root}")" "${here}/local/simulate_device.py" \
                 --corpus "${corpus}" --sets dev-clean train-clean-5 --out "${work}/downloads/device"
             recipe --corpus "${work}/downloads/device" --target_set dev-clean-device --sat_sets train-clean-5-device \

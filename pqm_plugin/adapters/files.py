@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 
-from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
+from pqm_plugin.adapters.names import CONFIG, INFO, OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.adapters.safety import check_adapter
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_folder, write_json, write_text
@@ -23,7 +23,10 @@ _KINDS = {"base_sha256": str, "trained_on": str, "best_epoch": int, "request": M
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter is: `base_sha256` hashes the weights file of its base, `request` is what it was asked to be."""
+    """What an adapter is: `base_sha256` hashes the weights file of its base, `request` is what it was asked to be.
+
+    `toolkit_trains` is how many parameters a toolkit would have trained where this one was made with its layers.
+    """
 
     base_sha256: str
     trained_on: str
@@ -33,6 +36,7 @@ class AdapterInfo:
     request: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[Any] = ()
     format_version: int = FORMAT_VERSION
+    toolkit_trains: int = 0
 
 
 def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
@@ -44,8 +48,14 @@ def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
         # peft keeps targets as a set, whose order changes from run to run.
         config["target_modules"] = sorted(config["target_modules"])
         write_json(scratch / CONFIG, config)
-        write_json(scratch / INFO, asdict(info))
-        write_text(scratch / "train.tsv", _table([asdict(row) for row in info.log]))
+        write_info(scratch, info)
+
+
+def write_info(folder: Path, info: AdapterInfo) -> None:
+    """Write what is known of an adapter beside its weights, and the log of its training as a table."""
+    known = asdict(info)
+    write_json(folder / INFO, {key: value for key, value in known.items() if value or key != "toolkit_trains"})
+    write_text(folder / "train.tsv", _table([asdict(row) for row in info.log]))
 
 
 @contextlib.contextmanager
@@ -70,7 +80,7 @@ def read_info(folder: Path) -> AdapterInfo:
     Raises:
         PqmError: if the folder is no adapter of this project, or of another format version.
     """
-    if not (folder / WEIGHTS).is_file():
+    if not any((folder / name).is_file() for name in (WEIGHTS, OWN_WEIGHTS)):
         raise PqmError(f"{folder} holds no adapter ({WEIGHTS} is missing): run stage 4 for sat, stage 5 for a speaker")
     try:
         values = read_json(folder / INFO)
@@ -88,6 +98,21 @@ def read_info(folder: Path) -> AdapterInfo:
     return info
 
 
+def read_info_for(folder: Path, base_sha256: str) -> AdapterInfo:
+    """What is known of an adapter that this base is to be used with.
+
+    Raises:
+        PqmError: if it was made for another base.
+    """
+    info = read_info(folder)
+    if info.base_sha256 != base_sha256:
+        raise PqmError(
+            f"{folder} was made for another base (sha256 {info.base_sha256[:12]}…, this one is {base_sha256[:12]}…): "
+            "decode with the base it was trained on, or run stages 4 and 5 again"
+        )
+    return info
+
+
 def load_adapter(
     network: nn.Module, folder: Path, base_sha256: str, *, trainable: bool = False, name: str = "default"
 ) -> PeftModel:
@@ -98,12 +123,7 @@ def load_adapter(
     Raises:
         PqmError: if the adapter was made for another base, or its file is damaged.
     """
-    info = read_info(folder)
-    if info.base_sha256 != base_sha256:
-        raise PqmError(
-            f"{folder} was made for another base (sha256 {info.base_sha256[:12]}…, this one is {base_sha256[:12]}…): "
-            "decode with the base it was trained on, or run stages 4 and 5 again"
-        )
+    read_info_for(folder, base_sha256)
     check_adapter(folder)
     try:
         if isinstance(network, PeftModel):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from torch import nn
 
 from pqm_plugin.errors import PqmError
@@ -35,15 +35,26 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
     return model
 
 
-def freeze(model: PeftModel, layers: Sequence[str]) -> None:
+def freeze(model: nn.Module, layers: Sequence[str]) -> None:
     """Let the adapters of the named layers of the network, and of all that is in them, stay as they are."""
     inside = tuple(f"{layer}." for layer in layers)
-    for name, parameter in model.get_base_model().named_parameters():
+    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    for name, parameter in network.named_parameters():
         if name.startswith(inside):
             parameter.requires_grad = False
 
 
-def parameter_counts(model: PeftModel) -> tuple[int, int]:
+def merge(model: PeftModel) -> None:
+    """Add the active adapter to the float weights of the network that `model` wraps, in place, and take it off.
+
+    Not for packed weights, which a small adapter does not move.
+    """
+    if not isinstance(model.base_model, LoraModel):
+        raise TypeError(f"{type(model.base_model)} is no LoRA")
+    model.base_model.merge_and_unload()
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """Parameters of the adapter and whatever else learns, and of the base had it never been quantised."""
     adapter = sum(value.numel() for name, value in model.named_parameters() if value.requires_grad or "lora_" in name)
     # Weights that layers share are counted once: `named_parameters` and `modules` give each object once.

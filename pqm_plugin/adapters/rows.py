@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.adapters.files import load_adapter
+from pqm_plugin.adapters.lora import switched_off
 from pqm_plugin.errors import PqmError
 
 
@@ -65,6 +66,10 @@ class AdapterBank:
         else:
             with _by_row(self.model, names):
                 yield
+
+    def without(self) -> AbstractContextManager[None]:
+        """Within it the network computes as if it had no adapter."""
+        return switched_off(self.model) if self.model is not None else nullcontext()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Train the adapter of a frozen network; the same seed gives the same bytes, interrupted or not."""
+"""Train what learns in a network, mostly an adapter; the same seed gives the same bytes, interrupted or not."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ class TrainResult:
 
 
 def train_adapter(
-    model: PeftModel,
+    model: nn.Module,
     loss: LossFunction,
     train: Sequence[Example],
     dev: Sequence[Example],
@@ -103,7 +102,7 @@ def _groups(parameters: Mapping[str, nn.Parameter], lora_plus: float) -> list[di
 
 
 def _train_epoch(
-    model: PeftModel,
+    model: nn.Module,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     options: TrainOptions,
@@ -136,7 +135,7 @@ def _train_epoch(
 def set_training_mode(model: nn.Module, *, network_dropout: bool) -> None:
     """Turn dropout on where an adapter learns, and leave everything else in evaluation mode.
 
-    The base is frozen, so its batch statistics must not move: `model.train()` would move them.
+    Batch statistics must not move, frozen as the base is or heard from one speaker: `model.train()` would move them.
     """
     model.eval()
     learning = {name.partition(".lora_")[0] for name, value in model.named_parameters() if value.requires_grad}
@@ -146,7 +145,7 @@ def set_training_mode(model: nn.Module, *, network_dropout: bool) -> None:
             module.train()
 
 
-def _evaluate(model: PeftModel, batches: Batches, n_utterances: int) -> tuple[float, float]:
+def _evaluate(model: nn.Module, batches: Batches, n_utterances: int) -> tuple[float, float]:
     model.eval()
     total, correct, tokens = 0.0, 0, 0
     with torch.no_grad():

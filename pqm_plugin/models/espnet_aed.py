@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_folder, espnet_layers, espnet_stock, espnet_train
+from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_stock, espnet_train
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
@@ -155,6 +155,10 @@ class EspnetAed:
         """Full names of the linear layers of a preset; positional projections belong to `all_linear` alone."""
         return espnet_layers.adapter_targets(self.network, preset)
 
+    def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
+        """ESPnet's own, over loralib."""
+        return espnet_lora.attach(self.network, targets, rank, alpha, dropout)
+
     def layer_stack(self) -> list[str]:
         """Subsampling and blocks of the encoder; with CTC layers between the blocks, the subsampling alone."""
         if self._espnet.preencoder is not None:
@@ -249,6 +253,7 @@ fetch = espnet_folder.fetch
 side_files = espnet_folder.side_files
 weights_file = espnet_folder.weights_file
 BASELINES: Mapping[str, str] = espnet_stock.BASELINES
+TOOLKIT_LORA = espnet_lora.KEY
 decode_stock = espnet_stock.decode_stock
 STOCK_PROGRESS = espnet_stock.PROGRESS
 BATCHES = True

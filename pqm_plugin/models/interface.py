@@ -80,6 +80,16 @@ class Recognizer(Protocol):
     def adapter_targets(self, preset: str) -> list[str]:
         """Full names of the layers of a LoRA preset: `qv`, `attention` or `all_linear`."""
 
+    def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
+        """Give the named layers the LoRA of the family's own toolkit, in place, and let nothing else learn.
+
+        Returns:
+            How many parameters the toolkit would let learn, which may be more.
+
+        Raises:
+            PqmError: if the toolkit has none, is not installed, or takes no such layers or settings.
+        """
+
     def layer_stack(self) -> list[str]:
         """Full names of the modules that features go through one after another, from the lowest up to the decoder."""
 
@@ -90,6 +100,9 @@ class Family(Protocol):
     NAME: str
     BASELINES: Mapping[str, str]
     """Key in results.json of each stock system, and what it is."""
+
+    TOOLKIT_LORA: str
+    """Adapter of the systems table that `attach_toolkit_lora` makes; empty if the family's toolkit has no LoRA."""
 
     STOCK_PROGRESS: bytes
     """What the log of `decode_stock` says once an utterance."""

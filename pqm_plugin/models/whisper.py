@@ -140,6 +140,10 @@ class Whisper:
             if isinstance(module, nn.Linear | nn.Conv1d) and re.fullmatch(_PRESETS[preset], name)
         ]
 
+    def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
+        """There is none."""
+        raise PqmError("transformers brings no LoRA of its own: leave such a system out of --systems")
+
     def layer_stack(self) -> list[str]:
         """The encoder's convolutions and its layers."""
         n_layers = len(self._whisper.model.encoder.layers)
@@ -268,6 +272,7 @@ fetch = whisper_folder.fetch
 side_files = whisper_folder.side_files
 weights_file = whisper_folder.weights_file
 BASELINES: Mapping[str, str] = whisper_stock.BASELINES
+TOOLKIT_LORA = ""
 decode_stock = whisper_stock.decode_stock
 STOCK_PROGRESS = whisper_stock.PROGRESS
 BATCHES = True

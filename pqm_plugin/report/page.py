@@ -15,6 +15,7 @@ from pqm_plugin.report.tables import (
     overlap_sentence,
     speakers_table,
     systems_table,
+    trained_sentence,
 )
 
 _PROVENANCE = {
@@ -157,7 +158,8 @@ def _section(section: Section, label: str) -> list[str]:
     first = _first(section)
     size = f"{len(first['speakers'])} speakers, {first['utterances']} utterances, {first['words']:,} words"
     parts = [f"## {section.heading}\n", f"From [`{section.source}`]({section.source}): {size}.\n"]
-    parts += ["### Systems\n", label, systems_table(results), _SYSTEMS_NOTE + "\n", _overlap(results)]
+    parts += ["### Systems\n", label, systems_table(results), _SYSTEMS_NOTE + "\n"]
+    parts += [f"{said}\n" for said in [trained_sentence(results)] if said] + [_overlap(results)]
     parts += [f"![{_bytes_alt(results)}]({section.bytes_figure})\n"]
     if results["comparisons"]:
         parts += ["### Comparisons\n", label, _bullets(_headlines(results)), comparisons_table(results)]

@@ -39,7 +39,7 @@ def minutes_figure(results: Results, study: Study, path: Path, label: str) -> No
 def settings_figure(results: Results, study: Study, path: Path, label: str) -> None:
     """Draw the WER of every cell that changes the model against its bytes, the recipe's own systems among them."""
     points = settings_points(study)
-    own = {key: entry for key, entry in results["systems"].items() if entry["model_bytes"]}
+    own = {key: entry for key, entry in results["systems"].items() if entry["model_bytes"] + entry["adapter_bytes"]}
     style = looks([*own, *(key for _, key, _, _ in points)])
     head, height = head_inch(label, _WIDTH), 5.0
     with figure(path, _WIDTH, height) as drawn:

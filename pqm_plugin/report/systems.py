@@ -16,9 +16,11 @@ _ADAPTERS = {
     "speaker": "the speaker's own LoRA",
     "other": "another target speaker's LoRA (control)",
     "speaker-unsup": "the speaker's own LoRA, learned without transcripts",
+    "copy": "every weight fine-tuned for the speaker, from the speaker-independent LoRA on: a whole model for each",
+    "espnet-lora": "ESPnet's own LoRA for the speaker, from the base itself on, all else frozen",
 }
 _ORDER = (
-    *("espnet", "stock", "full", "full+sat", "full+speaker"),
+    *("espnet", "stock", "full", "full+sat", "full+speaker", "full+copy", "full+espnet-lora"),
     *("int8", "nf4-rtn", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"),
 )
 
@@ -37,6 +39,8 @@ _LOOKS = {
     "espnet": Look("#7F7F7F", "o", filled=False),
     "stock": Look("#7F7F7F", "o", filled=False),
     "full": Look("#222222", "o"),
+    "full+copy": Look("#222222", "P"),
+    "full+espnet-lora": Look("#7F7F7F", "X", filled=False),
     "int8": Look("#CC79A7", "v"),
     "nf4-rtn": Look("#D55E00", "s", filled=False),
     "nf4": Look("#D55E00", "s"),

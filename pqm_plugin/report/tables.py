@@ -79,6 +79,19 @@ def systems_table(results: Results) -> str:
     return table(headings, rows, text_columns=2)
 
 
+def trained_sentence(results: Results) -> str:
+    """Say how much a toolkit trains by default where its own LoRA is among the systems; "" if it is not."""
+    said = []
+    for system in ordered(results["systems"]):
+        if counts := results["systems"][system].get("trainable"):
+            default, frozen, base = (counts[key] for key in ("by_default", "frozen", "base"))
+            said.append(
+                f"`{system}`: as its toolkit makes it, {default:,} parameters learn ({percent(default / base)} % of "
+                f"the base's {base:,}); here the base is frozen, and {frozen:,} learn ({percent(frozen / base)} %)."
+            )
+    return " ".join(said)
+
+
 def speakers_table(results: Results) -> str:
     """WER of each speaker under each system."""
     systems = ordered(results["systems"])

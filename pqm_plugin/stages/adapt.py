@@ -7,21 +7,20 @@ from typing import Any
 
 import torch
 
-from pqm_plugin.adapters.files import WEIGHTS, load_adapter
+from pqm_plugin.adapters.files import WEIGHTS
 from pqm_plugin.corpus.names import some
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.stages.adapting.speech import Speech, first_pass, speech_of
+from pqm_plugin.stages.adapting.start import options_of, start_of
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material, examples, joined_examples
-from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
-from pqm_plugin.stages.common.systems import Voices, all_voices
+from pqm_plugin.stages.common.opening import weights_file, weights_hash
+from pqm_plugin.stages.common.systems import COPY, Voices, all_voices, check_toolkit
 from pqm_plugin.stages.common.training import (
-    Trained,
     adapter_is_done,
-    attach_lora,
     save_as_it_starts,
     sweep_checkpoints,
     train_and_save,
@@ -37,9 +36,10 @@ def run(recipe: Recipe) -> None:
     material = Material(recipe)
     # A wrong --speakers is named before anything that is missing.
     material.speakers()
+    check_toolkit(recipe)
     for voices in all_voices(recipe):
         sat = recipe.adapter_dir(voices.base_kind) / "sat"
-        if material.has_sat() and not (sat / WEIGHTS).is_file():
+        if voices.from_sat and material.has_sat() and not (sat / WEIGHTS).is_file():
             raise PqmError(f"{sat} holds no adapter to start from: run stage 4 (pretrain) first")
         if voices.rounds:
             run_tasks(recipe, material, first_pass(material, voices))
@@ -49,7 +49,7 @@ def run(recipe: Recipe) -> None:
 def _adapt(material: Material, voices: Voices) -> None:
     recipe, speakers = material.recipe, material.speakers()
     root = voices.root(recipe)
-    index = AdapterIndex(root)
+    index = AdapterIndex(root, voices.weights)
     todo = [speaker for speaker in speakers if not _is_done(index, material, voices, speaker)]
     logging.info("%s: %d speakers to adapt, %d done already", root, len(todo), len(speakers) - len(todo))
     try:
@@ -82,21 +82,15 @@ def _is_done(index: AdapterIndex, material: Material, voices: Voices, speaker: s
     folder = _folder(material, voices, speaker)
     if not index.has_folder(speaker) or not adapter_is_done(folder, request):
         return False
-    index.add(Row.of(folder, request))
+    index.add(Row.of(folder, request, voices.weights))
     return True
 
 
 def adapt_speakers(recipe: Recipe, voices: Voices, speakers: Sequence[str], counter: Path) -> None:
-    """Adapt some speakers in this process: the base is loaded once, every speaker starts from the same adapter."""
+    """Adapt some speakers in this process: the base is loaded once, every speaker starts from the same weights."""
     material = Material(recipe)
-    opened = open_base(recipe, voices.base_kind)
-    recognizer = opened.recognizer
-    if material.has_sat():
-        sat = recipe.adapter_dir(voices.base_kind) / "sat"
-        model = load_adapter(recognizer.network, sat, opened.weights_sha256, trainable=True)
-    else:
-        model = attach_lora(recognizer, recipe.config.lora, recipe.config.seed)
-    trained = Trained(recognizer, model, recipe.config.adapt, recipe.config.lora)
+    trained = start_of(material, voices)
+    recognizer, model = trained.recognizer, trained.model
     start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     lines = counter.read_text(encoding="utf-8").splitlines() if counter.exists() else []
     noted = {line.split("\t")[0] for line in lines}
@@ -111,14 +105,14 @@ def adapt_speakers(recipe: Recipe, voices: Voices, speakers: Sequence[str], coun
                     if name in start:
                         value.copy_(start[name])
             train, dev = (examples(recognizer, found, speech.fit) for found in (speech.train, speech.dev))
-            train += joined_examples(recognizer, speech.train, speech.fit, recipe.config.adapt, recipe.config.seed)
+            train += joined_examples(recognizer, speech.train, speech.fit, trained.options, recipe.config.seed)
             if voices.rounds and not (train and dev):
                 save_as_it_starts(trained, request, folder, speaker)
             else:
                 train_and_save(trained, train, dev, request, folder, speaker)
         if speaker not in noted:
             with counter.open("a", encoding="utf-8") as done:
-                done.write(Row.of(folder, request).line())
+                done.write(Row.of(folder, request, voices.weights).line())
 
 
 def _folder(material: Material, voices: Voices, speaker: str) -> Path:
@@ -128,11 +122,14 @@ def _folder(material: Material, voices: Voices, speaker: str) -> Path:
 def _request(material: Material, voices: Voices, speech: Speech) -> dict[str, Any]:
     recipe = material.recipe
     sat = recipe.adapter_dir(voices.base_kind) / "sat" / WEIGHTS
+    from_sat = voices.from_sat and material.has_sat() and sat.is_file()
     return {
+        # The index and checkpoints of adapters that are there already know of no controls.
+        **({"control": voices.control} if voices.control else {}),
         "base_sha256": weights_hash(weights_file(recipe, voices.base_kind)),
-        "start_sha256": weights_hash(sat) if material.has_sat() and sat.is_file() else "",
-        "lora": as_dict(recipe.config.lora),
-        "train": as_dict(recipe.config.adapt),
+        "start_sha256": weights_hash(sat) if from_sat else "",
+        **({"lora": as_dict(recipe.config.lora)} if voices.control != COPY else {}),
+        "train": as_dict(options_of(recipe.config, voices)),
         "seed": recipe.config.seed,
         **training_request(material),
         "threads": 1,

@@ -46,6 +46,19 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CopyConfig:
+    """How a speaker's own copy of the whole model is trained, where `--systems` names `full+copy`; the rest as `adapt`.
+
+    Every weight learns, so the learning rate is a tenth of an adapter's; choose it with `--split dev`.
+    """
+
+    epochs: int = 6
+    learning_rate: float = 1e-4
+    decay: float = 0.8
+    network_dropout: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class UnsupervisedConfig:
     """Which of its own words the model learns from: those with at least so many nats a token, see `Line.confidence`."""
 
@@ -65,6 +78,7 @@ class Config:
     lora: LoraConfig = LoraConfig()
     pretrain: TrainOptions = TrainOptions()
     adapt: TrainOptions = TrainOptions()
+    copy: CopyConfig = CopyConfig()
     adapt_minutes: float = 0.0
     unsupervised: UnsupervisedConfig = UnsupervisedConfig()
     decode: SearchOptions = SearchOptions()

@@ -3,7 +3,7 @@
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.index import trust_adapters
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import CHECKED, parse_system, possible_adapters, systems
+from pqm_plugin.stages.common.systems import CHECKED, check_toolkit, parse_system, possible_adapters, systems
 from pqm_plugin.stages.decoding.run import run_tasks
 from pqm_plugin.stages.decoding.task import DecodeTask
 from pqm_plugin.stages.recipe import Recipe
@@ -13,6 +13,7 @@ def run(recipe: Recipe) -> None:
     """Decode all systems; what is decoded already is kept."""
     material = Material(recipe)
     trust_adapters(recipe)
+    check_toolkit(recipe)
     run_tasks(recipe, material, _tasks(recipe, material))
 
 

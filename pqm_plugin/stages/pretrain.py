@@ -6,7 +6,7 @@ from typing import Any
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material, examples, joined_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
-from pqm_plugin.stages.common.systems import adapted_bases
+from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
 from pqm_plugin.stages.common.training import (
     Trained,
     adapter_is_done,
@@ -24,6 +24,7 @@ def run(recipe: Recipe) -> None:
     if not Material(recipe).has_sat():
         logging.warning("no SAT speakers in %s: there is nothing to pre-train on", recipe.partition_file)
         return
+    check_toolkit(recipe)
     for base_kind in adapted_bases(recipe):
         _pretrain(recipe, base_kind)
 

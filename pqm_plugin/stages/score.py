@@ -21,6 +21,7 @@ from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.recipe import OVERLAP, Recipe
 
 _RUN_KEYS = ("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes")
+_FURTHER_RUN_KEYS = ("trainable",)
 _SHARED_KEYS = ("family", "search", "decoding", "text_case")
 _REFERENCES = ("full", "nf4")
 _PAIRS = (
@@ -28,6 +29,9 @@ _PAIRS = (
     ("nf4+speaker", "nf4+other"),
     ("nf4+speaker", "full+sat"),
     ("full+speaker", "full+sat"),
+    ("full+copy", "full+sat"),
+    ("nf4+speaker", "full+copy"),
+    ("nf4+speaker", "full+espnet-lora"),
 )
 
 
@@ -193,7 +197,7 @@ def _system(
         "wer_ci95": list(wer_ci95),
         "wer_normalized": total(normalized, f"{name}, normalised").rate,
         "cer": total(_counts(decode, as_characters), name).rate,
-        **{key: decode.run[key] for key in _RUN_KEYS},
+        **{key: decode.run[key] for key in (*_RUN_KEYS, *_FURTHER_RUN_KEYS) if key in decode.run},
         "speakers": {speaker: _rate(parts) for speaker, parts in sorted(by_speaker.items())},
     }
 

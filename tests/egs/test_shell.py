@@ -222,5 +222,17 @@ def test_the_study_runs_every_condition_with_every_pair_of_speakers(tmp_path):
     assert stages(tmp_path) == ["adapt", "decode", "score", "study", "report", "adapt", "decode", "score", "report"]
     found = calls(tmp_path)
     assert value(found[0], "--systems").endswith("nf4+speaker-unsup nf4+other nf4+other2")
+    assert all({"full+copy", "full+espnet-lora"} <= set(value(words, "--systems").split()) for words in found)
     assert [value(words, "--tag") for words in found] == [None] * 5 + ["ctc"] * 4
     assert call(ROOT / "egs/librispeech/run_study.sh", "--conditions", "moon").returncode == 2
+
+
+def test_systems_that_are_named_are_all_that_the_study_runs(tmp_path):
+    corpus = tmp_path / "LibriSpeech"
+    corpus.mkdir()
+    arguments = ("--corpus", str(corpus), "--conditions", "ctc", "--systems", "nf4", "--others", "0", "--stage", "8")
+
+    done = call(ROOT / "egs/librispeech/run_study.sh", *arguments, spy=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert [value(words, "--systems") for words in calls(tmp_path)] == ["nf4"]

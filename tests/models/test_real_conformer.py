@@ -62,3 +62,17 @@ def test_the_packed_model_is_seven_times_smaller_and_still_recognises_speech(bas
     with torch.no_grad():
         weights = [packed.network.get_submodule(name).weight for name in names]
     assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_espnets_own_lora_would_train_the_whole_base_and_here_leaves_it_and_its_words_as_they_are(base, clips):
+    recognizer = family_of(base).load_float(base, SearchOptions(beam_size=4), "cpu")
+    n_base = sum(parameter.numel() for parameter in recognizer.network.parameters())
+    audio = [soundfile.read(path, dtype="float32")[0] for path in list(clips.values())[:2]]
+    before = [found.text for found in recognizer.recognize(audio)]
+
+    by_default = recognizer.attach_toolkit_lora(recognizer.adapter_targets("attention"), 4, 16.0, 0.1)
+
+    frozen = sum(parameter.numel() for parameter in recognizer.network.parameters() if parameter.requires_grad)
+    assert by_default == n_base + frozen
+    assert 0.005 < frozen / n_base < 0.01
+    assert [found.text for found in recognizer.recognize(audio)] == before

@@ -9,6 +9,7 @@ from pqm_plugin.report.tables import (
     speakers_table,
     systems_table,
     times_smaller,
+    trained_sentence,
 )
 
 
@@ -88,4 +89,27 @@ def test_measurements_show_the_columns_that_are_there_in_a_fixed_order():
         "| :-- | --: | --: | --: |\n"
         "| attention | – | 5.00 | – |\n"
         "| ctc | 12,345 | – | 0.5 |\n"
+    )
+
+
+def test_a_whole_model_for_each_speaker_is_as_large_as_the_base_and_shares_nothing(results):
+    results["systems"]["full+copy"] = results["systems"]["full"] | {
+        "model_bytes": 0,
+        "adapter_bytes": 60_000_000,
+        "adapter_fraction": 1.0,
+    }
+
+    row = _row(systems_table(results), "`full+copy`")
+
+    assert row[6:10] == ["0", "60.00", "100.00", "1.00"]
+
+
+def test_both_counts_of_a_toolkits_own_lora_are_said(results):
+    assert trained_sentence(results) == ""
+
+    results["systems"]["nf4"]["trainable"] = {"by_default": 1010, "frozen": 10, "base": 1000}
+
+    assert trained_sentence(results) == (
+        "`nf4`: as its toolkit makes it, 1,010 parameters learn (101.00 % of the base's 1,000); here the base is "
+        "frozen, and 10 learn (1.00 %)."
     )

@@ -20,6 +20,10 @@ from pqm_plugin.stages.recipe import Recipe
 
 STOCK = {"espnet": "stock", "int8": "stock int8"}
 RECIPE = Recipe(base="b", expdir=Path("exp"))
+UNKNOWN = [
+    *("nf3", "nf4+", "nf4+me", "espnet+sat", "", "nf4+sat2", "nf4+other0", "nf4+speaker2"),
+    *("nf4+copy", "nf4+espnet-lora", "full+copy2", "full+espnet-lora2", "full+copies"),
+]
 
 
 def test_a_key_is_base_plus_adapter():
@@ -28,7 +32,7 @@ def test_a_key_is_base_plus_adapter():
     assert parse_system("int8", STOCK) == System("int8", "stock", "")
 
 
-@pytest.mark.parametrize("key", ["nf3", "nf4+", "nf4+me", "espnet+sat", "", "nf4+sat2", "nf4+other0", "nf4+speaker2"])
+@pytest.mark.parametrize("key", UNKNOWN)
 def test_an_unknown_key_is_named(key):
     with pytest.raises(PqmError, match="is not known"):
         parse_system(key, STOCK)
@@ -98,3 +102,20 @@ def test_adapters_without_transcripts_have_a_folder_a_round_and_later_rounds_nee
 
     assert voices == [Voices("nf4", 0), Voices("nf4", 1), Voices("nf4", 2)]
     assert [one.root(recipe).name for one in voices] == ["speakers", "speakers-unsup", "speakers-unsup2"]
+
+
+def test_controls_of_the_full_base_have_folders_of_their_own_beside_its_adapters():
+    recipe = Recipe(base="b", expdir=Path("exp"), systems=("nf4+speaker", "full+espnet-lora", "full+copy"))
+    copy = parse_system("full+copy", STOCK)
+
+    voices = all_voices(recipe)
+
+    assert voices == [Voices("nf4"), Voices("full", control="copy"), Voices("full", control="espnet-lora")]
+    assert adapter_of(recipe, copy, "a", ["a", "b"]) == Path("exp/b_full/copies/a")
+    assert voices[2].root(recipe) == Path("exp/b_full/espnet-lora")
+    assert [one.from_sat for one in voices] == [True, True, False]
+
+
+def test_sat_of_the_full_base_is_made_for_copies_which_start_from_it_and_not_for_espnets_lora():
+    assert adapted_bases(Recipe(base="b", systems=("nf4+sat", "full+espnet-lora"))) == ["nf4"]
+    assert adapted_bases(Recipe(base="b", systems=("nf4+sat", "full+copy"))) == ["full", "nf4"]

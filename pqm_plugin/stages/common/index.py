@@ -29,9 +29,9 @@ class Row:
     changed_ns: int
 
     @classmethod
-    def of(cls, folder: Path, request: Mapping[str, Any]) -> Self:
-        """The row of an adapter's folder, which is done."""
-        path = folder / WEIGHTS
+    def of(cls, folder: Path, request: Mapping[str, Any], weights: str = WEIGHTS) -> Self:
+        """The row of an adapter's folder, which is done; `weights` is the name of the file in it."""
+        path = folder / weights
         status = path.stat()
         return cls(folder.name, request_hash(request), weights_hash(path), status.st_size, status.st_mtime_ns)
 
@@ -48,8 +48,10 @@ class AdapterIndex:
     has it, so the worst that a lost, broken or old index can do is that folders are opened.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, weights: str = WEIGHTS) -> None:
+        """Read what is known of the folders below `root`, each with a file named `weights`."""
         self._root = root
+        self._weights = weights
         self._path = root / INDEX
         rows, n_broken = _read([self._path])
         self._rows = {row.speaker: row for row in rows}
@@ -87,13 +89,13 @@ class AdapterIndex:
     def trust(self) -> None:
         """Let `weights_hash` take the hashes from here while the files stay the same."""
         for row in self._rows.values():
-            trust_hash(self._root / row.speaker / WEIGHTS, row.size_bytes, row.changed_ns, row.sha256)
+            trust_hash(self._root / row.speaker / self._weights, row.size_bytes, row.changed_ns, row.sha256)
 
     def _stands(self, row: Row) -> bool:
         if row.speaker not in self._folders:
             return False
         try:
-            status = os.stat(f"{self._root}/{row.speaker}/{WEIGHTS}")
+            status = os.stat(f"{self._root}/{row.speaker}/{self._weights}")
         except OSError:
             return False
         return (status.st_size, status.st_mtime_ns) == (row.size_bytes, row.changed_ns)
@@ -102,7 +104,7 @@ class AdapterIndex:
 def trust_adapters(recipe: Recipe) -> None:
     """Let `weights_hash` take the hashes of all speakers' adapters from their index."""
     for voices in all_voices(recipe):
-        AdapterIndex(voices.root(recipe)).trust()
+        AdapterIndex(voices.root(recipe), voices.weights).trust()
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[Row], int]:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pqm_plugin.adapters.names import OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.opening import BASE_KINDS, ROUNDED
 from pqm_plugin.stages.recipe import Recipe
 
@@ -15,15 +17,20 @@ ADAPTERS = ("sat", "speaker", "other")
 """Those of the table, in its order."""
 CHECKED = ("full", "nf4", "nf4+sat")
 """Systems for the control set, whose speakers have no adapters of their own."""
-_ADAPTER = re.compile(r"(?P<kind>sat|speaker|speaker-unsup|other)(?P<number>[1-9]\d*)?")
+COPY, TOOLKIT_LORA = "copy", "espnet-lora"
+CONTROLS = {COPY: "copies", TOOLKIT_LORA: "espnet-lora"}
+"""What a speaker may have of the full-precision base beside an adapter, and the folder of each kind."""
+_ADAPTER = re.compile(r"(?P<kind>sat|speaker|speaker-unsup|other|copy|espnet-lora)(?P<number>[1-9]\d*)?")
+_NUMBERED = ("other", "speaker-unsup")
 
 
 @dataclass(frozen=True)
 class System:
     """`base_kind` is `stock` or one of `BASE_KINDS`.
 
-    `adapter` is empty, `sat`, `speaker`, `other` (or `other2`: of the speaker two places on in the list, and so on), or
-    `speaker-unsup` (or `speaker-unsup2`: after two rounds, and so on).
+    `adapter` is empty, `sat`, `speaker`, `other` (or `other2`: of the speaker two places on in the list, and so on),
+    `speaker-unsup` (or `speaker-unsup2`: after two rounds, and so on), or, over the full-precision base, `copy` (every
+    weight fine-tuned for the speaker) or `espnet-lora` (ESPnet's own LoRA).
     """
 
     key: str
@@ -42,7 +49,9 @@ class System:
 
     @property
     def voices(self) -> "Voices | None":
-        """The adapters of stage 5 that the system decodes with."""
+        """What stage 5 makes for the system to decode with."""
+        if self.kind in CONTROLS:
+            return Voices(self.base_kind, control=self.kind)
         if self.kind not in ("speaker", "other", "speaker-unsup"):
             return None
         return Voices(self.base_kind, self.number if self.kind == "speaker-unsup" else 0)
@@ -50,14 +59,30 @@ class System:
 
 @dataclass(frozen=True)
 class Voices:
-    """The target speakers' adapters on one base: from transcripts (`rounds` 0), or from the model's own words."""
+    """The target speakers' adapters on one base: from transcripts (`rounds` 0), or from the model's own words.
+
+    Where `control` is `copy` or `espnet-lora`, they are such, from transcripts, instead of our adapters.
+    """
 
     base_kind: str
     rounds: int = 0
+    control: str = ""
+
+    @property
+    def from_sat(self) -> bool:
+        """Whether they start from the speaker-independent adapter, if there is one; ESPnet's LoRA knows of none."""
+        return self.control != TOOLKIT_LORA
+
+    @property
+    def weights(self) -> str:
+        """Name of the weights file in a speaker's folder."""
+        return OWN_WEIGHTS if self.control else WEIGHTS
 
     @property
     def folder(self) -> str:
         """Where they are, below the base's adapters."""
+        if self.control:
+            return CONTROLS[self.control]
         return f"speakers-unsup{_number(self.rounds)}" if self.rounds else "speakers"
 
     def root(self, recipe: Recipe) -> Path:
@@ -79,12 +104,13 @@ def parse_system(key: str, baselines: Iterable[str]) -> System:
         return System(key, STOCK, "")
     base_kind, plus, adapter = key.partition("+")
     found = _ADAPTER.fullmatch(adapter)
-    numbered = found is not None and found["number"] is not None and found["kind"] in ("sat", "speaker")
-    if base_kind not in BASE_KINDS or (plus and (found is None or numbered)):
+    numbered = found is not None and found["number"] is not None and found["kind"] not in _NUMBERED
+    packed_control = base_kind != "full" and adapter in CONTROLS
+    if base_kind not in BASE_KINDS or packed_control or (plus and (found is None or numbered)):
         raise PqmError(
             f"system {key!r} is not known: use {', '.join((*baselines, *BASE_KINDS))}, "
             f"the last {len(BASE_KINDS)} also with +{', +'.join(ADAPTERS)}, "
-            "+other2 …, +speaker-unsup, +speaker-unsup2 …"
+            f"+other2 …, +speaker-unsup, +speaker-unsup2 …, full also with +{', +'.join(CONTROLS)}"
         )
     return System(key, base_kind, adapter)
 
@@ -120,18 +146,32 @@ def _adapted(recipe: Recipe) -> list[System]:
 
 def adapted_bases(recipe: Recipe) -> list[str]:
     """Base kinds for which the recipe's systems need an adapter: stage 4 makes their speaker-independent one."""
-    wanted = {system.base_kind for system in _adapted(recipe)}
+    wanted = {system.base_kind for system in _adapted(recipe) if system.voices is None or system.voices.from_sat}
     return [kind for kind in BASE_KINDS if kind in wanted]
 
 
 def all_voices(recipe: Recipe) -> list[Voices]:
     """What stage 5 makes for the recipe's systems; a second round needs the first."""
     rounds: dict[str, set[int]] = {kind: set() for kind in BASE_KINDS}
-    for system in _adapted(recipe):
-        if system.voices:
-            last = system.voices.rounds
-            rounds[system.base_kind] |= set(range(1, last + 1)) if last else {0}
-    return [Voices(kind, number) for kind in BASE_KINDS for number in sorted(rounds[kind])]
+    wanted = {system.voices for system in _adapted(recipe) if system.voices}
+    for voices in wanted:
+        if not voices.control:
+            rounds[voices.base_kind] |= set(range(1, voices.rounds + 1)) if voices.rounds else {0}
+    adapters = [Voices(kind, number) for kind in BASE_KINDS for number in sorted(rounds[kind])]
+    return adapters + sorted((voices for voices in wanted if voices.control), key=lambda voices: voices.control)
+
+
+def check_toolkit(recipe: Recipe) -> None:
+    """See that the base's toolkit has the LoRA that the recipe's systems name.
+
+    Raises:
+        PqmError: if it has not.
+    """
+    wanted = [system.key for system in _adapted(recipe) if system.adapter == TOOLKIT_LORA]
+    if wanted:
+        family = family_of(recipe.base_dir)
+        if family.TOOLKIT_LORA != TOOLKIT_LORA:
+            raise PqmError(f"--systems {wanted[0]}: {family.NAME} models have no such LoRA; leave it out")
 
 
 def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[str]) -> Path | None:

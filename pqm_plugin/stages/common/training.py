@@ -2,19 +2,21 @@
 
 import logging
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor, nn
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
 from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.adapters.own import save_own
 from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
@@ -47,9 +49,17 @@ def training_request(material: Material) -> dict[str, Any]:
 def attach_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> PeftModel:
     """A fresh LoRA as the configuration says, initialised by `seed`."""
     torch.manual_seed(seed)
-    preset = isinstance(config.targets, str)
-    targets = recognizer.adapter_targets(str(config.targets)) if preset else config.targets
-    return attach(recognizer.network, targets, config.rank, config.alpha, config.dropout)
+    return attach(recognizer.network, _targets(recognizer, config), config.rank, config.alpha, config.dropout)
+
+
+def attach_toolkit_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> int:
+    """The same with the LoRA of the family's own toolkit; returns how many parameters that would let learn."""
+    torch.manual_seed(seed)
+    return recognizer.attach_toolkit_lora(_targets(recognizer, config), config.rank, config.alpha, config.dropout)
+
+
+def _targets(recognizer: Recognizer, config: LoraConfig) -> Sequence[str]:
+    return recognizer.adapter_targets(config.targets) if isinstance(config.targets, str) else config.targets
 
 
 def lower_layers(recognizer: Recognizer, top_layers: int) -> list[str]:
@@ -65,19 +75,41 @@ def lower_layers(recognizer: Recognizer, top_layers: int) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What is kept of a speaker where it is no adapter in PEFT's format: `tensors` of the network, which change as it
+    learns, and how many parameters a toolkit `by_default` would have let learn, 0 where none made them.
+    """
+
+    tensors: Mapping[str, Tensor]
+    by_default: int = 0
+
+
+@dataclass(frozen=True)
 class Trained:
-    """A recogniser with the adapter around its network, and how that is to be trained."""
+    """A recogniser, what learns in it (the adapter around its network, or weights of its `own`), and how."""
 
     recognizer: Recognizer
-    model: PeftModel
+    model: nn.Module
     options: TrainOptions
     lora: LoraConfig
+    own: Own | None = None
+
+    def save(self, folder: Path, info: AdapterInfo) -> None:
+        """Write what was learned."""
+        if self.own is not None:
+            save_own(folder, self.own.tensors, replace(info, toolkit_trains=self.own.by_default))
+        elif isinstance(self.model, PeftModel):
+            save_adapter(folder, self.model, info)
+        else:
+            raise TypeError(f"{type(self.model)} is no adapter, and no weights of its own are named")
 
 
 def train_and_save(
     trained: Trained, train: list[Example], dev: list[Example], request: dict[str, Any], folder: Path, name: str
 ) -> None:
-    """Train what is trainable, say how much that is, and write the adapter.
+    """Train what is trainable, say how much that is, and write it.
+
+    A control that no epoch makes better is written as it starts; an adapter must have learned, or start from another.
 
     Raises:
         PqmError: if more than `lora.max_fraction` of the base would be trained.
@@ -85,7 +117,9 @@ def train_and_save(
     model, lora = trained.model, trained.lora
     freeze(model, lower_layers(trained.recognizer, trained.options.top_layers))
     trainable, base = parameter_counts(model)
-    logging.info("%s: an adapter of %d parameters to %d (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    logging.info("%s: %d parameters to %d of the base (%.3f %%)", name, trainable, base, 100 * trainable / base)
+    if trained.own and trained.own.by_default:
+        logging.info("%s: its toolkit alone would let %d learn", name, trained.own.by_default)
     if trained.options.top_layers:
         logging.info("%s: of these, those of the uppermost %d layers learn", name, trained.options.top_layers)
     if not 0 < trainable <= lora.max_fraction * base:
@@ -100,11 +134,11 @@ def train_and_save(
     result = train_adapter(model, recognizer.loss, train, dev, trained.options, seed, checkpoint, name, prepare)
     last = result.log[result.best_epoch]
     logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
-    if result.best_epoch == 0 and not request.get("start_sha256"):
+    if result.best_epoch == 0 and trained.own is None and not request.get("start_sha256"):
         section = "pretrain" if folder.name == "sat" else "adapt"
         raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower {section}.learning_rate")
     info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
-    save_adapter(folder, model, info)
+    trained.save(folder, info)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -120,9 +154,7 @@ def save_as_it_starts(trained: Trained, request: dict[str, Any], folder: Path, n
             "--speakers, or give transcripts"
         )
     logging.warning("%s: nothing to learn from; the speaker-independent adapter is kept", name)
-    save_adapter(
-        folder, trained.model, AdapterInfo(request["base_sha256"], name, *parameter_counts(trained.model), 0, request)
-    )
+    trained.save(folder, AdapterInfo(request["base_sha256"], name, *parameter_counts(trained.model), 0, request))
 
 
 def sweep_checkpoints(root: Path, names: Collection[str]) -> None:

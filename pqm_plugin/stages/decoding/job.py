@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from pqm_plugin.adapters.lora import switched_off
+from pqm_plugin.adapters.files import read_info
+from pqm_plugin.adapters.own import OwnBank, toolkit_lora, whole_model
 from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.utterance import Utterance
@@ -16,8 +17,13 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.modes import decoding_mode
 from pqm_plugin.stages.common.opening import Opened, open_base
+from pqm_plugin.stages.common.systems import COPY
+from pqm_plugin.stages.common.training import attach_toolkit_lora
+from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.decoding.parts import Line, Part
 from pqm_plugin.stages.decoding.task import DecodeTask
+
+Bank = AdapterBank | OwnBank
 
 
 def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: Path) -> None:
@@ -28,7 +34,7 @@ def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: 
     """
     material = Material(task.recipe)
     opened = open_base(task.recipe, task.system.base_kind, decoding_mode(task.recipe))
-    bank = AdapterBank(opened.recognizer.network, opened.weights_sha256)
+    bank = _bank(task, opened)
     for group in groups:
         parts = {speaker: task.part(material, speaker) for speaker in group}
         missing = {name for part in parts.values() for name in part.missing}
@@ -43,6 +49,18 @@ def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: 
             for utterance, line in zip(batch, _decode(opened, bank, batch, folders), strict=True):
                 if line.utterance in missing:
                     _keep(parts[utterance.speaker], line, counter)
+
+
+def _bank(task: DecodeTask, opened: Opened) -> Bank:
+    """What holds the speakers' weights in the network: adapters, several in a batch, or what each has instead."""
+    network, voices, config = opened.recognizer.network, task.system.voices, task.recipe.config
+    if voices is None or not voices.control:
+        return AdapterBank(network, opened.weights_sha256)
+    if voices.control == COPY:
+        return OwnBank(network, opened.weights_sha256, whole_model(network), {"control": COPY})
+    attach_toolkit_lora(opened.recognizer, config.lora, config.seed)
+    made_as = {"control": voices.control, "lora": as_dict(config.lora)}
+    return OwnBank(network, opened.weights_sha256, toolkit_lora(network), made_as)
 
 
 def _batches(
@@ -63,7 +81,7 @@ def _keep(part: Part, line: Line, counter: Path) -> None:
         done.write(f"{line.utterance}\n")
 
 
-def _decode(opened: Opened, bank: AdapterBank, batch: Sequence[Utterance], folders: Sequence[Path]) -> list[Line]:
+def _decode(opened: Opened, bank: Bank, batch: Sequence[Utterance], folders: Sequence[Path]) -> list[Line]:
     """Search all pieces of all utterances, as many at once as there are utterances, and join the words again."""
     recognizer = opened.recognizer
     audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in batch]
@@ -103,8 +121,14 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _learned_nothing(folder: Path) -> bool:
+    """Whether it is the base as it was: a control that no epoch made better, and that says so."""
+    info = read_info(folder)
+    return info.best_epoch == 0 and "control" in info.request and not info.request["start_sha256"]
+
+
 def _check_effect(
-    material: Material, opened: Opened, bank: AdapterBank, batch: Sequence[Utterance], folders: Sequence[Path]
+    material: Material, opened: Opened, bank: Bank, batch: Sequence[Utterance], folders: Sequence[Path]
 ) -> None:
     """Load adapters. One that loads but changes nothing would be reported as one that does not help.
 
@@ -115,12 +139,12 @@ def _check_effect(
     for folder in bank.load(folders):
         utterance = batch[folders.index(folder)]
         ready = examples(recognizer, [utterance], material.fit)
-        if not ready or bank.model is None:
+        if not ready or _learned_nothing(folder):
             continue
         features, tokens = [ready[0].features], [ready[0].tokens]
         with torch.no_grad(), bank.rows([folder]):
             with_adapter = recognizer.loss(features, tokens).total
-            with switched_off(bank.model):
+            with bank.without():
                 without = recognizer.loss(features, tokens).total
         if torch.equal(with_adapter, without):
             raise PqmError(f"{folder}: the adapter does not change the output; delete it and run its stage again")

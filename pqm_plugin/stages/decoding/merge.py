@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.adapters.files import WEIGHTS, read_info
+from pqm_plugin.adapters.files import AdapterInfo, read_info
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.sclite import write_trn
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import PACKED_KINDS, weights_file, weights_hash
-from pqm_plugin.stages.common.systems import STOCK
+from pqm_plugin.stages.common.systems import COPY, STOCK
 from pqm_plugin.stages.decoding.parts import Line
 from pqm_plugin.stages.decoding.task import DecodeTask
 
@@ -46,6 +46,7 @@ def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[
     audio_s, decode_s = sum(line.audio_s for line in lines), sum(line.decode_s for line in lines)
     folders = [found for speaker in task.speakers for found in [task.adapter(speaker)] if found is not None]
     infos = [read_info(found) for found in folders]
+    files = _adapter_files(task)
     return {
         "utterances": len(lines),
         "audio_s": audio_s,
@@ -53,8 +54,9 @@ def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[
         "rtf": decode_s / audio_s,
         "peak_rss_bytes": max(line.peak_rss_bytes for line in lines),
         "model_bytes": _model_bytes(task),
-        "adapter_bytes": max(((found / WEIGHTS).stat().st_size for found in folders), default=0),
+        "adapter_bytes": max((path.stat().st_size for path in files), default=0),
         "adapter_fraction": max((info.parameters / info.base_parameters for info in infos), default=0.0),
+        **_trainable(infos),
         "family": family.NAME,
         "search": family.search_options(search),
         "decoding": family.describe_search(search),
@@ -66,14 +68,29 @@ def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[
     }
 
 
+def _trainable(infos: Sequence[AdapterInfo]) -> dict[str, Any]:
+    """For a toolkit's own LoRA how many parameters it would have let learn, how many did, and those of the base."""
+    for info in infos:
+        if info.toolkit_trains:
+            counts = {"by_default": info.toolkit_trains, "frozen": info.parameters, "base": info.base_parameters}
+            return {"trainable": counts}
+    return {}
+
+
 def _weights(task: DecodeTask) -> list[Path]:
     """The files whose bytes decide the words: change one, and the words are no longer those of what is there."""
     base = weights_file(task.recipe, "full" if task.system.base_kind == STOCK else task.system.base_kind)
-    adapters = {task.adapter(speaker) for speaker in task.speakers} - {None}
-    return [base, *sorted(folder / WEIGHTS for folder in adapters if folder)]
+    return [base, *_adapter_files(task)]
+
+
+def _adapter_files(task: DecodeTask) -> list[Path]:
+    return sorted({path for speaker in task.speakers for path in [task.adapter_weights(speaker)] if path is not None})
 
 
 def _model_bytes(task: DecodeTask) -> int:
+    """What all speakers share: nothing, where each has a whole model."""
+    if task.system.adapter == COPY:
+        return 0
     if task.system.base_kind != STOCK:
         return weights_file(task.recipe, task.system.base_kind).stat().st_size
     return int(read_json(min(task.folder.glob("stock/*/model_bytes"))))

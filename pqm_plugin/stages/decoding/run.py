@@ -35,7 +35,8 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
         (task.folder / "run.json").unlink(missing_ok=True)
     stock = task.system.base_kind == STOCK
     family = family_of(task.recipe.base_dir)
-    together = [] if stock or not family.BATCHES else _groups(task, material)
+    joins = family.BATCHES and task.joins_speakers and not stock
+    together = _groups(task, material) if joins else []
     groups = {group[0]: group for group in together or ([speaker] for speaker in missing)}
     work = {name: sum(len(missing.get(speaker, ())) for speaker in group) for name, group in groups.items()}
     todo = {name: n for name, n in work.items() if n}

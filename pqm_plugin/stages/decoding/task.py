@@ -35,6 +35,16 @@ class DecodeTask:
         """The adapter with which `speaker` is decoded, if the system has any."""
         return adapter_of(self.recipe, self.system, speaker, self.speakers)
 
+    def adapter_weights(self, speaker: str) -> Path | None:
+        """The weights file of `adapter`."""
+        folder, voices = self.adapter(speaker), self.system.voices
+        return None if folder is None else folder / (voices.weights if voices else WEIGHTS)
+
+    @property
+    def joins_speakers(self) -> bool:
+        """Whether utterances of several speakers can be searched together, each with its own adapter."""
+        return self.system.voices is None or not self.system.voices.control
+
     def part(self, material: Material, speaker: str) -> Part:
         """What there is of a speaker's words; change anything that they depend on, and they are found anew."""
         utterances = material.utterances(self.split, speaker)
@@ -52,10 +62,9 @@ class DecodeTask:
         return Part.read(path, request, [utterance.utterance for utterance in utterances])
 
     def _adapter_hash(self, speaker: str) -> str:
-        folder = self.adapter(speaker)
-        if folder is None:
+        path = self.adapter_weights(speaker)
+        if path is None:
             return ""
-        path = folder / WEIGHTS
         if not path.is_file():
             stage = 4 if self.system.adapter == "sat" else 5
             raise PqmError(f"{path} is missing: run stage {stage} before decoding {self.system.key}")
