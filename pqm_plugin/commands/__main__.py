@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pqm_plugin.commands import check, enroll, info, pack, pull, push, quantize, speakers, transcribe, unpack
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import refusal_as_error
 from pqm_plugin.processes import share_cores, start_log
 
 _COMMANDS = {
@@ -26,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.quiet:
         logging.getLogger().setLevel(logging.WARNING)
     try:
-        return int(_COMMANDS[parsed.command].run(parsed))
+        # What has no other name when the system refuses it is what is printed.
+        with refusal_as_error("standard output"):
+            return int(_COMMANDS[parsed.command].run(parsed))
     except PqmError as error:
         print(f"pqm {parsed.command}: {error}", file=sys.stderr)
         return 1
