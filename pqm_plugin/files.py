@@ -153,7 +153,8 @@ def refusal_as_error(path: Path | str) -> Iterator[None]:
             number = _refused_right(error)
             if number is None:
                 raise
-            named = getattr(error, "filename", None) or path
+            named = getattr(error, "filename", None)
+            named = named if isinstance(named, str | Path) else path
             place = path if Path(named).parent == Path(path).parent else named
             remedy = "mount it for writing" if number == errno.EROFS else "mend its access rights"
             raise PqmError(f"{place}: {os.strerror(number).lower()}; {remedy}, or use another folder") from error

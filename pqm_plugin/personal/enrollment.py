@@ -136,8 +136,8 @@ def _short(request: Mapping[str, Any]) -> str:
 
 def _sweep(root: Path, speaker: str) -> None:
     """Remove what runs for a speaker, this one and those that were cut off, kept to go on from."""
-    for path in root.glob(f".{speaker}.*"):
-        if re.fullmatch(rf"\.{re.escape(speaker)}\.[0-9a-f]{{12}}\.(train|heard)", path.name):
+    for path in root.glob(f".*{speaker}.*"):
+        if re.fullmatch(rf"\.{{1,2}}{re.escape(speaker)}\.[0-9a-f]{{12}}\.(train|heard)(\.partial)?", path.name):
             path.unlink(missing_ok=True)
 
 

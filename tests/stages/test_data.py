@@ -146,7 +146,7 @@ def test_a_speaker_of_a_table_whose_name_cannot_be_a_folder_is_an_error(tmp_path
     (tmp_path / "in/corpus.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     with pytest.raises(PqmError, match="speaker name .* cannot be a folder name"):
-        prepare_data(tmp_path / "in/corpus.tsv", "own", tmp_path / "data", "corpus", [])
+        prepare_data(tmp_path / "in/corpus.tsv", "own", tmp_path / "data", "own", [])
 
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
