@@ -143,10 +143,11 @@ def _run(step: Callable[[], object], below: Path, kill_at: int, before: Callable
                 os.kill(os.getpid(), signal.SIGKILL)
 
     try:
-        import torch
-
-        torch.set_num_threads(1)
-        _run_jobs_here()
+        if "torch" in sys.modules:
+            # Threads that compute are not forked along.
+            sys.modules["torch"].set_num_threads(1)
+        if "pqm_plugin.stages" in sys.modules:
+            _run_jobs_here()
         before()
         sys.addaudithook(count)
         step()

@@ -91,9 +91,11 @@ def test_what_a_killed_process_left_aside_is_swept_but_not_its_neighbours(tmp_pa
 
 
 def test_a_scratch_file_that_a_killed_process_left_is_written_over_and_not_kept(tmp_path):
-    path = tmp_path / "a.txt"
+    path, step = tmp_path / "a.txt", partial(write_text, tmp_path / "a.txt", "half")
+    last = in_child(step, tmp_path).n_writes
+    path.unlink()
     for _ in range(3):
-        assert in_child(partial(write_text, path, "half"), tmp_path, kill_at=2).signal == signal.SIGKILL
+        assert in_child(step, tmp_path, kill_at=last).signal == signal.SIGKILL
     assert not path.exists() and len(os.listdir(tmp_path)) == 1
 
     write_text(path, "whole")
