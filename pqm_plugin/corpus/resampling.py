@@ -22,7 +22,7 @@ def resampled(blocks: Iterable[Samples], rate: int, wanted: int) -> Iterator[Sam
     common = math.gcd(rate, wanted)
     up, down = wanted // common, rate // common
     reach = -(-_HALF_FILTER * max(up, down) // up)
-    held = np.zeros(0, np.float32)
+    held: Samples = np.zeros(0, np.float32)
     # Of `held`, in samples of the old rate, multiples of `down`: what was given out already.
     given = 0
     for block in blocks:

@@ -20,7 +20,7 @@ def cut_at_silence(audio: np.ndarray, sample_rate: int, longest_s: float) -> lis
 def cut_blocks_at_silence(blocks: Iterable[np.ndarray], sample_rate: int, longest_s: float) -> Iterator[np.ndarray]:
     """The pieces of `cut_at_silence` for audio that comes in blocks (n_samples,), each as soon as it is known."""
     longest = int(longest_s * sample_rate)
-    rest = np.zeros(0, np.float32)
+    rest: np.ndarray = np.zeros(0, np.float32)
     for block in blocks:
         rest = np.concatenate([rest, block]) if len(rest) else block
         while len(rest) > longest:
