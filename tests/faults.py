@@ -156,8 +156,11 @@ def _run(step: Callable[[], object], below: Path, kill_at: int, before: Callable
     finally:
         told = n_writes
         unexpected = traceback.format_exc() if sys.exc_info()[0] else ""
-        os.write(into, json.dumps([said, told, unexpected]).encode())
-        os._exit(0)
+        try:
+            os.write(into, json.dumps([said, told, unexpected]).encode())
+        finally:
+            # Whatever happens, this process must not go on as a second run of the tests.
+            os._exit(0)
 
 
 def _is_write(event: str, arguments: tuple[Any, ...], below: str) -> bool:
