@@ -1,6 +1,7 @@
 """Files that are either whole or not there: write aside, then rename."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -17,6 +18,9 @@ from pqm_plugin.errors import PqmError
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of linux/fcntl.h and linux/fs.h: paths are relative to the working folder; both names must exist and change places.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
 
 
@@ -43,48 +47,71 @@ def whole_file(path: Path) -> Iterator[Path]:
     A process that is killed, or a disk that fills, leaves an earlier `path` untouched.
 
     Raises:
-        PqmError: if the disk is full, naming the file.
+        PqmError: if the disk is full or the folder may not be written, naming the file.
     """
-    with no_space_as_error(path):
+    with refusal_as_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        scratch = Path(name)
+        scratch, handle = _open_scratch(path)
         try:
             yield scratch
             with scratch.open("rb") as written:
                 os.fsync(written.fileno())
             scratch.chmod(0o644)
             scratch.replace(path)
-        finally:
+        except BaseException:
             scratch.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+
+
+def _open_scratch(path: Path) -> tuple[Path, int]:
+    """An empty file beside `path` that nobody else writes, and the open file that keeps it so.
+
+    Its name is always the same: what a killed process left there is written over, and does not fill the disk kill by
+    kill. Only where two write one file at once, the second takes a name of its own.
+    """
+    scratch = path.with_name(f".{path.name}.partial")
+    with contextlib.suppress(OSError):
+        handle = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between the two calls its writer may have renamed it: then this is the file that must stay as it is.
+            if os.path.samestat(os.fstat(handle), os.stat(scratch)):
+                os.ftruncate(handle, 0)
+                return scratch, handle
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    return Path(name), handle
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a scratch folder beside `path`; it takes the place of `path` when the block ends well.
 
-    An older `path` is removed only after the new one is complete. Whoever writes `path` must be alone in doing so: what
-    a killed process left aside is found by its name, for a listing of thousands of siblings takes long.
+    At every instant there is the older `path` or the new one, and the older is removed only after the new one is
+    complete. Whoever writes `path` must be alone in doing so: what a killed process left aside is found by its name,
+    for a listing of thousands of siblings takes long.
 
     Raises:
-        PqmError: if the disk is full, naming the folder.
+        PqmError: if the disk is full or the folder may not be written, naming the folder.
     """
-    with no_space_as_error(path):
+    with refusal_as_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch, old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))
+        if old.exists() and not path.exists():
+            # A kill between two renames, see `_put_in_place`.
+            old.replace(path)
         for left_by_a_kill in (scratch, old):
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
         scratch.mkdir(mode=0o700)
         try:
             yield scratch
             scratch.chmod(0o755)
-            if path.exists():
-                path.replace(old)
-                scratch.replace(path)
-                shutil.rmtree(old)
-            else:
-                scratch.replace(path)
+            _put_in_place(scratch, path, old)
         except PqmError as error:
             # The scratch folder is gone when this is read.
             raise PqmError(str(error).replace(str(scratch), str(path))) from error
@@ -92,8 +119,57 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _put_in_place(scratch: Path, path: Path, old: Path) -> None:
+    if not path.exists():
+        scratch.replace(path)
+    elif not _exchange(scratch, path):
+        path.replace(old)
+        scratch.replace(path)
+        shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step; False where the system or the file system cannot (NFS, macOS)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    names = (os.fsencode(path) for path in (one, other))
+    return bool(rename(_AT_FDCWD, next(names), _AT_FDCWD, next(names), _RENAME_EXCHANGE) == 0)
+
+
 @contextlib.contextmanager
-def no_space_as_error(path: Path) -> Iterator[None]:
+def refusal_as_error(path: Path | str) -> Iterator[None]:
+    """Turn what a system refuses to write or read into a `PqmError`: as `no_space_as_error`, and for lack of rights.
+
+    Args:
+        path: what is being written, for the messages; of a refused right, the system often names the file itself.
+    """
+    with no_space_as_error(path):
+        try:
+            yield
+        except PqmError:
+            raise
+        except Exception as error:
+            number = _refused_right(error)
+            if number is None:
+                raise
+            named = getattr(error, "filename", None)
+            named = named if isinstance(named, str | Path) else path
+            place = path if Path(named).parent == Path(path).parent else named
+            remedy = "mount it for writing" if number == errno.EROFS else "mend its access rights"
+            raise PqmError(f"{place}: {os.strerror(number).lower()}; {remedy}, or use another folder") from error
+
+
+def _refused_right(error: Exception) -> int | None:
+    """The number of the error if access was refused: safetensors, which is not written in Python, says so in words."""
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return error.errno
+    said = str(error)
+    return next((number for number in _REFUSED if f"{os.strerror(number)} (os error {number})" in said), None)
+
+
+@contextlib.contextmanager
+def no_space_as_error(path: Path | str) -> Iterator[None]:
     """Turn "no space left on device" into a `PqmError` that names `path`, whichever library met it."""
     try:
         yield
@@ -123,10 +199,12 @@ def exclusive(path: Path, instead: str = "another --expdir") -> Iterator[None]:
     """Hold the lock file `path`; it is free again when this process ends, however that happens.
 
     Raises:
-        PqmError: if another process holds it.
+        PqmError: if another process holds it, or it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
+        with refusal_as_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("a+", encoding="utf-8"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -135,9 +213,10 @@ def exclusive(path: Path, instead: str = "another --expdir") -> Iterator[None]:
                 f"{path.parent}: process {file.read().strip() or 'unknown'} is at work on it; "
                 f"wait for it to end, or choose {instead}"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with refusal_as_error(path):
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
         yield
 
 

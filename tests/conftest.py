@@ -1,12 +1,15 @@
 """Fixtures that several folders of tests share."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from tests.faults import Disk, mounted
 
 
 @pytest.fixture(scope="session")
@@ -22,19 +25,30 @@ def shared() -> Path:
 def make_corpus(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a tiny LibriSpeech: sets, each mapping an utterance to its text."""
 
-    def make(sets: Mapping[str, Mapping[str, str]], sample_rate: int = 16000, n_samples: int = 1600) -> Path:
-        for set_name, texts in sets.items():
-            for place, (utterance, text) in enumerate(sorted(texts.items())):
-                reader, chapter, _ = utterance.split("-")
-                folder = tmp_path / "corpus" / set_name / reader / chapter
-                folder.mkdir(parents=True, exist_ok=True)
-                samples = np.random.default_rng(place).integers(-3000, 3000, n_samples, dtype=np.int16)
-                soundfile.write(folder / f"{utterance}.flac", samples, sample_rate)
-                with (folder / f"{reader}-{chapter}.trans.txt").open("a", encoding="utf-8") as file:
-                    file.write(f"{utterance} {text}\n")
-        return tmp_path / "corpus"
+    return partial(write_corpus, tmp_path / "corpus")
 
-    return make
+
+def write_corpus(
+    root: Path, sets: Mapping[str, Mapping[str, str]], sample_rate: int = 16000, n_samples: int = 1600
+) -> Path:
+    """Write a LibriSpeech of noise at `root`: sets, each mapping an utterance to its text."""
+    for set_name, texts in sets.items():
+        for place, (utterance, text) in enumerate(sorted(texts.items())):
+            reader, chapter, _ = utterance.split("-")
+            folder = root / set_name / reader / chapter
+            folder.mkdir(parents=True, exist_ok=True)
+            samples = np.random.default_rng(place).integers(-3000, 3000, n_samples, dtype=np.int16)
+            soundfile.write(folder / f"{utterance}.flac", samples, sample_rate)
+            with (folder / f"{reader}-{chapter}.trans.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{utterance} {text}\n")
+    return root
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Return an empty disk of a megabyte and 100 files."""
+    with mounted(tmp_path / "small", "1m", 100) as small:
+        yield small
 
 
 @pytest.fixture(scope="session")

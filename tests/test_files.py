@@ -3,11 +3,16 @@
 import errno
 import hashlib
 import os
+import signal
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from pqm_plugin import files
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, read_json, safe_name, sha256, whole_file, whole_folder, write_json, write_text
+from tests.faults import allow_writing, drop_rights, forbid_writing, in_child
 
 
 def test_a_failure_while_writing_leaves_the_earlier_file_and_no_scratch(tmp_path):
@@ -83,3 +88,79 @@ def test_what_a_killed_process_left_aside_is_swept_but_not_its_neighbours(tmp_pa
         pass
 
     assert sorted(os.listdir(tmp_path)) == [".ann.b.partial", "ann"]
+
+
+def test_a_scratch_file_that_a_killed_process_left_is_written_over_and_not_kept(tmp_path):
+    path, step = tmp_path / "a.txt", partial(write_text, tmp_path / "a.txt", "half")
+    last = in_child(step, tmp_path).n_writes
+    path.unlink()
+    for _ in range(3):
+        assert in_child(step, tmp_path, kill_at=last).signal == signal.SIGKILL
+    assert not path.exists() and len(os.listdir(tmp_path)) == 1
+
+    write_text(path, "whole")
+
+    assert os.listdir(tmp_path) == ["a.txt"] and path.read_text() == "whole"
+
+
+def test_two_who_write_one_file_at_once_do_not_share_its_scratch(tmp_path):
+    path = tmp_path / "a.txt"
+
+    with whole_file(path) as first:
+        first.write_text("first")
+        with whole_file(path) as second:
+            assert second != first
+            second.write_text("second")
+        assert path.read_text() == "second"
+
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def replace_folder(path: Path) -> None:
+    with whole_folder(path) as scratch:
+        (scratch / "x").write_text("later")
+
+
+def replace_folder_in_two_steps(path: Path) -> None:
+    files._exchange = lambda one, other: False
+    replace_folder(path)
+
+
+@pytest.mark.parametrize("replace", [replace_folder, replace_folder_in_two_steps])
+def test_a_folder_that_is_being_replaced_is_never_lost(tmp_path, replace):
+    path = tmp_path / "f"
+    replace_folder(path)
+    n_writes = in_child(partial(replace, path), tmp_path).n_writes
+
+    for number in range(1, n_writes + 1):
+        (path / "x").write_text("earlier")
+        assert in_child(partial(replace, path), tmp_path, kill_at=number).signal == signal.SIGKILL
+
+        if replace is replace_folder:
+            assert (path / "x").read_text() in ("earlier", "later"), number
+        with pytest.raises(RuntimeError), whole_folder(path):
+            raise RuntimeError
+        assert (path / "x").read_text() in ("earlier", "later"), number
+        assert os.listdir(tmp_path) == ["f"]
+
+    assert n_writes >= 4
+
+
+def test_what_may_not_be_written_is_one_line_that_names_it(tmp_path):
+    write_text(tmp_path / "in/a.txt", "earlier")
+    forbid_writing(tmp_path / "in")
+
+    said = [
+        in_child(step, tmp_path, before=drop_rights).said
+        for step in (
+            partial(write_text, tmp_path / "in/a.txt", "later"),
+            partial(write_text, tmp_path / "in/deep/a.txt", "later"),
+            partial(replace_folder, tmp_path / "in/f"),
+        )
+    ]
+
+    allow_writing(tmp_path / "in")
+    remedy = ": permission denied; mend its access rights, or use another folder"
+    assert said == [f"{tmp_path}/in/{name}{remedy}" for name in ("a.txt", "deep", "f")]
+    assert (tmp_path / "in/a.txt").read_text() == "earlier"

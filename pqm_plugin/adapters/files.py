@@ -87,7 +87,11 @@ def read_info(folder: Path) -> AdapterInfo:
     except RecursionError:
         values = None
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-        raise PqmError(f"{folder / INFO} is of another format version: delete {folder} and run stage 5 (adapt) again")
+        version = str(values.get("format_version") if isinstance(values, dict) else None)[:20]
+        raise PqmError(
+            f"{folder / INFO} is of another format version ({version}, this program reads {FORMAT_VERSION}): run stage "
+            "4 for sat, stage 5 or `pqm enroll` for a speaker; it is then replaced"
+        )
     try:
         info = AdapterInfo(**values)
     except TypeError as error:

@@ -20,6 +20,7 @@ from pqm_plugin.commands import (
     unpack,
 )
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import refusal_as_error
 from pqm_plugin.processes import share_cores, start_log
 
 _COMMANDS = {
@@ -38,17 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.quiet:
         logging.getLogger().setLevel(logging.WARNING)
     try:
-        return int(_COMMANDS[parsed.command].run(parsed))
+        # What has no other name when the system refuses it is what is printed.
+        with refusal_as_error("standard output"):
+            status = int(_COMMANDS[parsed.command].run(parsed))
+            sys.stdout.flush()
+            return status
     except PqmError as error:
         print(f"pqm {parsed.command}: {error}", file=sys.stderr)
+        _forget_output()
         return 1
     except KeyboardInterrupt:
         print(f"pqm {parsed.command}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever reads our output has had enough of it, as `head` has; Python must not complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads our output has had enough of it, as `head` has.
+        _forget_output()
         return 0
+
+
+def _forget_output() -> None:
+    """Let go of what standard output did not take: Python would complain of it at its end, with a status of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,6 +32,8 @@ _UNKNOWN_LENGTH = 2**62
 OVERSHOOT_S = 0.5
 # Three steps of 16-bit audio: dither and dead microphones stay below, any speech above.
 _SILENCE_PEAK = 1e-4
+# A recorder that cuts waves off does so at full scale, or a step below; what is softer was loud on purpose.
+_CLIPPED_PEAK = 0.98
 _AGAIN = "copy or fetch it again, or remove the utterance from the set"
 
 
@@ -92,6 +94,13 @@ def is_silent(samples: Samples) -> bool:
     return bool(np.abs(samples).max(initial=0.0) < _SILENCE_PEAK)
 
 
+def clipped_share(samples: Samples) -> float:
+    """The share of samples `(n_samples,)` that stand with their neighbours at the largest value there is, in [0, 1]."""
+    sizes = np.abs(samples)
+    at_most = sizes >= max(_CLIPPED_PEAK, float(sizes.max(initial=0.0)))
+    return float((at_most[:-2] & at_most[1:-1] & at_most[2:]).sum() / max(1, len(samples)))
+
+
 def _kind(audio: str) -> str:
     if audio.rstrip().endswith("|"):
         return "command"
@@ -124,6 +133,23 @@ def decode(source: Path | io.BytesIO, utterance: Utterance) -> tuple[Samples, in
         if len(samples) < stop - start:
             raise _cut_off(utterance, f"the header promises {file.frames} samples, {start + len(samples)} are there")
         return samples, file.samplerate
+
+
+def decode_blocks(source: Path | io.BytesIO, utterance: Utterance, block_s: float) -> Iterator[tuple[Samples, int]]:
+    """Yield the samples of `decode` in blocks of `block_s` seconds, the last one shorter, each with the rate.
+
+    Raises:
+        PqmError: as `load_audio` does, naming `utterance`; what was yielded before stands.
+    """
+    with _opened(source, utterance) as file:
+        n_samples = max(1, round(block_s * file.samplerate))
+        for first in range(0, file.frames, n_samples):
+            wanted = min(n_samples, file.frames - first)
+            samples = file.read(wanted, dtype="float32", always_2d=True)
+            if len(samples) < wanted:
+                there = first + len(samples)
+                raise _cut_off(utterance, f"the header promises {file.frames} samples, {there} are there")
+            yield samples, file.samplerate
 
 
 @contextmanager

@@ -1,12 +1,16 @@
 """Sound from wherever a user has it: a path, an open file, or an array."""
 
 import io
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from pqm_plugin.corpus.audio import Samples, decode, is_silent, resample
+from pqm_plugin.corpus.audio import Samples, clipped_share, decode_blocks, is_silent
+from pqm_plugin.corpus.resampling import resampled
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
@@ -17,8 +21,15 @@ FOREIGN = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".mov", ".amr", ".3g
 _MOST_CHANNELS = 64
 # A header may say anything, and a low rate would make a large array of a small file.
 _RATES = (2000, 768000)
+# 32-bit integers that were not scaled are the largest that any program writes; squared, they are still finite.
+_LARGEST = 2.0**31
+_BLOCK_S = 60.0
+# A single plosive at full scale harms nothing.
+_CLIPPED_SHARE = 1e-3
 
-__all__ = ["Sound", "is_silent", "load_sound", "sound_name"]
+_log = logging.getLogger(__name__)
+
+__all__ = ["Sound", "is_silent", "load_sound", "sound_name", "stream_sound"]
 
 
 def load_sound(sound: Sound, sample_rate: int, given_rate: int | None = None) -> Samples:
@@ -32,21 +43,44 @@ def load_sound(sound: Sound, sample_rate: int, given_rate: int | None = None) ->
     Raises:
         PqmError: if the sound is missing, empty, damaged, of a format that cannot be read, or not finite.
     """
-    if isinstance(sound, str | Path):
-        samples, rate = _from_path(Path(sound).expanduser())
-    elif hasattr(sound, "read"):
-        data = sound.read()
-        if not isinstance(data, bytes):
-            raise PqmError(f"{sound_name(sound)} gives text, not bytes: open it with mode 'rb'")
-        samples, rate = decode(io.BytesIO(data), Utterance("", "", "", sound_name(sound)))
-    else:
-        samples, rate = _from_array(sound), given_rate or sample_rate
+    blocks = list(stream_sound(sound, sample_rate, given_rate))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def stream_sound(sound: Sound, sample_rate: int, given_rate: int | None = None) -> Iterator[Samples]:
+    """Yield the samples of `load_sound` in blocks of about a minute, so that an hour takes no more memory.
+
+    Clipped sound is said, once.
+
+    Raises:
+        PqmError: as `load_sound` does; what was yielded before stands.
+    """
+    name = sound_name(sound)
+    blocks = _blocks(sound, given_rate or sample_rate)
+    first, rate = next(blocks)
     if not _RATES[0] <= rate <= _RATES[1]:
-        raise PqmError(f"{sound_name(sound)}: a sample rate of {rate} Hz: speech has {_RATES[0]} to {_RATES[1]} Hz")
-    if not np.isfinite(samples).all():
-        raise PqmError(f"{sound_name(sound)} holds values that are not numbers: write it again as 16-bit audio")
+        raise PqmError(f"{name}: a sample rate of {rate} Hz: speech has {_RATES[0]} to {_RATES[1]} Hz")
+    mono = (_mono(samples, name) for samples, _ in chain([(first, rate)], blocks))
+    yield from resampled(_say_clipped(mono, name), rate, sample_rate)
+
+
+def _mono(samples: Samples, name: str) -> Samples:
+    if not np.abs(samples).max(initial=0.0) <= _LARGEST:
+        raise PqmError(f"{name} holds values that are not numbers, or no sound's: write it again as 16-bit audio")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    return np.ascontiguousarray(resample(mono, rate, sample_rate))
+    return np.ascontiguousarray(mono)
+
+
+def _say_clipped(blocks: Iterable[Samples], name: str) -> Iterator[Samples]:
+    said = False
+    for samples in blocks:
+        share = 0.0 if said else clipped_share(samples)
+        if share > _CLIPPED_SHARE:
+            said = True
+            _log.warning(
+                "%s is clipped (%.1f %% of a stretch): words may be lost, record with less gain", name, 100 * share
+            )
+        yield samples
 
 
 def sound_name(sound: Any) -> str:
@@ -54,7 +88,22 @@ def sound_name(sound: Any) -> str:
     return str(sound) if isinstance(sound, str | Path) else str(getattr(sound, "name", "audio"))
 
 
-def _from_path(path: Path) -> tuple[Samples, int]:
+def _blocks(sound: Sound, given_rate: int) -> Iterator[tuple[Samples, int]]:
+    """Samples `(n_samples, n_channels)` and their rate in Hz, block by block."""
+    if isinstance(sound, str | Path):
+        path = Path(sound).expanduser()
+        _check_path(path)
+        yield from decode_blocks(path, Utterance("", "", "", str(path)), _BLOCK_S)
+    elif hasattr(sound, "read"):
+        data = sound.read()
+        if not isinstance(data, bytes):
+            raise PqmError(f"{sound_name(sound)} gives text, not bytes: open it with mode 'rb'")
+        yield from decode_blocks(io.BytesIO(data), Utterance("", "", "", sound_name(sound)), _BLOCK_S)
+    else:
+        yield _from_array(sound), given_rate
+
+
+def _check_path(path: Path) -> None:
     if path.suffix.lower() in FOREIGN:
         raise PqmError(
             f"{path}: {path.suffix} cannot be read here; convert it first: `ffmpeg -i {path.name} {path.stem}.wav`"
@@ -63,7 +112,6 @@ def _from_path(path: Path) -> tuple[Samples, int]:
         raise PqmError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give an audio file")
     if not path.stat().st_size:
         raise PqmError(f"{path} is empty (0 bytes): record or copy it again")
-    return decode(path, Utterance("", "", "", str(path)))
 
 
 def _from_array(values: Any) -> Samples:

@@ -1,5 +1,7 @@
 """Cut long audio where nobody speaks."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 _STEP_S = 0.02
@@ -12,14 +14,21 @@ def cut_at_silence(audio: np.ndarray, sample_rate: int, longest_s: float) -> lis
 
     Each cut is in the middle of the quietest 0.3 seconds of the second half of what fits.
     """
+    return list(cut_blocks_at_silence([audio], sample_rate, longest_s))
+
+
+def cut_blocks_at_silence(blocks: Iterable[np.ndarray], sample_rate: int, longest_s: float) -> Iterator[np.ndarray]:
+    """The pieces of `cut_at_silence` for audio that comes in blocks (n_samples,), each as soon as it is known."""
     longest = int(longest_s * sample_rate)
-    pieces = []
-    while len(audio) > longest:
-        first = int(longest * (1 - _SEARCHED))
-        cut = first + _quietest(audio[first:longest], sample_rate)
-        pieces.append(audio[:cut])
-        audio = audio[cut:]
-    return [*pieces, audio]
+    rest: np.ndarray = np.zeros(0, np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, block]) if len(rest) else block
+        while len(rest) > longest:
+            first = int(longest * (1 - _SEARCHED))
+            cut = first + _quietest(rest[first:longest], sample_rate)
+            yield rest[:cut]
+            rest = rest[cut:]
+    yield rest
 
 
 def _quietest(audio: np.ndarray, sample_rate: int) -> int:

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
+from pqm_plugin.corpus.audio import is_silent
 from pqm_plugin.corpus.text import fit_text
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
@@ -21,6 +22,9 @@ from pqm_plugin.personal.transcript import Segment
 _log = logging.getLogger(__name__)
 SHORTEST_S = 0.1
 """Shorter sounds, in seconds, hold no word, and are less than the window over which features are computed."""
+
+LONGEST_S = 30.0
+"""Longer sounds, in seconds, are cut at silence to be heard, and not learned from: memory grows with their square."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,7 @@ def examples(recognizer: Recognizer, clips: Sequence[Clip], case: str, speaker: 
     for clip in clips:
         tokens = recognizer.token_ids(fit.apply(clip.text)) if clip.text.strip() else torch.zeros(0)
         obstacle = "" if len(tokens) else "it has no text that can be spelled"
-        if len(clip.samples) < SHORTEST_S * recognizer.facts.sample_rate:
-            obstacle = f"it is shorter than {SHORTEST_S} s"
+        obstacle = _unusable(clip.samples, recognizer.facts.sample_rate) or obstacle
         if not obstacle:
             features = recognizer.features(clip.samples)
             obstacle = recognizer.obstacle(features, tokens)
@@ -119,3 +122,13 @@ def examples(recognizer: Recognizer, clips: Sequence[Clip], case: str, speaker: 
     if not ready:
         raise PqmError(f"{speaker}: none of {len(clips)} recordings can be learned from, see the lines above")
     return ready
+
+
+def _unusable(samples: np.ndarray, sample_rate: int) -> str:
+    """Why a sound (n_samples,) can teach no voice, whatever its text says; nothing if it can."""
+    duration_s = len(samples) / sample_rate
+    if duration_s < SHORTEST_S:
+        return f"it is shorter than {SHORTEST_S} s"
+    if duration_s > LONGEST_S:
+        return f"it is {duration_s:.0f} s long: cut it into sentences of at most {LONGEST_S:.0f} s, each with its text"
+    return "nobody speaks in it: it is silent" if is_silent(samples) else ""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from pqm_plugin.adapters.names import WEIGHTS
 from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.corpus.text import AUTO, CASES
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import exclusive, no_space_as_error, sha256
+from pqm_plugin.files import exclusive, refusal_as_error, sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
@@ -75,11 +76,12 @@ def enroll(
     _check(folder, speaker, clips, has_texts=hears is None)
     listening, learning = (partial(watch, step) if watch else None for step in ("listening", "learning"))
     root = folder.path / SPEAKERS
-    with exclusive(root / f".{speaker}.lock", "another speaker name"), no_space_as_error(target):
+    with refusal_as_error(target), exclusive(root / f".{speaker}.lock", "another speaker name"):
         request = _request(folder, clips, options, search, unsupervised=hears is not None)
         earlier = _earlier(target)
         if earlier is not None and _asked(earlier.request) == request:
             _log.info("%s is there already, from the same recordings", target)
+            _sweep(root, speaker)
             return _enrolled(folder, speaker, clips, earlier.best_epoch, is_new=False)
         checkpoint, heard = (root / f".{speaker}.{_short(request)}.{end}" for end in ("train", "heard"))
         found: dict[str, float] = {}
@@ -87,8 +89,7 @@ def enroll(
             clips, found = own_words(hears, clips, options.min_confidence, speaker, heard, listening)
         asked = request | {_FOUND: found}
         best_epoch = _train(folder, speaker, clips, options, search, asked, checkpoint, device, learning)
-        for path in (checkpoint, heard):
-            path.unlink(missing_ok=True)
+        _sweep(root, speaker)
     return _enrolled(folder, speaker, clips, best_epoch, is_new=True)
 
 
@@ -139,6 +140,13 @@ def _request(
 def _short(request: Mapping[str, Any]) -> str:
     """Names what an interrupted run leaves: one with other recordings or settings is not gone on with."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sweep(root: Path, speaker: str) -> None:
+    """Remove what runs for a speaker, this one and those that were cut off, kept to go on from."""
+    for path in root.glob(f".*{speaker}.*"):
+        if re.fullmatch(rf"\.{{1,2}}{re.escape(speaker)}\.[0-9a-f]{{12}}\.(train|heard)(\.partial)?", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _train(

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ _log = logging.getLogger(__name__)
 SPARED = ("depthwise_conv", "ctc")
 """Layer kinds that stay in bfloat16: those that 4 bits hurt most for their bytes, see egs/librispeech/RESULTS.md."""
 _REST_DTYPE = "bfloat16"
+_FETCHED = ".base"
 
 
 def quantize(source: str, out: Path, licence: str = "", keep: Sequence[str] | None = None) -> dict[str, Any]:
@@ -42,10 +42,12 @@ def quantize(source: str, out: Path, licence: str = "", keep: Sequence[str] | No
     if out.exists():
         raise PqmError(f"{out} is there already: choose another folder, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(out) as packed, tempfile.TemporaryDirectory(prefix=".pqm_base", dir=out.parent) as scratch:
-        base = Path(scratch) / "base"
+    with whole_folder(out) as packed:
+        # Inside, so that a run that is killed leaves one thing, which the next one finds and removes.
+        base = packed / _FETCHED
         fetch_base(source, base)
         meta = _pack(base, packed, keep)
+        shutil.rmtree(base)
         write_json(packed / META, meta)
         write_json(packed / ABOUT, {"source": Path(source).name, "licence": licence})
     return meta

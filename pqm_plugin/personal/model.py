@@ -1,7 +1,9 @@
 """A personal model in memory: hear, learn a voice, hear better."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,11 @@ import torch
 
 from pqm_plugin.adapters.lora import switched_off
 from pqm_plugin.adapters.rows import AdapterBank
-from pqm_plugin.corpus.recording import Sound, is_silent, load_sound, sound_name
+from pqm_plugin.corpus.recording import Sound, is_silent, load_sound, sound_name, stream_sound
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.silence import cut_at_silence
-from pqm_plugin.personal.clips import SHORTEST_S, Clip
+from pqm_plugin.models.silence import cut_blocks_at_silence
+from pqm_plugin.personal.clips import LONGEST_S, SHORTEST_S, Clip
 from pqm_plugin.personal.confidence import confidence
 from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
@@ -21,8 +23,6 @@ from pqm_plugin.personal.opening import Opened, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
 from pqm_plugin.personal.transcript import Segment, Transcript
 
-LONGEST_S = 30.0
-"""Longest stretch that is searched at once, in seconds: what is longer is cut at silence."""
 _SHORTEST_S = 1.0
 
 
@@ -49,6 +49,7 @@ class PersonalModel:
         self.folder = ModelFolder.of(path)
         self._search = search or search_options(self.folder.about())
         self._device, self._mode = device, mode
+        self._alone = threading.RLock()
         self.reopen()
 
     def reopen(self) -> None:
@@ -95,10 +96,10 @@ class PersonalModel:
         Raises:
             PqmError: if the speaker is not enrolled, or the audio cannot be read.
         """
-        samples = load_sound(audio, self.sample_rate, sample_rate)
-        segments = tuple(self.segments(samples, speaker, plain=plain, longest_s=longest_s))
+        found = self.segments(audio, speaker, sample_rate=sample_rate, plain=plain, longest_s=longest_s)
+        segments = tuple(found)
         name, _ = self.adapter(speaker, plain=plain)
-        return Transcript(sound_name(audio), name, len(samples) / self.sample_rate, segments)
+        return Transcript(sound_name(audio), name, segments[-1].end_s, segments)
 
     def segments(
         self,
@@ -109,22 +110,23 @@ class PersonalModel:
         plain: bool = False,
         longest_s: float = LONGEST_S,
     ) -> Iterator[Segment]:
-        """Yield the segments of a recording as they are found; arguments and errors as `transcribe`."""
+        """Yield the segments of a recording as they are found; arguments and errors as `transcribe`.
+
+        A file is read as it is heard, so that memory does not grow with its length; where it is damaged in its middle,
+        what stands before the damage has been yielded when the error comes.
+        """
         if longest_s < _SHORTEST_S:
             raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
-        samples = load_sound(audio, self.sample_rate, sample_rate)
         _, folder = self.adapter(speaker, plain=plain)
-        pieces = [
+        blocks = stream_sound(audio, self.sample_rate, sample_rate)
+        pieces = (
             piece
-            for part in cut_at_silence(samples, self.sample_rate, longest_s)
+            for part in cut_blocks_at_silence(blocks, self.sample_rate, longest_s)
             for piece in self._opened.recognizer.pieces(part)
-        ]
-        size = self._opened.recognizer.max_batch
+        )
         at = 0
-        for first in range(0, len(pieces), size):
-            for piece, (text, score) in zip(
-                pieces[first : first + size], self._recognize(pieces[first : first + size], folder), strict=True
-            ):
+        for batch in batched(pieces, self._opened.recognizer.max_batch):
+            for piece, (text, score) in zip(batch, self._recognize(batch, folder), strict=True):
                 n_tokens = len(self._opened.recognizer.token_ids(text)) if text else 0
                 sure = confidence(score, n_tokens) if text else 1.0
                 yield Segment(at / self.sample_rate, (at + len(piece)) / self.sample_rate, text, score, sure)
@@ -154,13 +156,17 @@ class PersonalModel:
 
     @contextmanager
     def using(self, folder: Path | None, n_rows: int = 1) -> Iterator[None]:
-        """Within it, the network computes batches of `n_rows` with the adapter in `folder`, or with none."""
-        if folder is not None:
-            with self._bank.rows([folder] * n_rows):
+        """Within it, the network computes batches of `n_rows` with the adapter in `folder`, or with none.
+
+        Threads that share the model wait for each other here: it computes with one adapter at a time.
+        """
+        with self._alone:
+            if folder is not None:
+                with self._bank.rows([folder] * n_rows):
+                    yield
+                return
+            with switched_off(self._bank.model) if self._bank.model else nullcontext():
                 yield
-            return
-        with switched_off(self._bank.model) if self._bank.model else nullcontext():
-            yield
 
     def enroll(
         self,
@@ -202,7 +208,8 @@ class PersonalModel:
         done = enroll(self.folder, speaker, ready, options, self._search, hears, self._device, watch)
         if done.is_new:
             # The bank would go on with the adapter of that name that it may have in memory.
-            self.reopen()
+            with self._alone:
+                self.reopen()
         return done
 
     def info(self) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 from importlib import import_module
 from pathlib import Path
 
-from pqm_plugin.files import exclusive, no_space_as_error
+from pqm_plugin.files import exclusive, refusal_as_error
 from pqm_plugin.stages.recipe import Recipe
 
 STAGES = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report")
@@ -18,7 +18,7 @@ def run_stage(name: str, recipe: Recipe) -> None:
     if name not in (*STAGES, *STUDIES):
         raise ValueError(f"stage {name!r}: use one of {', '.join((*STAGES, *STUDIES))}")
     module = import_module(f"pqm_plugin.stages.{name}")
-    with no_space_as_error(recipe.expdir):
+    with refusal_as_error(recipe.expdir):
         # A study only adds a file of its own, and may run beside the stages.
         with contextlib.nullcontext() if name in STUDIES else exclusive(_lock(name, recipe)):
             module.run(recipe)

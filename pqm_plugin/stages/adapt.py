@@ -56,8 +56,8 @@ def _adapt(material: Material, voices: Voices) -> None:
         run_jobs(_jobs(material, voices, todo), recipe.nj, "adapt", backend_of(recipe))
     finally:
         index.take_in()
-    if todo:
-        sweep_checkpoints(root, set(todo))
+    if todo or index.has_checkpoints():
+        sweep_checkpoints(root, set(speakers))
 
 
 def _jobs(material: Material, voices: Voices, todo: Sequence[str]) -> list[Job]:

@@ -25,11 +25,11 @@ def run(recipe: Recipe) -> None:
     else:
         request = {"base": _identity(recipe.base)}
         if not is_done(folder / BASE_RECORD, request, f"base {folder}"):
-            _bring(recipe, folder)
+            _bring(recipe, folder, request)
     if _is_recorded(folder, request):
         logging.info("%s is there already", folder)
     else:
-        _record(folder, request)
+        _record(folder, request, folder)
     _report_text(recipe, folder)
 
 
@@ -41,8 +41,10 @@ def _identity(source: str) -> str:
     return sha256(path) if path.is_file() else source
 
 
-def _bring(recipe: Recipe, folder: Path) -> None:
+def _bring(recipe: Recipe, folder: Path, request: dict[str, str]) -> None:
     """Copy or fetch the base into `folder`, which may hold an earlier copy, or be the base itself, but nothing else.
+
+    It comes with its record: without one, a run after a kill would take it for somebody else's.
 
     Raises:
         PqmError: if `folder` holds something that this stage has not made.
@@ -53,6 +55,7 @@ def _bring(recipe: Recipe, folder: Path) -> None:
         raise PqmError(f"{folder} is there already and was not made by stage 2: choose another --expdir, or move it")
     with whole_folder(folder) as scratch:
         fetch_base(recipe.base, scratch)
+        _record(scratch, request, folder)
 
 
 def _is_recorded(folder: Path, request: Mapping[str, str]) -> bool:
@@ -92,14 +95,15 @@ def _plain_data(recipe: Recipe, set_name: str, sample_rate: int) -> Path:
     return dumped / "data"
 
 
-def _record(folder: Path, request: dict[str, str]) -> None:
+def _record(folder: Path, request: dict[str, str], called: Path) -> None:
+    """Check that the base in `folder`, which is or will be `called` so, loads, and write down what it is."""
     family = family_of(folder)
     weights = family.weights_file(folder)
     recognizer = family.load_float(folder, SearchOptions(), "cpu")
     parameters = sum(parameter.numel() for parameter in recognizer.network.parameters())
     facts = {"family": family.NAME, "sha256": sha256(weights), "size_bytes": weights.stat().st_size}
     write_json(folder / BASE_RECORD, {"request": request, **facts, "parameters": parameters})
-    logging.info("%s: %s, %.2f M parameters, %d bytes", folder, family.NAME, parameters / 1e6, facts["size_bytes"])
+    logging.info("%s: %s, %.2f M parameters, %d bytes", called, family.NAME, parameters / 1e6, facts["size_bytes"])
 
 
 def _report_text(recipe: Recipe, folder: Path) -> None:

@@ -45,6 +45,8 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
     folder = recipe.adapter_dir(base_kind) / "sat"
     if adapter_is_done(folder, request):
         logging.info("%s is there already", folder)
+        # A kill may have come between the adapter and its checkpoint's end.
+        sweep_checkpoints(folder.parent, {"sat"})
         return
     opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
     recognizer, options = opened.recognizer, recipe.config.pretrain

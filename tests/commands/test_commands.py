@@ -161,3 +161,16 @@ def test_what_is_wrong_is_one_line_and_exit_1(arguments, why, capsys, tmp_path, 
 
     said = capsys.readouterr().err
     assert said.startswith(f"pqm {arguments[0]}: ") and why in said and said.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.slow
+def test_what_standard_output_does_not_take_is_one_line_and_exit_1(conformer):
+    program = [sys.executable, "-m", "pqm_plugin.commands", "info", str(conformer)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("pqm info: standard output: the disk is full") and done.stderr.count("\n") == 1

@@ -8,6 +8,7 @@ import pytest
 
 from pqm_plugin.stages import run_stage
 from pqm_plugin.stages.recipe import Recipe
+from tests.conftest import write_corpus
 
 CONFIG = """
 quantize: {keep: [embedding]}
@@ -27,19 +28,24 @@ def tiny_base(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, make_corpus: Callable[..., Path], tiny_base: Path) -> Recipe:
+def recipe(tmp_path: Path, tiny_base: Path) -> Recipe:
+    """Return the recipe of `tiny_recipe`, below the test's own folder."""
+    return tiny_recipe(tmp_path, tiny_base)
+
+
+def tiny_recipe(folder: Path, tiny_base: Path) -> Recipe:
     """Two target speakers of six utterances, three SAT speakers of three; nothing has run yet."""
     target = {f"{s}-1-{i:04d}": WORDS[(i + s) % 6] for s in (10, 20) for i in range(6)}
     sat = {f"{s}-1-{i:04d}": WORDS[(i + s) % 6] for s in (30, 31, 32) for i in range(3)}
-    config = tmp_path / "pqm.yaml"
+    config = folder / "pqm.yaml"
     config.write_text(CONFIG)
     return Recipe(
-        corpus=make_corpus({"dev": target, "sat": sat}, n_samples=16000),
+        corpus=write_corpus(folder / "corpus", {"dev": target, "sat": sat}, n_samples=16000),
         base=str(tiny_base),
         target_set="dev",
         sat_sets=("sat",),
-        datadir=tmp_path / "data",
-        expdir=tmp_path / "exp",
+        datadir=folder / "data",
+        expdir=folder / "exp",
         pqm_config=config,
         nj=1,
         inference_nj=1,

@@ -136,6 +136,21 @@ def test_a_speaker_whose_name_cannot_be_a_folder_is_an_error(make_corpus: MakeCo
         prepare_data(corpus, "librispeech", tmp_path / "data", "dev", [])
 
 
+@pytest.mark.parametrize("name", ["../../x", "con", "\N{GRINNING FACE}", "a" * 300])
+def test_a_speaker_of_a_table_whose_name_cannot_be_a_folder_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    rows = ["path\ttext\tspeaker"]
+    for index in range(5):
+        soundfile.write(tmp_path / f"in/{index}.wav", [0.1] * 1600, 16000)
+        rows.append(f"{index}.wav\tGO ON\t{name}")
+    (tmp_path / "in/corpus.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    with pytest.raises(PqmError, match="speaker name .* cannot be a folder name"):
+        prepare_data(tmp_path / "in/corpus.tsv", "own", tmp_path / "data", "own", [])
+
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 def test_a_set_without_one_whole_utterance_is_an_error(corpus: Path, tmp_path: Path) -> None:
     for path in (corpus / "dev").rglob("*.flac"):
         path.unlink()

@@ -1,13 +1,9 @@
 """A disk that is really full: one line says which file and what to do, and nothing earlier is lost."""
 
-import contextlib
 import dataclasses
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,58 +14,9 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_file, whole_folder, write_text
 from pqm_plugin.stages.common.jobs import Job, run_jobs
 from pqm_plugin.stages.decoding.parts import Line, Part
+from tests.faults import PAGE_BYTES, Disk
 
-PAGE_BYTES = 4096
 REMEDY = r": the disk is full; free some space and run the same command again, nothing earlier was touched"
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system of its own, of a megabyte and 100 files."""
-
-    folder: Path
-
-    def fill(self, left_bytes: int = 0) -> None:
-        """Take all space but `left_bytes`, a multiple of the page size."""
-        with (self.folder / "filler").open("wb", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                while file.write(bytes(PAGE_BYTES)):
-                    pass
-            file.truncate(file.tell() - left_bytes)
-
-    def take_all_names(self) -> None:
-        """Leave space, but none for another file."""
-        (self.folder / "filler").mkdir()
-        with contextlib.suppress(OSError):
-            for place in range(1000):
-                (self.folder / "filler" / str(place)).touch()
-
-    def free(self) -> None:
-        """Give everything back."""
-        filler = self.folder / "filler"
-        if filler.is_dir():
-            for path in filler.iterdir():
-                path.unlink()
-            filler.rmdir()
-        else:
-            filler.unlink()
-
-
-@pytest.fixture
-def disk(tmp_path) -> Iterator[Disk]:
-    """Return an empty small disk; only root may mount one, and a container may forbid even that."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("a small disk can only be mounted by root on Linux")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("fill", [Disk.fill, Disk.take_all_names])

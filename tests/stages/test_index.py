@@ -69,6 +69,14 @@ def test_broken_lines_are_counted_left_out_and_mended(root, caplog):
     assert (root / INDEX).read_text() == good
 
 
+def test_an_adapter_of_another_format_version_is_not_done_though_the_index_has_it(root, monkeypatch):
+    assert AdapterIndex(root).holds("ann", REQUEST)
+
+    monkeypatch.setattr("pqm_plugin.stages.common.index.FORMAT_VERSION", 2)
+
+    assert not AdapterIndex(root).holds("ann", REQUEST)
+
+
 def test_hashes_come_from_the_index_while_the_files_stay_the_same(root):
     folder = adapter(root, "ben")
     row = Row.of(folder, REQUEST)

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pqm_plugin.adapters.files import WEIGHTS
+from pqm_plugin.adapters.files import FORMAT_VERSION, WEIGHTS
 from pqm_plugin.files import write_text
 from pqm_plugin.stages.common.done import request_hash
 from pqm_plugin.stages.common.opening import trust_hash, weights_hash
@@ -33,7 +33,7 @@ class Row:
         """The row of an adapter's folder, which is done; `weights` is the name of the file in it."""
         path = folder / weights
         status = path.stat()
-        return cls(folder.name, request_hash(request), weights_hash(path), status.st_size, status.st_mtime_ns)
+        return cls(folder.name, _asked(request), weights_hash(path), status.st_size, status.st_mtime_ns)
 
     def line(self) -> str:
         """As it stands in a file."""
@@ -64,11 +64,15 @@ class AdapterIndex:
     def holds(self, speaker: str, request: Mapping[str, Any]) -> bool:
         """Whether the speaker's adapter is known to answer this request; if not, its folder says more."""
         row = self._rows.get(speaker)
-        return row is not None and row.request == request_hash(request) and self._stands(row)
+        return row is not None and row.request == _asked(request) and self._stands(row)
 
     def has_folder(self, speaker: str) -> bool:
         """Whether there was a folder of that name when the index was read."""
         return speaker in self._folders
+
+    def has_checkpoints(self) -> bool:
+        """Whether there were files of trainings that had not ended when the index was read."""
+        return any(name.endswith(".train") for name in self._folders)
 
     def add(self, row: Row) -> None:
         """Take in an adapter that is done."""
@@ -99,6 +103,11 @@ class AdapterIndex:
         except OSError:
             return False
         return (status.st_size, status.st_mtime_ns) == (row.size_bytes, row.changed_ns)
+
+
+def _asked(request: Mapping[str, Any]) -> str:
+    """An adapter of another format version is not done, whatever the index of that version says."""
+    return request_hash({"format_version": FORMAT_VERSION, **request})
 
 
 def trust_adapters(recipe: Recipe) -> None:

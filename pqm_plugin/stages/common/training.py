@@ -159,8 +159,9 @@ def save_as_it_starts(trained: Trained, request: dict[str, Any], folder: Path, n
 
 def sweep_checkpoints(root: Path, names: Collection[str]) -> None:
     """Remove what interrupted runs with other settings left of adapters that are done now."""
-    for path in root.glob(".*.train"):
-        if (found := re.fullmatch(r"\.(.+)\.[0-9a-f]{12}\.train", path.name)) and found[1] in names:
+    for path in root.glob(".*.train*"):
+        found = re.fullmatch(r"\.{1,2}([^.].*)\.[0-9a-f]{12}\.train(\.partial)?", path.name)
+        if found and found[1] in names:
             path.unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import no_space_as_error
+from pqm_plugin.files import refusal_as_error
 from pqm_plugin.processes import start_log
 
 N_LAST_LINES = 5
@@ -96,7 +96,7 @@ def execute(job: Job, *, again: bool, where: str) -> str:
     Anything but a `PqmError` is raised, after it was written to the log.
     """
     try:
-        with no_space_as_error(job.log):
+        with refusal_as_error(job.log):
             job.log.parent.mkdir(parents=True, exist_ok=True)
             _log_to(job.log, again)
             os.environ["OMP_NUM_THREADS"] = "1"
