@@ -29,11 +29,11 @@ PATIENCE_MS = 120_000
 CHAPTER = "data/LibriSpeech/dev-clean/84/121123"
 READ = ("0009", "0013")
 BROUGHT = ("0003", "0010")
-HEARD = "0018"
-# A careless search and a few bold steps, judged by the two recordings themselves: quick, and better than nothing.
+HEARD = "0027"
+# A narrow search and a few bold steps, judged by the two recordings themselves: quick, and better than nothing.
 SETTINGS = {
-    "decode": {"beam_size": 2, "ctc_weight": 0.3},
-    "enroll": {"few_epochs": 3, "learning_rate": 0.003},
+    "decode": {"beam_size": 4, "ctc_weight": 0.5},
+    "enroll": {"few_epochs": 3, "learning_rate": 0.002},
 }
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -194,7 +194,7 @@ def test_a_dropped_file_and_the_microphone_are_written_down(page, shared):
 
     assert overlap(texts(shared)[HEARD], dropped) > 0.6
     assert overlap(texts(shared)[READ[0]], words(page, "Anyone")) > 0.5
-    assert "for 3.5 s of speech" in speed and "Real-time factor" in speed
+    assert "for 3.1 s of speech" in speed and "Real-time factor" in speed
 
 
 def test_a_speaker_is_enrolled_and_what_changes_is_shown(page, shared, served, tmp_path):
