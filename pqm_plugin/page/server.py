@@ -117,6 +117,9 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
         PqmError: if the address is not known, not ours, or taken.
     """
     try:
+        if not 0 <= port < 2**16:
+            # The look-up would take it modulo 2^16, and we would listen where nobody looks.
+            raise OverflowError("ports are from 0 to 65535")
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address[:2], family=family)
     except (OSError, OverflowError) as error:

@@ -25,15 +25,15 @@ from tests.page.watched import is_here
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 ROOT = Path(__file__).resolve().parents[2]
 # Of a busy machine; every wait ends as soon as what is awaited is there.
-PATIENCE_MS = 120_000
+PATIENCE_MS = 240_000
 CHAPTER = "data/LibriSpeech/dev-clean/84/121123"
 READ = ("0009", "0013")
 BROUGHT = ("0003", "0010")
-HEARD = "0018"
-# A careless search and a few bold steps, judged by the two recordings themselves: quick, and better than nothing.
+HEARD = "0027"
+# A narrow search and a few bold steps, judged by the two recordings themselves: quick, and better than nothing.
 SETTINGS = {
-    "decode": {"beam_size": 2, "ctc_weight": 0.3},
-    "enroll": {"few_epochs": 3, "learning_rate": 0.003},
+    "decode": {"beam_size": 4, "ctc_weight": 0.5},
+    "enroll": {"few_epochs": 3, "learning_rate": 0.002},
 }
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -87,7 +87,7 @@ def served(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             yield Served(ready[0], folder / "model", folder / "asked")
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(PATIENCE_MS / 1000)
     assert sorted(path.name for path in folder.iterdir()) == ["asked", "log", "model"], "something was left behind"
 
 
@@ -194,7 +194,7 @@ def test_a_dropped_file_and_the_microphone_are_written_down(page, shared):
 
     assert overlap(texts(shared)[HEARD], dropped) > 0.6
     assert overlap(texts(shared)[READ[0]], words(page, "Anyone")) > 0.5
-    assert "for 3.5 s of speech" in speed and "Real-time factor" in speed
+    assert "for 3.1 s of speech" in speed and "Real-time factor" in speed
 
 
 def test_a_speaker_is_enrolled_and_what_changes_is_shown(page, shared, served, tmp_path):
@@ -242,6 +242,13 @@ def test_a_reader_keeps_sentences_and_a_wrong_name_is_said_in_words(page, shared
     record(page, "#reading", 3.5)
     page.click("#keep")
     page.locator("#kept li").wait_for()
+    page.wait_for_function(
+        "first => !['', first].includes(document.querySelector('#sentence textarea').value)", arg=first
+    )
+    second = sentence.input_value()
+    record(page, "#reading", 1.0)
+    page.click("#keep")
+    page.locator("#kept li").nth(1).wait_for()
     picture(page, "teach", tmp_path)
 
     page.locator("#name input, #name textarea").fill("../84")
@@ -249,9 +256,9 @@ def test_a_reader_keeps_sentences_and_a_wrong_name_is_said_in_words(page, shared
     toast = page.get_by_text("cannot be a folder name")
     toast.wait_for()
 
-    assert texts(shared)[READ[0]] in page.locator("#kept li").inner_text()
-    assert sentence.input_value() not in ("", first)
-    assert "Sentence 2 of" in page.locator("#where").inner_text()
+    assert texts(shared)[READ[0]] in page.locator("#kept li").nth(0).inner_text()
+    assert second in page.locator("#kept li").nth(1).inner_text()
+    assert "Sentence 3 of" in page.locator("#where").inner_text()
     assert not (served.model.parent / "84").exists()
 
 
