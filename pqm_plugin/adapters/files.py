@@ -88,6 +88,20 @@ def read_info(folder: Path) -> AdapterInfo:
     return info
 
 
+def check_base(folder: Path, base_sha256: str) -> None:
+    """See that an adapter hangs on the base whose weights file has this hash.
+
+    Raises:
+        PqmError: if it was made for another base, or is no adapter of this project.
+    """
+    info = read_info(folder)
+    if info.base_sha256 != base_sha256:
+        raise PqmError(
+            f"{folder} was made for another base (sha256 {info.base_sha256[:12]}…, this one is {base_sha256[:12]}…): "
+            "decode with the base it was trained on, or run stages 4 and 5 again"
+        )
+
+
 def load_adapter(
     network: nn.Module, folder: Path, base_sha256: str, *, trainable: bool = False, name: str = "default"
 ) -> PeftModel:
@@ -98,12 +112,7 @@ def load_adapter(
     Raises:
         PqmError: if the adapter was made for another base, or its file is damaged.
     """
-    info = read_info(folder)
-    if info.base_sha256 != base_sha256:
-        raise PqmError(
-            f"{folder} was made for another base (sha256 {info.base_sha256[:12]}…, this one is {base_sha256[:12]}…): "
-            "decode with the base it was trained on, or run stages 4 and 5 again"
-        )
+    check_base(folder, base_sha256)
     check_adapter(folder)
     try:
         if isinstance(network, PeftModel):

@@ -1,13 +1,12 @@
 """A personal model in memory: hear, learn a voice, hear better."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pqm_plugin.adapters.lora import switched_off
 from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.corpus.recording import Sound, is_silent, load_sound, sound_name
 from pqm_plugin.errors import PqmError
@@ -150,11 +149,7 @@ class PersonalModel:
     @contextmanager
     def using(self, folder: Path | None, n_rows: int = 1) -> Iterator[None]:
         """Within it, the network computes batches of `n_rows` with the adapter in `folder`, or with none."""
-        if folder is not None:
-            with self._bank.rows([folder] * n_rows):
-                yield
-            return
-        with switched_off(self._bank.model) if self._bank.model else nullcontext():
+        with self._bank.rows([] if folder is None else [folder] * n_rows):
             yield
 
     def enroll(
