@@ -84,13 +84,20 @@ def parse(options: argparse.ArgumentParser, arguments: Sequence[str] | None = No
 
 def meta(seed: int, n_threads: int, device: str = "cpu") -> dict[str, Any]:
     """The `meta` of a benchmark's file; take it first: the checkout may have changed when the benchmark has ended."""
-    script = Path(sys.argv[0]).resolve()
-    command = shlex.join(["python", str(script.relative_to(ROOT)), *sys.argv[1:]])
+    command = shlex.join(["python", _shown(str(Path(sys.argv[0]).resolve())), *map(_shown, sys.argv[1:])])
     threads = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
     memory = {"memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
     about = circumstances(command, seed, threads) | memory | {"kernel": platform.release()}
     gpu = {"cuda_device": torch.cuda.get_device_name()} if device == "cuda" else {}
     return about | gpu | {"threads": n_threads, "load_average": [round(load, 2) for load in os.getloadavg()]}
+
+
+def _shown(argument: str) -> str:
+    """A path from the checkout on, or its name alone: where it lies on this machine is of no use on another."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def write(wanted: argparse.Namespace, about: Mapping[str, Any], **found: Any) -> None:
