@@ -48,15 +48,16 @@ def main() -> None:
     """Measure and write."""
     options = parser(
         __doc__,
-        utterances=(10, 2, "utterances of the turns, of as many readers"),
-        wer_utterances=(10, 1, "utterances of each of these readers that words are counted in"),
+        utterances=(6, 2, "utterances of the turns, of as many readers"),
+        wer_readers=(10, 2, "readers whose words are counted"),
+        wer_utterances=(6, 1, "utterances of each of these"),
         beam=(10, 10, "beam of the search"),
         repeats=(3, 1, "turns"),
     )
     wanted = parse(options)
     about = meta(0, 1, wanted.device)
     clips = readers_clips(wanted.speech, wanted.utterances, middling)
-    tested = readers_clips(wanted.speech, wanted.utterances, lambda files: files[-wanted.wer_utterances :])
+    tested = readers_clips(wanted.speech, wanted.wer_readers, lambda files: files[-wanted.wer_utterances :])
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
         packed = Path(scratch) / "packed"
         float_bytes = pack(wanted.model, packed)
@@ -101,14 +102,20 @@ def word_errors(
 
 
 def open_mode(folder: Path, mode: str, search: SearchOptions, device: str) -> Any:
-    """The float model (`full`) or the packed one in a mode."""
+    """The float model (`full`) or the packed one in a mode.
+
+    Raises:
+        PqmError: if the batched search does not fit it.
+    """
     if mode == "full":
         recognizer = family_of(folder).load_float(folder, search, device)
     else:
-        recognizer = family_of(folder).load_skeleton(folder, search, "cpu" if device == "cpu" else device)
+        recognizer = family_of(folder).load_skeleton(folder, search, device)
         load_packed(folder / PACKED, recognizer.network, mode)
         recognizer.network.to(device)
     recognizer.network.eval()
+    if recognizer.max_batch != search.batch_size:
+        raise PqmError(f"{folder}: the batched search does not fit this model, see the log")
     return recognizer
 
 
