@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both make the environment in .venv first.
-.PHONY: demo test env lint docs help
+.PHONY: demo test bench env lint docs help
 
 help:  ## what there is
 	@grep -hE "^[a-z]+:.*##" $(MAKEFILE_LIST) | sed -E "s/:.*## /\t/"
@@ -21,3 +21,6 @@ lint: env  ## style, shell and types
 	.venv/bin/ruff format --check .
 	.venv/bin/shellcheck -x egs/*.sh egs/*/*.sh tools/*.sh .ci/run
 	.venv/bin/mypy
+
+bench: env  ## all benchmarks against stock ESPnet and plain PEFT, on ../shared: 15 minutes on two cores that do nothing else
+	.venv/bin/python benchmarks/run.py

@@ -1,14 +1,13 @@
 """How long stage 5 takes for one and for ten speakers, against a plain peft loop over the same steps.
 
-`python benchmarks/adapt.py --out FILE` adapts ten readers of real speech (`PQM_SHARED`, or ../shared beside the
-checkout) from a fresh adapter, in a folder of its own: by stage 5 with one process of one thread a core, all layers
-learning or the uppermost alone, and by the plain loop with one thread a core. The plain loop runs before and after,
-half of the speakers each, so that what else the machine does meets both. About four minutes on two idle cores.
+`python benchmarks/adapt.py --out FILE` adapts ten readers of real speech from a fresh adapter, in a folder of its own:
+by stage 5 with one process of one thread a core, all layers learning or the uppermost alone, and by the plain loop with
+one thread a core. The plain loop runs before and after, half of the speakers each, so that what else the machine does
+meets both. `speedup` is that of the fastest way whose mean dev accuracy is the plain loop's or better, but for
+`ACCURACY_SLACK`; `way` names it, and the others stand beside. About four minutes on two idle cores.
 """
 
-import argparse
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -16,26 +15,26 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # what every process of a recipe has, see pqm_plugin/processes.py
 
-from _adapt_plain import PlainLoop
-
+from benchmarks._adapt_plain import PlainLoop
+from benchmarks.common import meta, parse, parser, write
 from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
 from pqm_plugin.adapters.lora import parameter_counts
-from pqm_plugin.files import write_json
 from pqm_plugin.processes import n_cores
 from pqm_plugin.stages import run_stage
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import open_base
-from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.common.training import attach_lora
 from pqm_plugin.stages.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[1]
+ACCURACY_SLACK = 0.001
+"""Share of teacher-forced dev tokens that sums rounded in another order may cost."""
 CONFIG = """
 quantize: {{keep: [depthwise_conv, ctc]}}
 lora: {{targets: attention, rank: 4, alpha: 16, dropout: 0.1}}
@@ -45,33 +44,31 @@ adapt: {{epochs: {epochs}, learning_rate: 1.0e-3, decay: 0.8, top_layers: {top_l
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--speakers", type=int, default=10, help="readers, at most ten (default 10)")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of every speaker, none is left out (default 2)")
-    parser.add_argument("--top_layers", type=int, default=4, help="layers that learn in the second way (default 4)")
-    wanted = parser.parse_args()
+    options = parser(
+        __doc__,
+        speakers=(10, 2, "readers"),
+        epochs=(2, 1, "epochs of every speaker, none is left out"),
+        top_layers=(4, 4, "layers that learn in the second way"),
+    )
+    wanted = parse(options)
     logging.disable(logging.INFO)
-    shared = Path(os.environ.get("PQM_SHARED") or ROOT.parent / "shared")
+    about = meta(0, n_cores(), wanted.device)
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
-        recipe = prepare(Path(scratch), shared, wanted.speakers, wanted.epochs)
-        meta = provenance(recipe) | {"command": " ".join(["python", "benchmarks/adapt.py", *sys.argv[1:]])}
-        load_before = os.getloadavg()
+        recipe = prepare(Path(scratch), wanted.speech, wanted.model, wanted.speakers, wanted.epochs)
+        recipe = dataclasses.replace(recipe, ngpu=int(wanted.device == "cuda"))
         measured = measure(recipe, wanted.epochs, wanted.top_layers)
-    load = {"before": load_before, "after": os.getloadavg()}
-    write_json(wanted.out, {"meta": meta, "load_average": load, "adapt": measured})
-    print(json.dumps(measured, indent=2))
+    write(wanted, about, adapt=measured)
 
 
-def prepare(folder: Path, shared: Path, n_speakers: int, epochs: int) -> Recipe:
+def prepare(folder: Path, speech: Path, model: Path, n_speakers: int, epochs: int) -> Recipe:
     """A recipe up to a fresh adapter in the place of the speaker-independent one."""
     config = folder / "pqm0.yaml"
     config.write_text(CONFIG.format(epochs=epochs, top_layers=0))
-    readers = sorted(path.name for path in (shared / "data/LibriSpeech/dev-clean").iterdir() if path.is_dir())
+    readers = sorted(path.name for path in speech.iterdir() if path.is_dir())
     recipe = Recipe(
-        corpus=shared / "data/LibriSpeech",
-        base=str(shared / "models/conformer_small"),
-        target_set="dev-clean",
+        corpus=speech.parent,
+        base=str(model),
+        target_set=speech.name,
         sat_sets=("train-clean-5",),
         datadir=folder / "data",
         expdir=folder / "exp",
@@ -82,9 +79,9 @@ def prepare(folder: Path, shared: Path, n_speakers: int, epochs: int) -> Recipe:
     for stage in ("data", "base", "quantize"):
         run_stage(stage, recipe)
     opened = open_base(recipe, "nf4")
-    model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
-    info = AdapterInfo(opened.weights_sha256, "nobody", *parameter_counts(model), best_epoch=0)
-    save_adapter(recipe.packed_dir / "sat", model, info)
+    attached = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
+    info = AdapterInfo(opened.weights_sha256, "nobody", *parameter_counts(attached), best_epoch=0)
+    save_adapter(recipe.packed_dir / "sat", attached, info)
     return dataclasses.replace(recipe, speakers=tuple(readers[:n_speakers]))
 
 
@@ -101,19 +98,26 @@ def measure(recipe: Recipe, epochs: int, top_layers: int) -> dict[str, Any]:
     more_s, more_accuracy = plain(recipe, recipe.speakers[half:])
     plain_s, plain_accuracy = plain_s | more_s, plain_accuracy | more_accuracy
     several = {"plain": _summary(sum(plain_s.values()), plain_accuracy)}
-    one = {"plain": _summary(plain_s[first.speakers[0]], {})}
+    one = {"plain": _summary(plain_s[first.speakers[0]], {first.speakers[0]: plain_accuracy[first.speakers[0]]})}
     for found, by_way in ((several, ours), (one, ours_one)):
         for name, (took, accuracy) in by_way.items():
             found[name] = _summary(took, accuracy) | {"speedup": round(found["plain"]["s"] / took, 2)}
     material = Material(recipe)
     utterances = [len(material.utterances("train", speaker)) for speaker in recipe.speakers]
     facts = {"epochs": epochs, "threads_of_plain": n_cores(), "utterances_a_speaker": statistics.mean(utterances)}
-    return facts | {f"speakers{len(recipe.speakers)}": several, "speakers1": one}
+    return facts | {f"speakers{len(recipe.speakers)}": chosen(several), "speakers1": chosen(one)}
 
 
-def _summary(took: float, accuracy: dict[str, float]) -> dict[str, Any]:
-    judged = {"dev_accuracy": round(statistics.mean(accuracy.values()), 4)} if accuracy else {}
-    return {"s": round(took, 1), **judged}
+def chosen(ways: Mapping[str, Any]) -> dict[str, Any]:
+    """The ways, and before them the speed-up of the fastest that loses nothing; 0 where all do."""
+    enough = ways["plain"]["dev_accuracy"] - ACCURACY_SLACK
+    fair = [name for name, way in ways.items() if name != "plain" and way["dev_accuracy"] >= enough]
+    best = max(fair, key=lambda name: ways[name]["speedup"], default="")
+    return {"speedup": ways[best]["speedup"] if best else 0.0, "way": best, **ways}
+
+
+def _summary(took: float, accuracy: Mapping[str, float]) -> dict[str, Any]:
+    return {"s": round(took, 1), "dev_accuracy": round(statistics.mean(accuracy.values()), 4)}
 
 
 def plain(recipe: Recipe, speakers: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:

@@ -3,29 +3,26 @@
 `python benchmarks/decode.py --out FILE` decodes some utterances of real speech with ESPnet's Speech2Text, and with the
 same weights here, in float32 and in 4 bits, one by one and in a batch, at beam 10 and 1. All take turns in one process,
 so that what else the machine does meets every one of them. Features are part of every time. Ratios are medians over the
-turns, each against stock in the same turn.
+turns, each against stock in the same turn; `speedup` of a beam is that of the float weights in a batch. `limits` says
+how far the float weights are from what the machine can do. About three minutes on two idle cores.
 """
 
-import argparse
-import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from espnet2.bin.asr_inference import Speech2Text
 
-from benchmarks.common import ROOT, SHARED, ceilings, meta, spread
+from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns, write
+from benchmarks.limits import limits
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import write_json
 from pqm_plugin.models import espnet_folder
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
@@ -34,71 +31,79 @@ from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.stages.config import load_config
 from pqm_plugin.stages.quantize import quantized_kinds, weight_format
 
-Decoder = Callable[[Sequence[np.ndarray]], list[str]]
+Decoder = Callable[[], list[str]]
 BEAMS = (10, 1)
-CONFIG = ROOT / "egs" / "librispeech" / "conf" / "pqm.yaml"
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--model", type=Path, default=SHARED / "models" / "conformer_small", help="ESPnet experiment")
-    parser.add_argument("--speech", type=Path, default=SHARED / "data/LibriSpeech/dev-clean", help="folder of readers")
-    parser.add_argument("--utterances", type=int, default=8, help="how many, of as many readers (default 8)")
-    parser.add_argument("--batch_size", type=int, default=8, help="utterances of a batch (default 8)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every decoder (default 2)")
-    wanted = parser.parse_args()
+    options = parser(
+        __doc__,
+        utterances=(8, 2, "utterances, of as many readers"),
+        batch_size=(8, 2, "utterances of a batch"),
+        repeats=(5, 1, "turns"),
+        threads=(2, 2, "threads of every decoder"),
+    )
+    wanted = parse(options)
     torch.set_num_threads(wanted.threads)
-    about = meta(seed=0, n_threads=wanted.threads)
-    audio = clips(wanted.speech, wanted.utterances)
-    found: dict[str, Any] = {"utterances": len(audio), "audio_s": round(seconds(audio), 1)}
+    about = meta(0, wanted.threads, wanted.device)
+    clips = longest_first(readers_clips(wanted.speech, wanted.utterances, middling))
+    length_s = sum(clip.seconds for clip in clips)
+    found: dict[str, Any] = {"utterances": len(clips), "audio_s": round(length_s, 1), "batch_size": wanted.batch_size}
     for beam in BEAMS:
         search = SearchOptions(beam_size=beam, batch_size=wanted.batch_size)
-        found[f"beam{beam}"] = compare(decoders(wanted.model, search), audio, wanted.repeats)
-    write_json(wanted.out, {"meta": about, "ceilings": ceilings(), "decode": found})
-    print(json.dumps(found, indent=2))
+        full, packed = (opened(wanted.model, search, wanted.device, pack) for pack in (False, True))
+        audio = [clip.samples for clip in clips]
+        systems = decoders(stock(wanted.model, search, wanted.device), full, packed, audio, wanted.batch_size)
+        found[f"beam{beam}"] = compare(systems, length_s, wanted.repeats, wanted.device)
+        found[f"beam{beam}"]["limits"] = limits(full, audio, wanted.device)
+    write(wanted, about, decode=found)
 
 
-def clips(speech: Path, n: int) -> list[np.ndarray]:
-    """One utterance of each of `n` readers, that of middling length; the longest first, as stage 6 batches them."""
-    readers = sorted(folder for folder in speech.iterdir() if folder.is_dir())[:n]
-    if len(readers) < n:
-        raise PqmError(f"{speech}: {len(readers)} readers are there, --utterances asks for one each of {n}")
-    files = [sorted(reader.rglob("*.flac"), key=lambda path: path.stat().st_size) for reader in readers]
-    audio = [soundfile.read(found[len(found) // 2], dtype="float32")[0] for found in files]
-    return sorted(audio, key=len, reverse=True)
+def longest_first(clips: Sequence[Clip]) -> list[Clip]:
+    """As stage 6 batches them."""
+    return sorted(clips, key=lambda clip: -clip.seconds)
 
 
-def seconds(audio: Sequence[np.ndarray]) -> float:
-    """Length of audio of 16 kHz."""
-    return sum(map(len, audio)) / 16000
+def opened(model: Path, search: SearchOptions, device: str, pack: bool) -> Recognizer:
+    """The model here, in float32 or in 4 bits as the recipe has it.
+
+    Raises:
+        PqmError: if the batched search does not fit it.
+    """
+    recognizer = family_of(model).load_float(model, search, device)
+    if pack:
+        config = load_config(CONFIG).quantize
+        quantize_layers(recognizer.network, list(quantized_kinds(recognizer, config)), weight_format(config))
+        recognizer.network.to(device)
+    recognizer.network.eval()
+    if recognizer.max_batch != search.batch_size:
+        raise PqmError(f"{model}: the batched search does not fit this model, see the log")
+    return recognizer
 
 
-def decoders(model: Path, search: SearchOptions) -> Mapping[str, Decoder]:
-    """Stock ESPnet, and this package's recognisers of the same weights; names end in the batch size."""
-    config = load_config(CONFIG).quantize
-    full = family_of(model).load_float(model, search, "cpu")
-    packed = family_of(model).load_float(model, search, "cpu")
-    quantize_layers(packed.network, list(quantized_kinds(packed, config)), weight_format(config))
-    for recognizer in (full, packed):
-        recognizer.network.eval()
-        if recognizer.max_batch != search.batch_size:
-            raise PqmError(f"{model}: the batched search does not fit this model, see the log")
-    found: dict[str, Decoder] = {"stock": stock(model, search)}
-    for size in sorted({1, search.batch_size}):
-        found[f"full_batch{size}"] = partial(decode, full, size)
-        found[f"nf4_batch{size}"] = partial(decode, packed, size)
+def decoders(
+    theirs: Callable[[Sequence[np.ndarray]], list[str]],
+    full: Recognizer,
+    packed: Recognizer,
+    audio: Sequence[np.ndarray],
+    batch_size: int,
+) -> dict[str, Decoder]:
+    """All that take turns; names end in the batch size."""
+    found: dict[str, Decoder] = {"stock": partial(theirs, audio)}
+    for size in sorted({1, batch_size}):
+        found[f"full_batch{size}"] = partial(decode, full, size, audio)
+        found[f"nf4_batch{size}"] = partial(decode, packed, size, audio)
     return found
 
 
-def stock(model: Path, search: SearchOptions) -> Decoder:
+def stock(model: Path, search: SearchOptions, device: str) -> Callable[[Sequence[np.ndarray]], list[str]]:
     """ESPnet's own inference, as its users call it."""
     with espnet_folder.config_file(model) as config:
         speech2text = Speech2Text(
             str(config),
             str(espnet_folder.weights_file(model)),
+            device=device,
             beam_size=search.beam_size,
             ctc_weight=search.ctc_weight,
         )
@@ -111,23 +116,21 @@ def decode(recognizer: Recognizer, size: int, audio: Sequence[np.ndarray]) -> li
     return [found.text for batch in batches for found in recognizer.recognize(batch)]
 
 
-def compare(systems: Mapping[str, Decoder], audio: Sequence[np.ndarray], repeats: int) -> dict[str, Any]:
-    """Real-time factor of every system, and how many times faster than stock it is."""
-    words = {name: decoder(audio) for name, decoder in systems.items()}  # also warms up
+def compare(systems: Mapping[str, Decoder], length_s: float, repeats: int, device: str) -> dict[str, Any]:
+    """Real-time factor of every system, and how many times faster than stock it is.
+
+    Raises:
+        PqmError: if the float weights do not find stock's words, or a batch finds others than its utterances alone.
+    """
+    words = {name: decoder() for name, decoder in systems.items()}  # also warms up
     if not words["stock"] == words["full_batch1"] or not all(same(words, name) for name in words):
         raise PqmError("the decoders do not find the same words, so their times cannot be compared")
-    took: dict[str, list[float]] = {name: [] for name in systems}
-    for _ in range(repeats):
-        for name, decoder in systems.items():
-            start = time.perf_counter()
-            decoder(audio)
-            took[name].append(time.perf_counter() - start)
+    took = turns(systems, repeats, device)
     found: dict[str, Any] = {}
     for name, runs in took.items():
-        ratios = [theirs / ours for theirs, ours in zip(took["stock"], runs, strict=True)]
-        found[name] = {"rtf": spread([run / seconds(audio) for run in runs])}
+        found[name] = {"s": spread(runs), "rtf": spread([run / length_s for run in runs])}
         if name != "stock":
-            found[name]["speedup"] = spread(ratios, 2)
+            found[name]["speedup"] = spread(ratios(took["stock"], runs), 2)
     largest = max((name for name in found if name.startswith("full")), key=lambda name: int(name.partition("batch")[2]))
     return {"speedup": found[largest]["speedup"]["median"], "same_words": True, **found}
 

@@ -1,13 +1,17 @@
 """What each mode of a packed model costs: bytes, memory, time to open, time to decode, and its word errors.
 
 `python benchmarks/modes.py --out FILE` opens the real Conformer in processes of their own, as stock ESPnet, as the
-float model here and in 4 bits in every mode, in turns. Memory is read from outside, from /proc: the peak while opening,
-and the peak while decoding, the counter being set back in between. `weights_memory_ratio` is what a mode's weights take
-while it decodes, over the bytes of the float32 weights: those, less what its peak is lower than the float model's peak.
-So what both need alike, libraries and activations, cancels out; what only one needs, unpacked layers, counts. Linux.
+float model here and in 4 bits in every mode, in turns, and decodes utterance by utterance on one thread. Memory is read
+from outside, from /proc: the peak while opening, and the peak while decoding, the counter being set back in between.
+`weights_memory_ratio` is what a mode's weights take while it decodes, over the bytes of the float32 weights: those,
+less what its peak is lower than the float model's peak. So what both need alike, libraries and activations, cancels
+out; what only one needs, unpacked layers, counts. Linux. On a CUDA device the peaks are those of its own memory.
+
+`wer` is of more speech: the last utterances of each reader, which are among those that the recipe tests on, in batches.
+`small` computes what `exact` computes, and has its words; both are in 4 bits by rounding to the nearest level, without
+the recipe's calibration. About four minutes on two idle cores.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -21,34 +25,39 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import ROOT, SHARED, ceilings, meta, spread
-from pqm_plugin.files import write_json
+import torch
+
+from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, write
+from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.processes import SHORT_SPIN, peak_rss_of
-from pqm_plugin.quantize.checkpoint import save_packed
+from pqm_plugin.processes import SHORT_SPIN, n_cores, peak_rss_of
+from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.quantize.names import MODES, PACKED
 from pqm_plugin.stages.config import load_config
 from pqm_plugin.stages.quantize import quantized_kinds, weight_format
 
-CONFIG = ROOT / "egs" / "librispeech" / "conf" / "pqm.yaml"
-Clips = Mapping[Path, str]
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]
+SAME_WORDS = {"small": "exact", "stock": "full"}
+"""What computes the same, so that its words need not be found twice."""
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--model", type=Path, default=SHARED / "models" / "conformer_small", help="ESPnet experiment")
-    parser.add_argument("--speech", type=Path, default=SHARED / "data/LibriSpeech/dev-clean", help="folder of readers")
-    parser.add_argument("--utterances", type=int, default=10, help="how many, of as many readers (default 10)")
-    parser.add_argument("--beam", type=int, default=10, help="beam of the search (default 10)")
-    parser.add_argument("--repeats", type=int, default=2, help="turns (default 2)")
-    wanted = parser.parse_args()
-    about = meta(seed=0, n_threads=1)
-    speech = clips(wanted.speech, wanted.utterances)
+    options = parser(
+        __doc__,
+        utterances=(6, 2, "utterances of the turns, of as many readers"),
+        wer_readers=(10, 2, "readers whose words are counted"),
+        wer_utterances=(6, 1, "utterances of each of these"),
+        beam=(10, 10, "beam of the search"),
+        repeats=(3, 1, "turns"),
+    )
+    wanted = parse(options)
+    about = meta(0, 1, wanted.device)
+    clips = readers_clips(wanted.speech, wanted.utterances, middling)
+    tested = readers_clips(wanted.speech, wanted.wer_readers, lambda files: files[-wanted.wer_utterances :])
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
         packed = Path(scratch) / "packed"
         float_bytes = pack(wanted.model, packed)
@@ -56,24 +65,58 @@ def main() -> None:
         runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in folders}
         for _ in range(wanted.repeats):
             for mode, folder in folders.items():
-                runs[mode].append(watch(folder, mode, wanted.beam, list(speech)))
+                runs[mode].append(watch(folder, mode, wanted.beam, [clip.path for clip in clips], wanted.device))
         sizes = {mode: weights_bytes(folder, mode) for mode, folder in folders.items()}
-    found = {mode: row(mode, runs, sizes[mode], float_bytes, speech) for mode in runs}
-    facts = {"utterances": len(speech), "beam": wanted.beam, "float_weights_bytes": float_bytes}
-    write_json(wanted.out, {"meta": about, "ceilings": ceilings(), "modes": facts | found})
-    print(json.dumps(facts | found, indent=2))
+        search = SearchOptions(beam_size=wanted.beam)
+        wers = word_errors(folders, tested, search, wanted.device)
+    found = {mode: row(mode, runs, sizes[mode], float_bytes) | wers[mode] for mode in runs}
+    facts = {
+        "utterances": len(clips),
+        "audio_s": round(sum(clip.seconds for clip in clips), 1),
+        "wer_utterances": len(tested),
+        "beam": wanted.beam,
+        "float_weights_bytes": float_bytes,
+    }
+    write(wanted, about, modes=facts | found)
 
 
-def clips(speech: Path, n: int) -> dict[Path, str]:
-    """One utterance of each of `n` readers, that of middling size, with its transcript in the model's letter case."""
-    chosen: dict[Path, str] = {}
-    for reader in sorted(folder for folder in speech.iterdir() if folder.is_dir())[:n]:
-        files = sorted(reader.rglob("*.flac"), key=lambda path: path.stat().st_size)
-        clip = files[len(files) // 2]
-        [listing] = clip.parent.glob("*.trans.txt")
-        texts = dict(line.split(" ", 1) for line in listing.read_text(encoding="utf-8").splitlines())
-        chosen[clip] = texts[clip.stem].lower()
-    return chosen
+def word_errors(
+    folders: Mapping[str, Path], clips: Sequence[Clip], search: SearchOptions, device: str
+) -> dict[str, dict[str, Any]]:
+    """Word error rate of every mode."""
+    torch.set_num_threads(n_cores())
+    ordered = sorted(clips, key=lambda clip: -clip.seconds)
+    found: dict[str, dict[str, Any]] = {}
+    for mode in sorted(folders, key=lambda mode: mode in SAME_WORDS):
+        if mode in SAME_WORDS:
+            found[mode] = found[SAME_WORDS[mode]]
+            continue
+        recognizer = open_mode(folders[mode], mode, search, device)
+        texts = []
+        for start in range(0, len(ordered), search.batch_size):
+            batch = [clip.samples for clip in ordered[start : start + search.batch_size]]
+            texts += [one.text for one in recognizer.recognize(batch)]
+        counts = total(counts_of([clip.text for clip in ordered], texts), "clips")
+        found[mode] = {"wer": round(counts.rate, 4), "words": counts.words, "errors": counts.errors}
+    return found
+
+
+def open_mode(folder: Path, mode: str, search: SearchOptions, device: str) -> Any:
+    """The float model (`full`) or the packed one in a mode.
+
+    Raises:
+        PqmError: if the batched search does not fit it.
+    """
+    if mode == "full":
+        recognizer = family_of(folder).load_float(folder, search, device)
+    else:
+        recognizer = family_of(folder).load_skeleton(folder, search, device)
+        load_packed(folder / PACKED, recognizer.network, mode)
+        recognizer.network.to(device)
+    recognizer.network.eval()
+    if recognizer.max_batch != search.batch_size:
+        raise PqmError(f"{folder}: the batched search does not fit this model, see the log")
+    return recognizer
 
 
 def pack(model: Path, out: Path) -> int:
@@ -95,52 +138,58 @@ def weights_bytes(folder: Path, mode: str) -> int:
     return (folder / PACKED if mode in MODES else family_of(folder).weights_file(folder)).stat().st_size
 
 
-def watch(folder: Path, mode: str, beam: int, audio: Sequence[Path]) -> dict[str, Any]:
-    """Run a worker and read its memory from outside whenever it waits."""
-    command = [sys.executable, str(Path(__file__).with_name("_modes_worker.py")), str(folder), mode, str(beam)]
-    environment = os.environ | SHORT_SPIN | {"OMP_NUM_THREADS": "1"}
+def watch(folder: Path, mode: str, beam: int, audio: Sequence[Path], device: str) -> dict[str, Any]:
+    """Run a worker and read its memory from outside whenever it waits.
+
+    Raises:
+        PqmError: if it does not come to its end.
+    """
+    program = str(Path(__file__).with_name("_modes_worker.py"))
+    command = [sys.executable, program, str(folder), mode, str(beam), device, *map(str, audio)]
     found: dict[str, Any] = {}
     with subprocess.Popen(
-        [*command, *map(str, audio)],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment,
+        env=os.environ | SHORT_SPIN | {"OMP_NUM_THREADS": "1"},
     ) as process:
         assert process.stdin and process.stdout
         for line in process.stdout:
             if not line.startswith("PQM "):
                 continue
             said = json.loads(line.removeprefix("PQM "))
-            found[said.pop("step")] = said | {"peak_bytes": peak_rss_of(process.pid)}
+            found[said.pop("step")] = {"peak_bytes": peak_rss_of(process.pid)} | said
             # Sets the peak back to what is resident now.
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")
             process.stdin.write("go on\n")
             process.stdin.flush()
     if "decoded" not in found:
-        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
+        raise PqmError(f"mode {mode} ended with status {process.returncode}; run {program} alone to see why")
     return found
 
 
 def row(
-    mode: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], size_bytes: int, float_bytes: int, speech: Clips
+    mode: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], size_bytes: int, float_bytes: int
 ) -> dict[str, Any]:
     """The figures of a mode; ratios are medians over the turns, each against the others of its turn."""
     of_mode, full, stock = runs[mode], runs["full"], runs["stock"]
     saved = [f["decoded"]["peak_bytes"] - m["decoded"]["peak_bytes"] for f, m in zip(full, of_mode, strict=True)]
-    speed = [s["decoded"]["s"] / m["decoded"]["s"] for s, m in zip(stock, of_mode, strict=True)]
-    references, texts = list(speech.values()), of_mode[0]["decoded"]["texts"]
-    counts = total(counts_of(references, texts), "clips")
+    memory = spread([1 - one / float_bytes for one in saved])
+    speed = ratios([run["decoded"]["s"] for run in stock], [run["decoded"]["s"] for run in of_mode])
+    texts, exact = of_mode[0]["decoded"]["texts"], runs[SAME_WORDS.get(mode, mode)][0]["decoded"]["texts"]
+    if texts != exact:
+        raise PqmError(f"mode {mode} finds other words than {SAME_WORDS[mode]}")
     return {
         "file_bytes": size_bytes,
         "open_s": spread([run["opened"]["s"] for run in of_mode]),
         "peak_while_opening_bytes": statistics.median(run["opened"]["peak_bytes"] for run in of_mode),
         "peak_while_decoding_bytes": statistics.median(run["decoded"]["peak_bytes"] for run in of_mode),
-        "weights_memory_ratio": spread([1 - one / float_bytes for one in saved]),
+        "weights_memory_ratio": memory["median"],
+        "weights_memory_ratio_spread": memory,
         "decode_s": spread([run["decoded"]["s"] for run in of_mode]),
         "speed_of_stock": spread(speed),
-        "wer": round(counts.rate, 4),
         "words_of_full": sum(ours == theirs for ours, theirs in zip(texts, full[0]["decoded"]["texts"], strict=True)),
     }
 

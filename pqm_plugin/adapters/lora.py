@@ -1,7 +1,6 @@
 """One LoRA around a frozen network."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from torch import nn
@@ -61,8 +60,3 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     base = sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" not in name)
     packs = {id(pack): pack for module in model.modules() for pack in [getattr(module, "packed", None)] if pack}
     return adapter, base + sum(pack.shape.numel() for pack in packs.values())
-
-
-def switched_off(model: PeftModel) -> AbstractContextManager[None]:
-    """Within it the model computes as if it had no adapter."""
-    return model.disable_adapter()

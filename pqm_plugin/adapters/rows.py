@@ -1,125 +1,197 @@
 """Several adapters around one network: loaded once, and in a batch each row with its own."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import layer as lora
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
-from pqm_plugin.adapters.files import load_adapter
-from pqm_plugin.adapters.lora import switched_off
+from pqm_plugin.adapters.factors import Factors, Layout, read_factors, stacked
 from pqm_plugin.errors import PqmError
+
+LIMIT_BYTES = 2**28
+"""Memory that adapters may take by default: 1,000 of 67,000 parameters, or 57 of 1 % of a base of 116 million."""
+_CONVOLUTIONS: Mapping[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: functional.conv1d,
+    nn.Conv2d: functional.conv2d,
+}
+Forward = Callable[..., Tensor]
 
 
 class AdapterBank:
-    """Adapters of one frozen network, loaded when they are first asked for; those longest unused make room."""
+    """Adapters of one frozen network, loaded when they are first asked for; those longest unused make room.
 
-    def __init__(self, network: nn.Module, base_sha256: str, capacity: int = 64) -> None:
-        """Hold at most `capacity` adapters in memory, or as many as one batch needs."""
+    The network is not wrapped. peft's modules cost every switch and every load a walk over all adapters that are there,
+    a second from some dozens on; here an adapter is a block of memory, and a switch gives its layers another forward,
+    which computes what peft's does, in the same order.
+    """
+
+    def __init__(self, network: nn.Module, base_sha256: str, limit_bytes: int = LIMIT_BYTES) -> None:
+        """Hold adapters of at most `limit_bytes`, as float32, or as many as one batch needs."""
         self._network = network
         self._base_sha256 = base_sha256
-        self._capacity = capacity
-        self._names: OrderedDict[Path, str] = OrderedDict()
-        self._n_loaded = 0
-        self.model: PeftModel | None = None
+        self._limit_bytes = limit_bytes
+        self._held: OrderedDict[Path, Factors] = OrderedDict()
+        self._layouts: dict[Layout, Layout] = {}
+        self._layers: dict[str, nn.Module] = {}
+        self.held_bytes = 0
+
+    def __len__(self) -> int:
+        """Adapters that are in memory."""
+        return len(self._held)
 
     def load(self, folders: Sequence[Path]) -> list[Path]:
         """Make these adapters ready and return those that were not yet.
 
         Raises:
-            PqmError: if one was made for another base, or is damaged.
+            PqmError: if one was made for another base, is damaged, or does not fit the network.
         """
-        fresh = [folder for folder in dict.fromkeys(folders) if folder not in self._names]
-        for folder in dict.fromkeys(folders):
-            if folder in fresh:
-                name = f"row{self._n_loaded}"
-                self.model = load_adapter(self.model or self._network, folder, self._base_sha256, name=name)
-                self.model.eval()
-                self._n_loaded += 1
-                self._names[folder] = name
-            self._names.move_to_end(folder)
-        while len(self._names) > max(self._capacity, len(set(folders))) and self.model is not None:
-            self.model.delete_adapter(self._names.popitem(last=False)[1])
+        wanted = list(dict.fromkeys(folders))
+        fresh = [folder for folder in wanted if folder not in self._held]
+        for folder in wanted:
+            if folder not in self._held:
+                self._held[folder] = self._read(folder)
+                self.held_bytes += self._held[folder].size_bytes
+            self._held.move_to_end(folder)
+        while self.held_bytes > self._limit_bytes and len(self._held) > len(wanted):
+            self.held_bytes -= self._held.popitem(last=False)[1].size_bytes
         return fresh
 
     @contextmanager
     def rows(self, folders: Sequence[Path]) -> Iterator[None]:
-        """Within it, row i of a batch is computed with the adapter in `folders[i]`; none where `folders` is empty.
+        """Within it, row i of a batch is computed with the adapter in `folders[i]`; with none where `folders` is empty.
 
         A batch may have a multiple of so many rows, as in a beam search: each adapter then has as many in a row.
         """
         self.load(folders)
-        names = [self._names[folder] for folder in folders]
-        if self.model is None or not names:
+        forwards = self._forwards([self._held[folder] for folder in folders])
+        before = {name: vars(layer).get("forward") for name, layer in self._layers.items()}
+        try:
+            for name, layer in self._layers.items():
+                _set_forward(layer, forwards.get(name))
             yield
-            return
-        self.model.set_adapter(names[0])
-        if len(set(names)) == 1:
-            yield
-        else:
-            with _by_row(self.model, names):
-                yield
+        finally:
+            for name, layer in self._layers.items():
+                _set_forward(layer, before.get(name))
+
+    def _read(self, folder: Path) -> Factors:
+        device = next(chain(self._network.parameters(), self._network.buffers())).device
+        found = read_factors(folder, self._base_sha256, device)
+        # As peft does: torch chooses its product by whether a weight wants a gradient, even where none is computed.
+        self._network.requires_grad_(False)
+        if found.layout not in self._layouts:
+            for name, down, up in found.layout:
+                self._layers[name] = _layer(self._network, folder, name, (up[0], *down[1:]))
+            self._layouts[found.layout] = found.layout
+        # Adapters of one shape share its description.
+        return Factors(found.flat, self._layouts[found.layout], found.scale)
+
+    def _forwards(self, adapters: Sequence[Factors]) -> dict[str, Forward]:
+        if not adapters:
+            return {}
+        first = adapters[0]
+        if all(adapter is first for adapter in adapters):
+            return {name: _alone(self._layers[name], *pair, first.scale) for name, pair in first.layers().items()}
+        layers = stacked(adapters)
+        return {name: _by_row(self._layers[name], name, *pair) for name, pair in layers.items()}
 
     def without(self) -> AbstractContextManager[None]:
         """Within it the network computes as if it had no adapter."""
-        return switched_off(self.model) if self.model is not None else nullcontext()
+        return self.rows([])
 
 
-@contextmanager
-def _by_row(model: PeftModel, names: Sequence[str]) -> Iterator[None]:
-    """Replace the forward of every LoRA layer by one over stacked low-rank factors."""
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, lora.LoraLayer)]
+def _set_forward(layer: nn.Module, forward: Forward | None) -> None:
+    """Give `layer` a forward of its own, or, with None, that of its class."""
+    if forward is None:
+        vars(layer).pop("forward", None)
+    else:
+        vars(layer)["forward"] = forward
+
+
+def _layer(network: nn.Module, folder: Path, name: str, shape: tuple[int, ...]) -> nn.Module:
+    """The layer that an adapter names, whose weight must have `shape`."""
     try:
-        for layer in layers:
-            vars(layer)["forward"] = _forward(layer, names)
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+        layer: Any = network.get_submodule(name)
+    except AttributeError:
+        raise PqmError(f"{folder} adapts {name[:80]!r}, which this model has not: decode with its own base") from None
+    if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) or getattr(layer, "groups", 1) != 1:
+        raise PqmError(f"{folder} adapts {name}: adapters on {type(layer).__name__} layers are not known here")
+    own: tuple[int, ...]
+    if isinstance(layer, nn.Linear):
+        own = (layer.out_features, layer.in_features)
+    else:
+        own = (layer.out_channels, layer.in_channels, *layer.kernel_size)
+    if own != shape:
+        raise PqmError(f"{folder} is damaged ({name} has a weight of {own}, its factors give {shape}): make it again")
+    return layer
 
 
-def _forward(layer: Any, names: Sequence[str]) -> Callable[..., Tensor]:
-    """The layer's forward with factors stacked over rows; ranks that differ are filled up with zeros.
+def _alone(layer: Any, down: Tensor, up: Tensor, scale: float) -> Forward:
+    """The forward of `layer` with one adapter for all rows, rounded as peft rounds."""
+    plain = type(layer).forward
+    if isinstance(layer, nn.Linear):
+
+        def projected(x: Tensor) -> Tensor:
+            result: Tensor = plain(layer, x)
+            added = functional.linear(functional.linear(x.to(down.dtype), down), up) * scale
+            return (result + added).to(result.dtype)
+
+        return projected
+    convolve = _convolution(layer)
+
+    def convolved(x: Tensor) -> Tensor:
+        result: Tensor = plain(layer, x)
+        inner = convolve(x.to(down.dtype), down, None, layer.stride, layer.padding, layer.dilation)
+        return (result + convolve(inner, up) * scale).to(result.dtype)
+
+    return convolved
+
+
+def _by_row(layer: Any, name: str, down: Tensor, up: Tensor) -> Forward:
+    """The forward of `layer` with an adapter for each row, whose factors are as `stacked` gives them.
 
     Source: Chen et al. 2023 (Punica), section 3: gathered low-rank products.
     """
-    convolves = isinstance(layer, lora.Conv1d)
-    if not (convolves or isinstance(layer, lora.Linear)):
-        raise PqmError(f"adapters on {type(layer).__name__} layers cannot share a batch: set decode.batch_size to 1")
-    down = pad_sequence([layer.lora_A[name].weight.detach() for name in names], batch_first=True)
-    scaled = [layer.lora_B[name].weight.detach().flatten(1).T * layer.scaling[name] for name in names]
-    up = pad_sequence(scaled, batch_first=True)  # (rows, rank, out)
-    add = _add_convolved if convolves else _add_projected
+    plain = type(layer).forward
+    add = _add_projected if isinstance(layer, nn.Linear) else _add_convolved
 
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        repeats, rest = divmod(len(x), len(names))
+    def forward(x: Tensor) -> Tensor:
+        repeats, rest = divmod(len(x), len(down))
         if rest or not repeats:
-            raise ValueError(f"a batch of {len(x)} rows for {len(names)} adapters")
-        result = layer.base_layer(x, *args, **kwargs)
-        return add(result, x, down, up, layer.base_layer)
+            raise ValueError(f"{name}: a batch of {len(x)} rows for {len(down)} adapters")
+        result: Tensor = plain(layer, x)
+        return add(result, x.to(down.dtype), down, up, layer).to(result.dtype)
 
     return forward
 
 
-def _add_projected(result: Tensor, x: Tensor, down: Tensor, up: Tensor, base: nn.Module) -> Tensor:
-    """`x` (rows, …, in), `down` (adapters, rank, in), `up` (adapters, rank, out); rows of one adapter are together."""
+def _add_projected(result: Tensor, x: Tensor, down: Tensor, up: Tensor, layer: Any) -> Tensor:
+    """`x` (rows, …, in); rows of one adapter are together."""
     flat = x.reshape(len(down), -1, x.shape[-1])
-    return result + torch.bmm(torch.bmm(flat, down.mT), up).reshape(result.shape)
+    return result + torch.bmm(torch.bmm(flat, down.mT), up.mT).reshape(result.shape)
 
 
-def _add_convolved(result: Tensor, x: Tensor, down: Tensor, up: Tensor, base: Any) -> Tensor:
-    """`x` (rows, in, T), `down` (adapters, rank, in, width): every row is a group of one convolution."""
+def _add_convolved(result: Tensor, x: Tensor, down: Tensor, up: Tensor, layer: Any) -> Tensor:
+    """`x` (rows, in, …): every row is a group of one convolution."""
     repeats = len(x) // len(down)
     down, up = down.repeat_interleave(repeats, 0), up.repeat_interleave(repeats, 0)
-    rows, rank = down.shape[:2]
-    inner = functional.conv1d(
-        x.reshape(1, -1, x.shape[-1]), down.flatten(0, 1), None, base.stride, base.padding, base.dilation, groups=rows
+    inner = _convolution(layer)(
+        x.reshape(1, -1, *x.shape[2:]),
+        down.flatten(0, 1),
+        None,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        groups=len(x),
     )
-    return result + torch.bmm(up.mT, inner.reshape(rows, rank, -1))
+    places = inner.reshape(*down.shape[:2], -1)  # (rows, rank, positions)
+    return result + torch.bmm(up.flatten(2), places).reshape(result.shape)
+
+
+def _convolution(layer: nn.Module) -> Callable[..., Tensor]:
+    return next(function for kind, function in _CONVOLUTIONS.items() if isinstance(layer, kind))

@@ -19,8 +19,8 @@ _FLOATS = ("F32", "F16", "BF16")
 _HARMLESS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
 
 
-def check_adapter(folder: Path) -> None:
-    """Refuse all but a plain LoRA whose weights have the shape that its configuration says.
+def check_adapter(folder: Path) -> Mapping[str, Any]:
+    """Give the configuration of a plain LoRA whose weights have the shape that it says, and refuse all else.
 
     peft would import a module that a configuration names (`megatron_core`), read pickled weights where there are no
     others, and make tensors of any rank before it looks at the file.
@@ -28,7 +28,8 @@ def check_adapter(folder: Path) -> None:
     Raises:
         PqmError: naming the file and what is wrong with it.
     """
-    rank = _checked_rank(folder / CONFIG)
+    config = _checked_config(folder / CONFIG)
+    rank: int = config["r"]
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="np") as file:
@@ -45,9 +46,10 @@ def check_adapter(folder: Path) -> None:
             raise _wrong(path, f"{name[:80]!r} of shape {tuple(shape)} is not of rank {rank}")
     if not shapes:
         raise _wrong(path, "holds no weights")
+    return config
 
 
-def _checked_rank(path: Path) -> int:
+def _checked_config(path: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -63,7 +65,7 @@ def _checked_rank(path: Path) -> int:
     if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets) or not targets:
         raise _wrong(path, "names its target_modules not one by one")
     _refuse_others(path, config)
-    return rank
+    return config
 
 
 def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ def adapter_targets(network: nn.Module, preset: str) -> list[str]:
 
 
 def give_each_row_its_positions(network: nn.Module) -> None:
-    """Let the projection of positions see one row an utterance wherever an adapter has wrapped it.
+    """Let the projection of positions see one row an utterance wherever it has an adapter.
 
     ESPnet projects the positions of a batch once, for all its rows; an adapter that differs by row needs them all.
     """
@@ -73,6 +73,9 @@ def give_each_row_its_positions(network: nn.Module) -> None:
 
 def _expand_positions(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
     query, _, _, positions, *_ = inputs
-    if module.training or len(positions) == len(query) or isinstance(module.linear_pos, nn.Linear):
+    layer = module.linear_pos
+    # peft puts a module of its own around the layer, a bank of adapters gives it a forward of its own.
+    plain = isinstance(layer, nn.Linear) and "forward" not in vars(layer)
+    if module.training or len(positions) == len(query) or plain:
         return None
     return (*inputs[:3], positions.expand(len(query), -1, -1), *inputs[4:])

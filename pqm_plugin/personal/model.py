@@ -2,14 +2,13 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pqm_plugin.adapters.lora import switched_off
 from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.corpus.recording import Sound, is_silent, load_sound, sound_name, stream_sound
 from pqm_plugin.errors import PqmError
@@ -160,13 +159,8 @@ class PersonalModel:
 
         Threads that share the model wait for each other here: it computes with one adapter at a time.
         """
-        with self._alone:
-            if folder is not None:
-                with self._bank.rows([folder] * n_rows):
-                    yield
-                return
-            with switched_off(self._bank.model) if self._bank.model else nullcontext():
-                yield
+        with self._alone, self._bank.rows([] if folder is None else [folder] * n_rows):
+            yield
 
     def enroll(
         self,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save_adapter
-from pqm_plugin.adapters.lora import attach, parameter_counts, switched_off
+from pqm_plugin.adapters.lora import attach, parameter_counts
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.quantize.layers import quantize_layers
@@ -51,7 +51,7 @@ def test_a_fresh_adapter_changes_nothing_and_a_trained_one_does_until_it_is_swit
 
     assert torch.equal(fresh(x), plain)
     assert not torch.allclose(model(x), plain)
-    with switched_off(model):
+    with model.disable_adapter():
         assert torch.equal(model(x), plain)
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pqm_plugin.adapters.files import AdapterInfo, save_adapter
+from pqm_plugin.adapters.files import AdapterInfo, load_adapter, save_adapter
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.errors import PqmError
@@ -33,17 +34,21 @@ def build():
 @pytest.fixture
 def folders(tmp_path):
     """Three adapters of different rank and scale."""
-    made = []
-    for place, rank in enumerate((1, 2, 3)):
-        model = attach(build(), ["conv", "inner"], rank=rank, alpha=2 * place + 1, dropout=0.0)
-        torch.manual_seed(place)
-        with torch.no_grad():
-            for name, value in model.named_parameters():
-                if "lora_" in name:
-                    value.normal_()
-        made.append(tmp_path / f"speaker{place}")
-        save_adapter(made[-1], model, INFO)
-    return made
+    return [
+        saved(tmp_path / f"speaker{place}", ["conv", "inner"], rank, 2 * place + 1, place)
+        for place, rank in enumerate((1, 2, 3))
+    ]
+
+
+def saved(folder, layers, rank, alpha, seed):
+    model = attach(build(), layers, rank=rank, alpha=alpha, dropout=0.0)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_" in name:
+                value.normal_()
+    save_adapter(folder, model, INFO)
+    return folder
 
 
 def one_by_one(folders, x):
@@ -91,15 +96,136 @@ def test_without_folders_the_network_is_the_base(folders):
 
 
 @torch.no_grad()
-def test_an_adapter_is_loaded_once_and_the_longest_unused_makes_room(folders):
-    bank = AdapterBank(build(), "abc", capacity=2)
+def test_an_adapter_is_loaded_once_and_the_longest_unused_makes_room_by_its_bytes(folders):
+    sizes = [4 * (rank * (6 * 3 + 8) + rank * (8 + 8)) for rank in (1, 2, 3)]
+    bank = AdapterBank(build(), "abc", limit_bytes=sizes[0] + sizes[2])
 
     assert bank.load(folders[:2]) == folders[:2]
+    assert bank.held_bytes == sizes[0] + sizes[1]
     assert bank.load(folders[:1]) == []
     assert bank.load(folders[2:]) == folders[2:]
+    assert (len(bank), bank.held_bytes) == (2, sizes[0] + sizes[2])
     assert bank.load(folders[:1]) == []
     assert bank.load(folders[1:2]) == folders[1:2]
-    assert len(bank.model.peft_config) == 2
+    assert (len(bank), bank.held_bytes) == (2, sizes[0] + sizes[1])
+
+
+@torch.no_grad()
+def test_one_batch_may_need_more_than_the_limit(folders):
+    x = torch.randn(3, 6, 10)
+    bank = AdapterBank(net := build(), "abc", limit_bytes=1)
+
+    with bank.rows(folders):
+        together = net(x)
+
+    assert torch.allclose(together, one_by_one(folders, x), atol=1e-5)
+    assert len(bank) == 3
+    bank.load(folders[:1])
+    assert len(bank) == 1
+
+
+@torch.no_grad()
+def test_one_adapter_gives_the_bits_that_peft_gives(folders):
+    x = torch.randn(2, 6, 10)
+    bank = AdapterBank(net := build(), "abc")
+    peft = load_adapter(build(), folders[2], "abc").eval()
+
+    with bank.rows([folders[2]] * 2):
+        ours = net(x)
+
+    assert torch.equal(ours, peft(x))
+
+
+@torch.no_grad()
+def test_adapters_of_other_layers_share_a_batch(folders, tmp_path):
+    other = saved(tmp_path / "other", ["outer"], rank=2, alpha=4, seed=9)
+    chosen = [folders[0], other, folders[1]]
+    x = torch.randn(3, 6, 10)
+    bank = AdapterBank(net := build(), "abc")
+
+    with bank.rows(chosen):
+        together = net(x)
+
+    assert torch.allclose(together, one_by_one(chosen, x), atol=1e-5)
+
+
+@torch.no_grad()
+def test_adapters_of_one_shape_share_a_batch(tmp_path):
+    same = [saved(tmp_path / str(seed), ["conv", "inner"], 2, alpha, seed) for seed, alpha in ((1, 3), (2, 5))]
+    x = torch.randn(4, 6, 10)
+    bank = AdapterBank(net := build(), "abc")
+
+    with bank.rows(same):
+        together = net(x)
+    with bank.rows(same):
+        again = net(x)
+
+    assert torch.allclose(together, one_by_one([same[0], same[0], same[1], same[1]], x), atol=1e-5)
+    assert torch.equal(together, again)
+
+
+@torch.no_grad()
+def test_the_base_computes_within_a_block_without_adapters_and_after_every_block(folders):
+    x = torch.randn(1, 6, 10)
+    bank = AdapterBank(net := build(), "abc")
+    plain = net(x)
+
+    with bank.rows(folders[:1]):
+        adapted = net(x)
+        with bank.rows([]):
+            within = net(x)
+        again = net(x)
+
+    assert torch.equal(within, plain)
+    assert torch.equal(adapted, again)
+    assert not torch.equal(adapted, plain)
+    assert torch.equal(net(x), plain)
+
+
+@torch.no_grad()
+def test_a_network_of_another_shape_refuses_an_adapter_and_computes_as_before(folders):
+    net = build()
+    net.inner = nn.Linear(8, 7)
+    net.outer = nn.Linear(7, 5)
+    plain = net(x := torch.randn(1, 6, 10))
+    bank = AdapterBank(net, "abc")
+
+    with pytest.raises(PqmError, match=r"inner has a weight of \(7, 8\), its factors give \(8, 8\)"):
+        bank.load(folders[:1])
+
+    assert torch.equal(net(x), plain)
+    assert (len(bank), bank.held_bytes) == (0, 0)
+
+
+def test_a_layer_that_the_network_has_not_is_named(tmp_path):
+    folder = saved(tmp_path / "ada", ["outer"], 1, 1, 0)
+    net = build()
+    del net.outer
+
+    with pytest.raises(PqmError, match="adapts 'outer', which this model has not"):
+        AdapterBank(net, "abc").load([folder])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensors: tensors.pop("base_model.model.inner.lora_A.weight"), "lacks a factor of a layer"),
+        (
+            lambda tensors: tensors.update(
+                {name.replace("inner", "outer"): value.clone() for name, value in tensors.items() if "inner" in name}
+            ),
+            "holds 'outer', which is none of its target_modules",
+        ),
+    ],
+)
+def test_weights_that_are_not_what_the_configuration_says_are_refused(folders, change, reason):
+    path = folders[0] / "adapter_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+    with pytest.raises(PqmError, match=reason):
+        AdapterBank(build(), "abc").load(folders[:1])
 
 
 def test_an_adapter_of_another_base_is_refused(folders):

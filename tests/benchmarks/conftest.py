@@ -1,0 +1,121 @@
+"""Results such as `make bench` writes, of numbers that can be checked by hand."""
+
+import copy
+from typing import Any
+
+import pytest
+
+
+def three(median: float) -> dict[str, float]:
+    return {"median": median, "low": median / 2, "high": median * 2}
+
+
+def part_meta(name: str) -> dict[str, Any]:
+    return {
+        "commit": "0123456789ab",
+        "command": f"python benchmarks/{name}.py",
+        "threads": 2,
+        "load_average": [0.25, 0.5, 1.0],
+    }
+
+
+def mode(ratio: float, wer: float) -> dict[str, Any]:
+    return {
+        "file_bytes": 8_830_000,
+        "open_s": three(1.5),
+        "peak_while_opening_bytes": 9e8,
+        "peak_while_decoding_bytes": 7e8,
+        "weights_memory_ratio": ratio,
+        "weights_memory_ratio_spread": three(ratio),
+        "decode_s": three(4.0),
+        "speed_of_stock": three(1.25),
+        "words_of_full": 8,
+        "wer": wer,
+        "words": 1600,
+        "errors": 160,
+    }
+
+
+def beam() -> dict[str, Any]:
+    limits = {
+        "encoder_gflop_per_audio_s": 1.0,
+        "encoder_share_of_product": 0.4,
+        "encoder_share_of_time": 0.5,
+        "features_share_of_time": 0.02,
+        "decoder_mbyte_per_step": 8.7,
+        "decoder_ms_per_step": 2.5,
+        "decoder_share_of_bandwidth": 0.3,
+    }
+    full = {"s": three(2.0), "rtf": three(0.05), "speedup": three(4.0)}
+    stock = {"s": three(8.0), "rtf": three(0.2)}
+    return {"speedup": 4.0, "same_words": True, "stock": stock, "full_batch8": full, "limits": limits}
+
+
+def adapters(held_bytes: int) -> dict[str, Any]:
+    switch = {**three(0.25), "p95": 0.75}
+    return {
+        "in_memory": 1,
+        "held_bytes": held_bytes,
+        "process_grew_by_bytes": held_bytes,
+        "switch_ms": switch,
+    }
+
+
+RESULTS = {
+    "meta": {
+        "commit": "0123456789ab",
+        "command": "python benchmarks/run.py",
+        "seed": 0,
+        "hardware": "A processor, 2 cores, 2 threads, Linux",
+        "memory_bytes": 24_000_000_000,
+        "date": "2026-11-23",
+        "versions": {"torch": "2.14.1", "bitsandbytes": "0.50.2", "espnet": "202611"},
+        "took_s": 840.0,
+        "quick": False,
+        "parts": {name: part_meta(name) for name in ("decode", "modes", "adapt", "growth")},
+    },
+    "ceilings": {"threads1": {"read_gbyte_per_s": 20.0, "float32_gflop_per_s": 150.0}},
+    "decode": {"utterances": 8, "audio_s": 40.0, "batch_size": 8, "beam10": beam(), "beam1": beam()},
+    "modes": {
+        "utterances": 10,
+        "audio_s": 80.0,
+        "wer_utterances": 100,
+        "beam": 10,
+        "float_weights_bytes": 62_000_000,
+        **{name: mode(1.0, 0.1) for name in ("stock", "full", "exact", "fast")},
+        "small": mode(0.25, 0.1),
+    },
+    "adapt": {
+        "epochs": 2,
+        "threads_of_plain": 2,
+        "utterances_a_speaker": 32,
+        "speakers10": {
+            "speedup": 3.5,
+            "way": "all_layers",
+            "plain": {"s": 70.0, "dev_accuracy": 0.9},
+            "all_layers": {"s": 20.0, "dev_accuracy": 0.9, "speedup": 3.5},
+        },
+    },
+    "switch": {"ms": 0.25, "ms_p95": 0.75, "adapters": 1000, "reloads": 0},
+    "growth": {
+        "adapters": {
+            "memory_mib": 64,
+            "held": {"1": adapters(500_000), "1000": adapters(500_000_000)},
+            "paged": {"1": adapters(500_000), "1000": adapters(64_000_000)},
+        },
+        "batch": {name: {"s": three(1.0), "over_none": three(1.0)} for name in ("0", "1", "8")},
+        "length": {
+            "by_seconds": {
+                str(length): {"s": three(length / 10), "encoder_s": 0.1, "steps": 3 * length} for length in (2, 8, 32)
+            },
+            "bend": 0.125,
+        },
+        "beam": {"by_beam": {str(n): {"s": three(1 + n / 10)} for n in (1, 5, 20)}, "bend": 0.05},
+    },
+}
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Return results that a test may change."""
+    return copy.deepcopy(RESULTS)

@@ -1,0 +1,91 @@
+"""results.json holds what other pages quote, and RESULTS.md says what it holds."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.growth_figure import draw
+from benchmarks.page import FIGURE, GOALS, page
+from benchmarks.results import REQUIRED, merged, missing, value
+
+HERE = Path(__file__).resolve().parents[2] / "benchmarks"
+COMMITTED = [path for path in [HERE / "results.json"] if path.is_file()]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_the_committed_page_is_what_the_committed_numbers_give(path):
+    results = json.loads(path.read_text(encoding="utf-8"))
+
+    assert missing(results) == []
+    assert not results["meta"]["quick"]
+    assert path.with_name("RESULTS.md").read_text(encoding="utf-8") == page(results)
+    assert (HERE / FIGURE).is_file()
+
+
+def test_what_is_not_there_or_no_finite_number_is_named(results):
+    assert missing(results) == []
+
+    results["switch"]["ms"] = math.nan
+    results["decode"]["beam1"]["speedup"] = "fast"
+    del results["modes"]["small"]["weights_memory_ratio"]
+    del results["adapt"]["speakers10"]
+
+    assert missing(results) == [
+        "decode.beam1.speedup",
+        "modes.small.weights_memory_ratio",
+        "adapt.speakers10.speedup",
+        "switch.ms",
+    ]
+
+
+def test_every_required_number_but_the_reference_modes_has_a_goal():
+    assert set(REQUIRED) - {key for key, *_ in GOALS} == {
+        "modes.exact.weights_memory_ratio",
+        "modes.fast.weights_memory_ratio",
+    }
+
+
+def test_the_page_says_which_goals_are_met(results):
+    results["modes"]["small"]["weights_memory_ratio"] = 0.5
+
+    written = page(results)
+
+    assert "| `decode.beam10.speedup` | 4 | >= 3 | yes |" in written
+    assert "| `modes.small.weights_memory_ratio` | 0.5 | <= 0.35 | no |" in written
+    assert "| 10 | `full_batch8` | 0.050 [0.025, 0.100] | 4.00 [2.00, 8.00] |" in written
+    assert "torch 2.14.1" in written
+    assert "24.0 GB of memory" in written
+    assert "show that the scripts work" not in written
+
+
+def test_a_quick_run_is_marked_as_one_and_may_lack_what_it_does_not_measure(results):
+    results["meta"]["quick"] = True
+    results["adapt"]["speakers2"] = results["adapt"].pop("speakers10")
+
+    written = page(results)
+
+    assert "show that the scripts work, and nothing else" in written
+    assert "| `adapt.speakers10.speedup` | – | >= 3 | – |" in written
+
+
+def test_the_figure_has_its_four_panels_and_the_same_bytes_every_time(results, tmp_path):
+    draw(results, tmp_path / "first.svg")
+    draw(results, tmp_path / "again.svg")
+
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "again.svg").read_bytes()
+    assert (tmp_path / "first.svg").read_text().count('id="axes_') == 4
+
+
+def test_parts_are_merged_with_the_highest_ceilings_that_were_measured():
+    def part(name, rate):
+        ceilings = {"threads1": {"read_gbyte_per_s": rate, "float32_gflop_per_s": 10 - rate}}
+        return {"meta": {"command": name}, "ceilings": ceilings, "request": {}, name: {"speedup": rate}}
+
+    found = merged({"decode": part("decode", 4.0), "modes": part("modes", 6.0)}, {"seed": 0})
+
+    assert found["ceilings"] == {"threads1": {"read_gbyte_per_s": 6.0, "float32_gflop_per_s": 6.0}}
+    assert value(found, "decode.speedup") == 4.0
+    assert found["meta"] == {"seed": 0, "parts": {"decode": {"command": "decode"}, "modes": {"command": "modes"}}}
+    assert "request" not in found
