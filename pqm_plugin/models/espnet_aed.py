@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,24 @@ class EspnetAed:
         self._device = device
         self.facts = facts(folder)
         self.built_in: frozenset[str] = frozenset()
-        self._batched: BatchedSearch | None = None
-        self.max_batch = 1
+        self._folder, self._search = folder, search
+
+    @cached_property
+    def _batched(self) -> BatchedSearch | None:
+        """Our search, after a trial of both, or None. Not before it is needed: a skeleton has no weights to try yet."""
         try:
-            self._batched = batched_search(self._speech2text, search.max_length_ratio)
-            self.max_batch = search.batch_size if search.batch_size == 1 or self._pads_unseen() else 1
+            return batched_search(self._speech2text, self._search.max_length_ratio)
         except SearchMisfitError as reason:
-            logging.warning("%s: ESPnet's own search, one utterance after the other: %s", folder, reason)
+            logging.warning("%s: ESPnet's own search, one utterance after the other: %s", self._folder, reason)
+            return None
+
+    @cached_property
+    def max_batch(self) -> int:
+        """How many pieces of audio `recognize` takes at once."""
+        if self._batched is None:
+            return 1
+        size = self._search.batch_size
+        return size if size == 1 or self._pads_unseen() else 1
 
     def features(self, audio: np.ndarray) -> Tensor:
         """Normalised filter banks, float32 (T, D)."""

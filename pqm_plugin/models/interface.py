@@ -46,8 +46,10 @@ class Recognizer(Protocol):
 
     network: nn.Module
     facts: Facts
-    max_batch: int
-    """Most pieces of audio that `recognize` searches at once."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most pieces of audio that `recognize` searches at once; to be asked when the weights are loaded."""
 
     @property
     def built_in(self) -> frozenset[str]:

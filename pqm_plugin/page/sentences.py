@@ -26,7 +26,7 @@ SENTENCES = (
     "Zebras, lizards and bees were busy in the hazy zoo.",
     "Give us the number four, seven, eight and ninety, then ring again.",
 )
-"""Written for this page: every sound of English in several neighbourhoods, in words that everybody can read."""
+"""Written for this page, to have the sounds of English in several neighbourhoods, in words that everybody can read."""
 
 _LONGEST = 300
 

@@ -99,7 +99,7 @@ def _application(desk: Any, sentences: tuple[str, ...]) -> Any:
 
 
 def _theme(gr: Any) -> Any:
-    """Fonts of the reader's own machine, and colours whose contrast is at least 4.5 (WCAG 2.1, 1.4.3)."""
+    """Fonts of the reader's own machine, and dark colours on light ones."""
     theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return theme.set(
         button_primary_background_fill="*primary_700",

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ class PersonalModel:
             for piece in self._opened.recognizer.pieces(part)
         )
         at = 0
-        for batch in batched(pieces, self._opened.recognizer.max_batch):
+        for batch in _batches(pieces, self._opened.recognizer.max_batch):
             for piece, (text, score) in zip(batch, self._recognize(batch, folder), strict=True):
                 n_tokens = len(self._opened.recognizer.token_ids(text)) if text else 0
                 sure = confidence(score, n_tokens) if text else 1.0
@@ -211,6 +210,23 @@ class PersonalModel:
         from pqm_plugin.personal.facts import facts
 
         return facts(self.folder)
+
+
+def _batches(pieces: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """So many pieces at a time; where reading them ends with an error, those before it come first."""
+    batch: list[Any] = []
+    try:
+        for piece in pieces:
+            batch.append(piece)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except PqmError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def _clip_name(clip: Any, place: int) -> str:

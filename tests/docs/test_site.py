@@ -112,7 +112,7 @@ def test_the_page_of_comparisons_leads_to_the_same_words_as_espnets(desk, tiny_c
     assert "SYSTEM SUMMARY PERCENTAGES by SPEAKER" in said[1]
     assert "exp/tiny_conformer_nf4/results_mine.json" in said[2]
     found = [read_json(desk / f"exp/tiny_conformer_nf4/results{tag}.json") for tag in ("", "_mine")]
-    assert [each["systems"]["full"]["search"]["beam_size"] for each in found] == [2, 4]
+    assert [each["meta"]["search"]["beam_size"] for each in found] == [2, 4]
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ def test_all_seven_systems_are_there_and_the_float_ones_agree(path, stock):
     results = read_json(ROOT / "egs" / path)
 
     systems = results["systems"]
-    assert list(systems) == [stock, *SYSTEMS]
+    known = [system for system in systems if system in (stock, *SYSTEMS)]
+    assert known == [stock, *SYSTEMS]
     assert systems["full"]["errors"] == systems[stock]["errors"]
     assert 0 < systems["nf4+speaker"]["adapter_fraction"] < 0.01
     assert {"corpus", "base", "base_sha256", "commit", "command", "seed", "hardware", "date", "versions"} <= set(

@@ -195,15 +195,31 @@ def test_an_espnet_that_is_not_what_it_was_searches_itself_and_the_log_says_why(
         change(made)
         return made
 
+    weights = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu").network.state_dict()
     monkeypatch.setattr(espnet_aed, "Speech2Text", changed)
 
     recognizer = family_of(tiny_conformer).load_skeleton(tiny_conformer, SearchOptions(beam_size=2), "cpu")
+    recognizer.network.load_state_dict(weights, strict=False)
 
+    assert recognizer.max_batch == 1
     said = [record for record in caplog.records if "ESPnet's own search" in record.message]
     assert len(said) == 1
     assert said[0].levelno == logging.WARNING
     assert reason in said[0].message
-    assert recognizer.max_batch == 1
+
+
+def test_what_memory_held_before_the_weights_came_does_not_decide_how_a_model_is_searched(tiny_conformer, caplog):
+    family, options = family_of(tiny_conformer), SearchOptions(beam_size=2)
+    weights = family.load_float(tiny_conformer, options, "cpu").network.state_dict()
+    recognizer = family.load_skeleton(tiny_conformer, options, "cpu")
+    with torch.no_grad():
+        for parameter in recognizer.network.parameters():
+            parameter.fill_(float("nan"))
+
+    recognizer.network.load_state_dict(weights)
+
+    assert recognizer.max_batch == options.batch_size
+    assert "ESPnet's own search" not in caplog.text
 
 
 def test_a_decoder_of_another_kind_is_searched_by_espnet(tiny_conformer, tmp_path, caplog):

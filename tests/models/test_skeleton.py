@@ -35,23 +35,3 @@ def test_what_is_not_random_is_still_filled_in():
 
     assert norm.weight.tolist() == [1, 1, 1]
     assert tensor.tolist() == [7, 7]
-
-
-@pytest.fixture
-def memory_without_numbers():
-    """Let memory that nobody has written hold no numbers."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def test_memory_that_holds_no_numbers_leaves_zeros_so_that_a_search_can_be_tried(memory_without_numbers):
-    held = torch.empty(3)
-
-    with WithoutInitialisation():
-        layers = [torch.nn.Linear(4, 3), torch.nn.Embedding(5, 2), torch.nn.Conv1d(2, 3, 3)]
-        plain = torch.nn.init.xavier_uniform_(torch.nn.Parameter(torch.empty(3, 3)))
-
-    assert held.isnan().all()
-    assert plain.isfinite().all()
-    assert all(value.isfinite().all() for layer in layers for value in layer.parameters())

@@ -129,7 +129,8 @@ def page(served: Served, chromium):
     ]
     assert len(urls) > 5 and elsewhere == []
     assert served.asked.read_text() == "", "the server asked another machine"
-    assert wrong == []
+    # The player says so of a file that is no audio.
+    assert [each for each in wrong if "Waveform load error" not in each] == []
 
 
 def note_progress(page) -> None:
@@ -262,7 +263,7 @@ def test_a_reader_keeps_sentences_and_a_wrong_name_is_said_in_words(page, shared
     assert not (served.model.parent / "84").exists()
 
 
-def test_a_file_that_is_too_large_or_no_audio_is_refused_in_words(page, served, tmp_path):
+def test_a_file_that_is_no_audio_is_refused_in_words(page, served, tmp_path):
     (tmp_path / "no_audio.wav").write_bytes(b"no audio at all")
 
     page.locator("#recording").get_by_role("button", name="Upload file").click()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,12 +140,13 @@ def hour(shared, tmp_path) -> Path:
 
 
 @pytest.mark.real
-def test_an_hour_is_heard_to_its_end_in_the_memory_of_three_minutes(conformer, hour, tmp_path):
+def test_an_hour_is_heard_to_its_end_in_the_memory_of_ten_minutes(conformer, hour, tmp_path):
     short = tmp_path / "short.flac"
-    soundfile.write(short, soundfile.read(hour, frames=180 * RATE, dtype="int16")[0], RATE)
+    soundfile.write(short, soundfile.read(hour, frames=600 * RATE, dtype="int16")[0], RATE)
 
     def hear(path: Path) -> None:
-        segments = list(PersonalModel(conformer, QUICK).segments(path))
+        # One piece at a time: what a batch takes depends on how long its pieces happen to be.
+        segments = list(PersonalModel(conformer, replace(QUICK, batch_size=1)).segments(path))
         assert all(part.end_s - part.start_s <= 30 for part in segments)
         (tmp_path / f"{path.stem}.txt").write_text(f"{segments[-1].end_s} {peak_rss_of(os.getpid())}")
 
@@ -154,6 +156,6 @@ def test_an_hour_is_heard_to_its_end_in_the_memory_of_three_minutes(conformer, h
     (short_s, short_bytes), (hour_s, hour_bytes) = (
         map(float, (tmp_path / f"{name}.txt").read_text().split()) for name in ("short", "hour")
     )
-    assert (short_s, hour_s) == (180.0, 3600.0)
+    assert (short_s, hour_s) == (600.0, 3600.0)
     # All samples of an hour in float32 are 230 MB.
     assert hour_bytes - short_bytes < 64e6
