@@ -58,6 +58,8 @@ class PersonalModel:
         """
         self._opened: Opened = open_packed(self.folder, self._search, self._device, self._mode)
         self._bank = AdapterBank(self._opened.recognizer.network, self._opened.sha256)
+        # Asked for now, before threads share the model: it may try the search out.
+        self._max_batch = self._opened.recognizer.max_batch
 
     @property
     def recognizer(self) -> Any:
@@ -123,7 +125,7 @@ class PersonalModel:
             for piece in self._opened.recognizer.pieces(part)
         )
         at = 0
-        for batch in _batches(pieces, self._opened.recognizer.max_batch):
+        for batch in _batches(pieces, self._max_batch):
             for piece, (text, score) in zip(batch, self._recognize(batch, folder), strict=True):
                 n_tokens = len(self._opened.recognizer.token_ids(text)) if text else 0
                 sure = confidence(score, n_tokens) if text else 1.0
