@@ -17,6 +17,8 @@ from pqm_plugin.models import espnet_aed, espnet_folder
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.quantize.layers import quantize_layers
+from pqm_plugin.quantize.packed import WeightFormat
 
 N_REAL = 4
 
@@ -219,6 +221,15 @@ def test_what_memory_held_before_the_weights_came_does_not_decide_how_a_model_is
     recognizer.network.load_state_dict(weights)
 
     assert recognizer.max_batch == options.batch_size
+    assert "ESPnet's own search" not in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["exact", "small", "fast"])
+def test_a_packed_model_is_searched_in_batches_in_every_mode(tiny_conformer, mode, caplog):
+    recognizer = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(beam_size=2), "cpu")
+    quantize_layers(recognizer.network, list(recognizer.layer_kinds()), WeightFormat(), mode)
+
+    assert recognizer.max_batch > 1
     assert "ESPnet's own search" not in caplog.text
 
 
