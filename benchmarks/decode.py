@@ -28,8 +28,9 @@ from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import quantize_layers
+from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.config import load_config
-from pqm_plugin.stages.quantize import quantized_kinds, weight_format
+from pqm_plugin.stages.quantize import quantized_kinds
 
 Decoder = Callable[[], list[str]]
 BEAMS = (10, 1)

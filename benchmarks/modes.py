@@ -36,8 +36,9 @@ from pqm_plugin.processes import SHORT_SPIN, n_cores, peak_rss_of
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.quantize.names import MODES, PACKED
+from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.config import load_config
-from pqm_plugin.stages.quantize import quantized_kinds, weight_format
+from pqm_plugin.stages.quantize import quantized_kinds
 
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 SAME_WORDS = {"small": "exact", "stock": "full"}

@@ -11,6 +11,7 @@ import torch
 from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.corpus.recording import Sound, is_silent, load_sound, sound_name, stream_sound
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_blocks_at_silence
 from pqm_plugin.personal.clips import LONGEST_S, SHORTEST_S, Clip
@@ -126,23 +127,22 @@ class PersonalModel:
         )
         at = 0
         for batch in _batches(pieces, self._max_batch):
-            for piece, (text, score) in zip(batch, self._recognize(batch, folder), strict=True):
-                n_tokens = len(self._opened.recognizer.token_ids(text)) if text else 0
-                sure = confidence(score, n_tokens) if text else 1.0
-                yield Segment(at / self.sample_rate, (at + len(piece)) / self.sample_rate, text, score, sure)
+            for piece, best in zip(batch, self._recognize(batch, folder), strict=True):
+                sure = confidence(best.score, best.n_tokens) if best.text else 1.0
+                yield Segment(at / self.sample_rate, (at + len(piece)) / self.sample_rate, best.text, best.score, sure)
                 at += len(piece)
 
-    def _recognize(self, pieces: Sequence[Any], folder: Path | None) -> list[tuple[str, float]]:
-        """Words and score of each piece; silence has no words, whatever a model would make of it."""
+    def _recognize(self, pieces: Sequence[Any], folder: Path | None) -> list[Hypothesis]:
+        """The best hypothesis of each piece; silence has no words, whatever a model would make of it."""
         shortest = SHORTEST_S * self.sample_rate
         heard = [place for place, piece in enumerate(pieces) if len(piece) >= shortest and not is_silent(piece)]
-        found: list[tuple[str, float]] = [("", 0.0)] * len(pieces)
+        found = [Hypothesis("", 0.0, 0)] * len(pieces)
         if heard:
             with self.using(folder, len(heard)), torch.no_grad():
                 for place, best in zip(
                     heard, self._opened.recognizer.recognize([pieces[place] for place in heard]), strict=True
                 ):
-                    found[place] = (best.text, best.score)
+                    found[place] = best
         return found
 
     def adapter(self, speaker: str | None = None, *, plain: bool = False) -> tuple[str, Path | None]:
