@@ -148,14 +148,17 @@ def watch(folder: Path, mode: str, beam: int, audio: Sequence[Path], device: str
     program = str(Path(__file__).with_name("_modes_worker.py"))
     command = [sys.executable, program, str(folder), mode, str(beam), device, *map(str, audio)]
     found: dict[str, Any] = {}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | SHORT_SPIN | {"OMP_NUM_THREADS": "1"},
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as complaints,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env=os.environ | SHORT_SPIN | {"OMP_NUM_THREADS": "1"},
+        ) as process,
+    ):
         assert process.stdin and process.stdout
         for line in process.stdout:
             if not line.startswith("PQM "):
@@ -166,8 +169,11 @@ def watch(folder: Path, mode: str, beam: int, audio: Sequence[Path], device: str
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")
             process.stdin.write("go on\n")
             process.stdin.flush()
+        process.wait()
+        complaints.seek(0)
+        last = (complaints.read().splitlines() or ["it said nothing"])[-1]
     if "decoded" not in found:
-        raise PqmError(f"mode {mode} ended with status {process.returncode}; run {program} alone to see why")
+        raise PqmError(f"mode {mode} ended with status {process.returncode}: {last}")
     return found
 
 

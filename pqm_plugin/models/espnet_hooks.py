@@ -13,8 +13,8 @@ _SEARCH = ("weights", "scorers", "beam_size", "pre_beam_size", "do_pre_beam", "s
 # Settings of ESPnet's search that change what is found, and the value of each that ours has.
 _FIXED = {"hyp_primer": None, "normalize_length": False, "return_hs": False}
 _TRIAL_STEPS = 3
-# How far scores may be apart, in nats: by float32's rounding, and by that of products in 16 bits.
-_FINE, _COARSE = 1e-3, 0.1
+# How far scores may be apart, relatively and in nats: by float32's rounding, and by that of products in 16 bits.
+_FINE, _COARSE = (1e-4, 1e-3), (2**-6, 0.1)
 _BEYOND_WINDOW = 16
 
 
@@ -91,13 +91,13 @@ def _try(model: Any, search: Any, options: BeamOptions) -> None:
     noise = torch.Generator().manual_seed(0)
     n_frames = options.window_margin + _BEYOND_WINDOW
     parameter = next(model.parameters())
-    tolerance = _COARSE if _computes_coarsely(model) else _FINE
+    relative, nats = _COARSE if _computes_coarsely(model) else _FINE
     encoded = torch.randn(1, n_frames, model.encoder.output_size(), generator=noise).to(parameter.device)
     theirs = search.init_hyp(encoded[0])
     ours = Running(model, options, encoded, torch.tensor([n_frames], device=encoded.device), _TRIAL_STEPS)
     for step in range(_TRIAL_STEPS):
         theirs = search.search(theirs, encoded[0])
         ours.advance()
-        if not torch.allclose(theirs.score, ours.scores[0], rtol=1e-4, atol=tolerance):
+        if not torch.allclose(theirs.score, ours.scores[0], rtol=relative, atol=nats):
             gap = float((theirs.score - ours.scores[0]).abs().max())
             raise SearchMisfitError(f"a trial gave scores that differ by {gap:.2g} after {step + 1} tokens")
