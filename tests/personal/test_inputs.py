@@ -157,6 +157,6 @@ def test_an_hour_is_heard_to_its_end_in_the_memory_of_ten_minutes(conformer, hou
         map(float, (tmp_path / f"{name}.txt").read_text().split()) for name in ("short", "hour")
     )
     assert (short_s, hour_s) == (600.0, 3600.0)
-    # The allocator of a machine leaves some tens of MB between two runs; samples that were kept would leave all of theirs.
+    # An allocator may leave tens of MB between two runs; samples that were kept would leave all of theirs.
     samples_bytes = 4 * RATE * (hour_s - short_s)
     assert hour_bytes - short_bytes < samples_bytes / 1.5
