@@ -140,10 +140,11 @@ def _method(sections: Sequence[Section]) -> str:
         "Intervals are 95 %, from a paired bootstrap over speakers and, within each drawn speaker, utterances; every "
     )
     said += "system is scored on the same resamples."
-    n_speakers = min(len(_first(section)["speakers"]) for section in sections)
-    if n_speakers == 1:
+    numbers = sorted({len(_first(section)["speakers"]) for section in sections})
+    if numbers[0] == 1:
         said += " With one speaker they tell how far other utterances of this speaker may differ, not other speakers."
-    elif n_speakers < 20:
+    elif numbers[0] < 20:
+        n_speakers = " or ".join(map(str, numbers))
         said += f" They rest on {n_speakers} speakers, which is few: intervals of so few tend to be too narrow."
     return said + "\n"
 

@@ -104,6 +104,12 @@ def load_config(path: Path | None, inference: Path | None = None) -> Config:
     return config
 
 
+def load_as[T](cls: type[T], path: Path) -> T:
+    """Read a YAML file as an instance of the dataclass `cls`; errors as in `load_config`."""
+    filled: T = _fill(cls, _read(path), str(path))
+    return filled
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,22 @@ from pqm_plugin.report.page import Section, plain_label, render_report
 from pqm_plugin.report.study import minutes_points, settings_points
 from pqm_plugin.report.study_figures import minutes_figure, settings_figure
 from pqm_plugin.report.tables import systems_table
+from pqm_plugin.stages.config import load_as
 from pqm_plugin.stages.recipe import Recipe
+
+WORDS = "report.yaml"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a page says that its results do not: `report.yaml` beside them.
+
+    `labels` stand beside every table and figure, `notes` at the end of the page.
+    """
+
+    title: str = ""
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def run(recipe: Recipe) -> None:
@@ -28,18 +44,38 @@ def run(recipe: Recipe) -> None:
         copies |= {path: out / f"sensitivity{tag}.json" for path in recipe.packed_dir.glob("sensitivity.json")}
         for source, target in copies.items():
             write_json(target, read_json(source))
-    results: dict[str, Path] = {}
-    for path in _in_order(out, "results"):
-        heading = _heading(read_json(path))
-        results[f"{heading} ({path.stem})" if heading in results else heading] = path
-    costs = [read_json(path) for path in _in_order(out, "sensitivity")]
-    sensitivity = {record["base"]: record["rows"] for record in costs}
-    title = recipe.title or recipe.base_name
-    write_report(results, out / "RESULTS.md", out / "figures", title, recipe.labels, (), sensitivity)
+    report_folder(out, recipe.title or recipe.base_name, recipe.labels)
     for path in ours:
         found = read_json(path)
         print(f"\n{_heading(found)}\n\n{systems_table(found)}")
     print(f"{out / 'RESULTS.md'}")
+
+
+def report_folder(folder: Path, title: str = "Results", labels: Sequence[str] = ()) -> None:
+    """Write the page and the figures of a folder from the results, studies and sensitivities that it holds.
+
+    Args:
+        title, labels: where the folder's `report.yaml` has none.
+
+    Raises:
+        PqmError: as `write_report`, and if `report.yaml` cannot be read.
+    """
+    words = load_as(Words, folder / WORDS) if (folder / WORDS).is_file() else Words()
+    results: dict[str, Path] = {}
+    for path in _in_order(folder, "results"):
+        heading = _heading(read_json(path))
+        results[f"{heading} ({path.stem})" if heading in results else heading] = path
+    costs = [read_json(path) for path in _in_order(folder, "sensitivity")]
+    sensitivity = {record["base"]: record["rows"] for record in costs}
+    write_report(
+        results,
+        folder / "RESULTS.md",
+        folder / "figures",
+        words.title or title,
+        words.labels or labels,
+        words.notes,
+        sensitivity,
+    )
 
 
 def _in_order(folder: Path, kind: str) -> list[Path]:

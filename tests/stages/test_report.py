@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.report import write_report
+from pqm_plugin.stages.report import report_folder, write_report
 
 STORED = Path(__file__).parents[1] / "report"
+OWN = Path(__file__).parents[2] / "egs" / "own" / "results.json"
 SENSITIVITY = [
     {"kind": "attention", "parameters": 3_000_000, "bytes_share": 0.2, "dev_loss_increase": 0.0123, "dev_wer": 0.1512},
     {"kind": "depthwise", "parameters": 80_000, "bytes_share": 0.01, "dev_loss_increase": -0.0001},
@@ -72,3 +73,23 @@ def test_two_results_files_of_one_name_are_refused(tmp_path):
 
     with pytest.raises(PqmError, match="rename one"):
         write_report(paths, tmp_path / "R.md", tmp_path, "T", [], [], {})
+
+
+def test_the_words_of_a_page_are_beside_its_results(tmp_path):
+    shutil.copy(OWN, tmp_path)
+    (tmp_path / "report.yaml").write_text("{title: Two voices, labels: [invented], notes: [Claim nothing.]}")
+
+    report_folder(tmp_path, "unwanted title", ["unwanted label"])
+
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert page.startswith("# Two voices\n")
+    assert "*Invented.*" in page and "nwanted" not in page
+    assert page.endswith("## Notes\n\n* Claim nothing.\n")
+
+
+def test_a_word_of_the_page_that_is_none_is_named(tmp_path):
+    shutil.copy(OWN, tmp_path)
+    (tmp_path / "report.yaml").write_text("{lables: [invented]}")
+
+    with pytest.raises(PqmError, match=r"report\.yaml: unknown key 'lables'; did you mean 'labels'"):
+        report_folder(tmp_path)
