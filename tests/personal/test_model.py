@@ -11,6 +11,7 @@ import torch
 import pqm_plugin
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, write_json
 from pqm_plugin.personal.options import EnrollOptions
 from tests.personal.conftest import TEXTS, noise
 
@@ -141,6 +142,24 @@ def test_a_speaker_starts_from_sat_and_sat_is_what_anyone_is_heard_with(conforme
     anyone, plain = model.transcribe(CLIPS[0]), model.transcribe(CLIPS[0], plain=True)
     assert (anyone.adapter, plain.adapter) == ("sat", "none")
     assert anyone.segments[0].score != plain.segments[0].score
+
+
+def test_texts_in_another_letter_case_than_the_recipes_are_spelled_as_the_model_writes(conformer, caplog):
+    model = pqm_plugin.load(conformer)
+    model.enroll("many", CLIPS, TEXTS, options=OPTIONS)
+    (conformer / "speakers/many").rename(conformer / "sat")
+    info = read_json(conformer / "sat/pqm.json")
+    # What stage 4 writes where the transcripts of a corpus were right as they were.
+    write_json(conformer / "sat/pqm.json", info | {"request": info["request"] | {"text_case": "as is"}})
+    model = pqm_plugin.load(conformer)
+
+    upper, lower = (
+        model.enroll(name, CLIPS, [case(text) for text in TEXTS], options=OPTIONS).folder
+        for name, case in (("upper", str.upper), ("lower", str.lower))
+    )
+
+    assert "cannot spell" not in caplog.text
+    assert read_info(lower).log == read_info(upper).log
 
 
 @pytest.mark.parametrize("name", ["../../x", "con", "Zoë", "😀", "a" * 300, "", ".hidden", "log", "a/b"])
