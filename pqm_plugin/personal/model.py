@@ -19,7 +19,7 @@ from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
 from pqm_plugin.personal.opening import Opened, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
-from pqm_plugin.personal.pieces import may_hold_words, pieces_of
+from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of
 from pqm_plugin.personal.transcript import Segment, Transcript
 
 _SHORTEST_S = 1.0
@@ -113,15 +113,16 @@ class PersonalModel:
     ) -> Iterator[Segment]:
         """Yield the segments of a recording as they are found; arguments and errors as `transcribe`.
 
-        A file is read as it is heard, so that memory does not grow with its length; where it is damaged in its middle,
-        what stands before the damage has been yielded when the error comes.
+        The first comes when one piece has been searched; later ones are searched several at a time. A file is read as
+        it is heard, so that memory does not grow with its length; where it is damaged in its middle, what stands before
+        the damage has been yielded when the error comes.
         """
         if longest_s < _SHORTEST_S:
             raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
         _, folder = self.adapter(speaker, plain=plain)
         pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate)
         at = 0
-        for batch in _batches(pieces, self._max_batch):
+        for batch in batches(pieces, self._max_batch):
             for piece, best in zip(batch, self._recognize(batch, folder), strict=True):
                 sure = confidence(best.score, best.n_tokens) if best.text else 1.0
                 yield Segment(at / self.sample_rate, (at + len(piece)) / self.sample_rate, best.text, best.score, sure)
@@ -206,23 +207,6 @@ class PersonalModel:
         from pqm_plugin.personal.facts import facts
 
         return facts(self.folder)
-
-
-def _batches(pieces: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """So many pieces at a time; where reading them ends with an error, those before it come first."""
-    batch: list[Any] = []
-    try:
-        for piece in pieces:
-            batch.append(piece)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except PqmError:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
 
 
 def _clip_name(clip: Any, place: int) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pqm_plugin.corpus.recording import Sound, is_silent, stream_sound
+from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.silence import cut_blocks_at_silence
 from pqm_plugin.personal.clips import SHORTEST_S
@@ -32,3 +33,24 @@ def pieces_of(
 def may_hold_words(piece: np.ndarray, sample_rate: int) -> bool:
     """Whether a piece (n_samples,) is long and loud enough; of others a model would make up its words."""
     return len(piece) >= SHORTEST_S * sample_rate and not is_silent(piece)
+
+
+def batches[T](pieces: Iterator[T], most: int) -> Iterator[list[T]]:
+    """Pieces to search at once: one, so that its words come soon, then twice as many each time, up to `most`.
+
+    Raises:
+        PqmError: as reading the pieces does; those before it are yielded first.
+    """
+    size, batch = 1, []
+    try:
+        for piece in pieces:
+            batch.append(piece)
+            if len(batch) == size:
+                yield batch
+                size, batch = min(2 * size, most), []
+    except PqmError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

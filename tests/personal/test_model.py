@@ -12,6 +12,7 @@ import pqm_plugin
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
+from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.options import EnrollOptions
 from tests.personal.conftest import TEXTS, noise
 
@@ -45,6 +46,21 @@ def test_long_recordings_are_cut_and_the_segments_cover_them_whole(folder):
     ends = [0.0, *(part.end_s for part in found.segments)]
     assert [part.start_s for part in found.segments] == ends[:-1]
     assert ends[-1] == 5.0
+
+
+def test_the_first_words_come_after_one_search_and_are_those_of_pieces_searched_one_by_one(folder, monkeypatch):
+    model, alone = pqm_plugin.load(folder), pqm_plugin.load(folder, search=SearchOptions(batch_size=1))
+    samples, searched, search = noise(1, 16000 * 9), [], model.recognizer.recognize
+    monkeypatch.setattr(model.recognizer, "recognize", lambda pieces: searched.append(len(pieces)) or search(pieces))
+
+    segments = model.segments(samples, longest_s=1.0)
+    first = next(segments)
+    before = list(searched)
+    found = [first, *segments]
+
+    assert before == [1]
+    assert searched[:3] == [1, 2, 4] and sum(searched) == len(found)
+    assert [each.text for each in found] == [each.text for each in alone.segments(samples, longest_s=1.0)]
 
 
 def test_silence_and_a_click_have_no_words(folder):
