@@ -8,8 +8,9 @@ from functools import cached_property
 
 from pqm_plugin.errors import PqmError
 
+AS_IS = "as is"
 # In this order a tie between cases is settled.
-CASES = ("as is", "lower", "upper")
+CASES = (AS_IS, "lower", "upper")
 AUTO = "auto"
 _VARIANTS = {
     **dict.fromkeys("’‘‛ʼʹ´`′＇", "'"),
@@ -39,7 +40,7 @@ class TextFit:
 
     def report(self) -> str:
         """Return a few lines for people: the case, what was replaced, and what the model cannot spell."""
-        lines = [f"text: case {'kept' if self.case == 'as is' else 'made ' + self.case} to match what the model writes"]
+        lines = [f"text: case {'kept' if self.case == AS_IS else 'made ' + self.case} to match what the model writes"]
         if self.replaced:
             pairs = ", ".join(f"{_shown(old)} by {_shown(new)}" for old, new in self.replaced.items())
             lines.append(f"text: replaced what the model cannot spell: {pairs}")
@@ -79,7 +80,7 @@ def fit_text(texts: Iterable[str], symbols: Iterable[str] | None, case: str = AU
     cases = CASES if case == AUTO else (case,)
     if symbols is None:
         capitals_alone = not any(char.islower() for char in counts) and any(char.isupper() for char in counts)
-        chosen = ("lower" if capitals_alone else "as is") if case == AUTO else case
+        chosen = ("lower" if capitals_alone else AS_IS) if case == AUTO else case
         return TextFit(chosen, None, n_characters=counts.total() - counts[" "])
     known = frozenset(char for symbol in symbols for char in unicodedata.normalize("NFC", symbol)) | {" "}
     if known == {" "}:
@@ -105,7 +106,7 @@ def _fit_case(counts: Counter[str], case: str, symbols: frozenset[str]) -> TextF
 
 def _in_case(text: str, case: str) -> str:
     composed = unicodedata.normalize("NFC", text)
-    return {"as is": composed, "lower": composed.lower(), "upper": composed.upper()}[case]
+    return {AS_IS: composed, "lower": composed.lower(), "upper": composed.upper()}[case]
 
 
 def _spelling(char: str, case: str, symbols: frozenset[str]) -> str:

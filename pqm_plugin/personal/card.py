@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pqm_plugin.personal.facts import UNKNOWN_LICENCE, wer_line
+from pqm_plugin.personal.facts import UNKNOWN_LICENCE, rounding, wer_line
 
 _HUB_NAMES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0"}
 _CAUTION = """An adapter was measured on its own speaker's recordings; of other voices, rooms and microphones these
@@ -42,6 +42,7 @@ def _identity(found: Mapping[str, Any]) -> list[str]:
         f"* family: {found['family']}" + (f", made of {found['source']}" if found["source"] else ""),
         f"* base: {found['parameters']:,} parameters in {found['size_bytes'] / 1e6:.2f} MB, {bits}; "
         f"in float32 {found['base_size_bytes'] / 1e6:.2f} MB",
+        f"* rounding: {rounding(found)}",
         f"* licence of the base: {found['licence']}",
         f"* SHA-256 of the packed weights: `{found['sha256']}`",
         f"* SHA-256 of the base: `{found['base_sha256']}`",

@@ -17,7 +17,7 @@ from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save
 from pqm_plugin.adapters.lora import attach, parameter_counts
 from pqm_plugin.adapters.names import WEIGHTS
 from pqm_plugin.adapters.train import train_adapter
-from pqm_plugin.corpus.text import AUTO, CASES
+from pqm_plugin.corpus.text import AS_IS, AUTO, CASES
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, refusal_as_error, sha256
 from pqm_plugin.models.families import family_of
@@ -195,9 +195,9 @@ def _fresh(recognizer: Recognizer, options: EnrollOptions) -> PeftModel:
 
 
 def _text_case(sat: Path | None) -> str:
-    """The letter case that the recipe found the model to write, where there was one."""
+    """The letter case that a recipe had to give its texts; where they were right as they were, users' may not be."""
     case = read_info(sat).request.get("text_case") if sat else AUTO
-    return str(case) if case in CASES else AUTO
+    return str(case) if case in CASES and case != AS_IS else AUTO
 
 
 def _enrolled(folder: ModelFolder, speaker: str, clips: Sequence[Clip], best_epoch: int, *, is_new: bool) -> Enrolled:

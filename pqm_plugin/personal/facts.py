@@ -17,12 +17,14 @@ _MEASURES = ("utterances", "words", "wer", "wer_ci95", "wer_normalized", "cer")
 def facts(folder: ModelFolder) -> dict[str, Any]:
     """Family, sizes in bytes, bits a parameter, hashes, licence, adapters, and error rates as they were measured.
 
+    `calibrated_on` counts the recordings that weights were rounded by; 0 stands for nearest levels.
+
     Raises:
         PqmError: if a record is missing or damaged.
     """
     meta, about = folder.meta(), folder.about()
     size_bytes = folder.packed.stat().st_size
-    parameters = _number(meta.get("parameters"))
+    parameters, settings = _number(meta.get("parameters")), _request(meta).get("quantize", {})
     adapters = {name: adapter_facts(path) for name, path in folder.adapters().items()}
     return {
         "path": str(folder.path),
@@ -35,7 +37,8 @@ def facts(folder: ModelFolder) -> dict[str, Any]:
         "bits_per_parameter": 8 * size_bytes / parameters if parameters else None,
         "sha256": meta["sha256"],
         "base_sha256": str(_request(meta).get("base_sha256", "unknown")),
-        "quantize": _request(meta).get("quantize", {}),
+        "quantize": settings,
+        "calibrated_on": int(_number(settings.get("calibrate"))) if isinstance(settings, Mapping) else 0,
         "adapters": adapters,
         "measured": list(measured(folder.path)),
     }
@@ -79,6 +82,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     if found["base_size_bytes"]:
         ratio = found["base_size_bytes"] / found["size_bytes"]
         yield f"base       {found['base_size_bytes'] / 1e6:.2f} MB, {ratio:.2f} times this"
+    yield f"rounding   {rounding(found)}"
     yield f"licence    {found['licence']}"
     yield f"sha256     {found['sha256']}"
     yield f"of base    {found['base_sha256']}"
@@ -88,6 +92,14 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"WER        {wer_line(row)}"
     if not found["measured"]:
         yield "WER        not measured"
+
+
+def rounding(found: Mapping[str, Any]) -> str:
+    """How the weights came to their levels, in words."""
+    n_recordings = found["calibrated_on"]
+    return (
+        f"by what the layers hear of {n_recordings} recordings" if n_recordings else "each weight to its nearest level"
+    )
 
 
 def wer_line(row: Mapping[str, Any]) -> str:

@@ -2,14 +2,16 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_folder, write_json
 from pqm_plugin.models.families import family_of, fetch_base
+from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.personal.calibrating import Heard, Speech, round_by
 from pqm_plugin.personal.folder import ABOUT
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
@@ -24,50 +26,54 @@ _REST_DTYPE = "bfloat16"
 _FETCHED = ".base"
 
 
-def quantize(source: str, out: Path, licence: str = "", keep: Sequence[str] | None = None) -> dict[str, Any]:
+def quantize(
+    source: str,
+    out: Path,
+    licence: str = "",
+    keep: Sequence[str] | None = None,
+    calibrate: Sequence[str | Path] = (),
+) -> dict[str, Any]:
     """Pack the model that `source` names into the new folder `out`, in NF4 with double-quantised scales.
 
     Args:
         source: an ESPnet experiment folder, packed zip or model-zoo tag, a Whisper folder, `.pt` file or hub name.
         licence: of the source, as its publisher words it.
         keep: layer kinds to leave in bfloat16; default: those of `SPARED` that the model has.
+        calibrate: folders of recordings, or files, by which weights are rounded so that what layers compute of speech
+            changes least; without any, each weight is rounded to its nearest level.
 
     Returns:
         What was measured, as it stands in `meta.json`.
 
     Raises:
-        PqmError: if `out` is there already, the source is not known or cannot be read, or `keep` names no kind.
+        PqmError: if `out` is there already, the source is not known or cannot be read, `keep` names no kind, or
+            there is no speech in what `calibrate` names.
     """
     out = Path(out).expanduser()
     if out.exists():
         raise PqmError(f"{out} is there already: choose another folder, or remove it first")
+    speech = Speech.of([Path(place) for place in calibrate]) if calibrate else None
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(out) as packed:
         # Inside, so that a run that is killed leaves one thing, which the next one finds and removes.
         base = packed / _FETCHED
         fetch_base(source, base)
-        meta = _pack(base, packed, keep)
+        meta = _pack(base, packed, keep, speech)
         shutil.rmtree(base)
         write_json(packed / META, meta)
         write_json(packed / ABOUT, {"source": Path(source).name, "licence": licence})
     return meta
 
 
-def _pack(base: Path, packed: Path, keep: Sequence[str] | None) -> dict[str, Any]:
+def _pack(base: Path, packed: Path, keep: Sequence[str] | None, speech: Speech | None) -> dict[str, Any]:
     family = family_of(base)
     weights = family.weights_file(base)
     recognizer = family.load_float(base, SearchOptions(), "cpu")
     kinds = recognizer.layer_kinds()
-    unknown = sorted(set(keep or ()) - set(kinds.values()))
-    if unknown:
-        raise PqmError(
-            f"--keep {unknown[0]}: no layer is of this kind; there are {', '.join(sorted(set(kinds.values())))}"
-        )
-    spared = [kind for kind in (SPARED if keep is None else keep) if kind in kinds.values()]
+    spared = _spared(kinds, keep)
     chosen = {name: kind for name, kind in kinds.items() if kind not in spared}
     before = weights_of(recognizer.network, chosen)
-    weight_format = WeightFormat(double_quantize=True)
-    quantize_layers(recognizer.network, list(chosen), weight_format)
+    heard = _round(recognizer, list(chosen), speech)
     for path in family.side_files(base):
         shutil.copyfile(path, packed / path.name)
     save_packed(packed / PACKED, recognizer.network, _REST_DTYPE, recognizer.built_in)
@@ -80,9 +86,11 @@ def _pack(base: Path, packed: Path, keep: Sequence[str] | None) -> dict[str, Any
         "double_quantize": True,
         "keep": spared,
         "rest_dtype": _REST_DTYPE,
+        "calibrate": heard.n_recordings if heard else 0,
     }
+    request = {"base_sha256": sha256(weights), "quantize": settings, "format_version": FORMAT_VERSION}
     return {
-        "request": {"base_sha256": sha256(weights), "quantize": settings, "format_version": FORMAT_VERSION},
+        "request": request | ({"calibration": heard.sha256} if heard else {}),
         "family": family.NAME,
         **measure(recognizer.network, chosen, before),
         "size_bytes": size,
@@ -90,3 +98,25 @@ def _pack(base: Path, packed: Path, keep: Sequence[str] | None) -> dict[str, Any
         "base_size_bytes": base_size,
         "ratio": base_size / size,
     }
+
+
+def _spared(kinds: Mapping[str, str], keep: Sequence[str] | None) -> list[str]:
+    """The layer kinds to leave in bfloat16.
+
+    Raises:
+        PqmError: if `keep` names one that the model has not.
+    """
+    known = set(kinds.values())
+    unknown = sorted(set(keep or ()) - known)
+    if unknown:
+        raise PqmError(f"--keep {unknown[0]}: no layer is of this kind; there are {', '.join(sorted(known))}")
+    return [kind for kind in (SPARED if keep is None else keep) if kind in known]
+
+
+def _round(recognizer: Recognizer, names: Sequence[str], speech: Speech | None) -> Heard | None:
+    """Quantise the named layers, in place: by speech, or to nearest levels."""
+    weight_format = WeightFormat(double_quantize=True)
+    if speech is not None:
+        return round_by(recognizer, names, speech, weight_format)
+    quantize_layers(recognizer.network, names, weight_format)
+    return None

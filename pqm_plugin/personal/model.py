@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from pqm_plugin.adapters.rows import AdapterBank
-from pqm_plugin.corpus.recording import Sound, is_silent, load_sound, sound_name, stream_sound
+from pqm_plugin.corpus.recording import Sound, load_sound, sound_name
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.silence import cut_blocks_at_silence
-from pqm_plugin.personal.clips import LONGEST_S, SHORTEST_S, Clip
+from pqm_plugin.personal.clips import LONGEST_S, Clip
 from pqm_plugin.personal.confidence import confidence
 from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
 from pqm_plugin.personal.opening import Opened, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
+from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of
 from pqm_plugin.personal.transcript import Segment, Transcript
 
 _SHORTEST_S = 1.0
@@ -113,20 +113,16 @@ class PersonalModel:
     ) -> Iterator[Segment]:
         """Yield the segments of a recording as they are found; arguments and errors as `transcribe`.
 
-        A file is read as it is heard, so that memory does not grow with its length; where it is damaged in its middle,
-        what stands before the damage has been yielded when the error comes.
+        The first comes when one piece has been searched; later ones are searched several at a time. A file is read as
+        it is heard, so that memory does not grow with its length; where it is damaged in its middle, what stands before
+        the damage has been yielded when the error comes.
         """
         if longest_s < _SHORTEST_S:
             raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
         _, folder = self.adapter(speaker, plain=plain)
-        blocks = stream_sound(audio, self.sample_rate, sample_rate)
-        pieces = (
-            piece
-            for part in cut_blocks_at_silence(blocks, self.sample_rate, longest_s)
-            for piece in self._opened.recognizer.pieces(part)
-        )
+        pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate)
         at = 0
-        for batch in _batches(pieces, self._max_batch):
+        for batch in batches(pieces, self._max_batch):
             for piece, best in zip(batch, self._recognize(batch, folder), strict=True):
                 sure = confidence(best.score, best.n_tokens) if best.text else 1.0
                 yield Segment(at / self.sample_rate, (at + len(piece)) / self.sample_rate, best.text, best.score, sure)
@@ -134,8 +130,7 @@ class PersonalModel:
 
     def _recognize(self, pieces: Sequence[Any], folder: Path | None) -> list[Hypothesis]:
         """The best hypothesis of each piece; silence has no words, whatever a model would make of it."""
-        shortest = SHORTEST_S * self.sample_rate
-        heard = [place for place, piece in enumerate(pieces) if len(piece) >= shortest and not is_silent(piece)]
+        heard = [place for place, piece in enumerate(pieces) if may_hold_words(piece, self.sample_rate)]
         found = [Hypothesis("", 0.0, 0)] * len(pieces)
         if heard:
             with self.using(folder, len(heard)), torch.no_grad():
@@ -212,23 +207,6 @@ class PersonalModel:
         from pqm_plugin.personal.facts import facts
 
         return facts(self.folder)
-
-
-def _batches(pieces: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """So many pieces at a time; where reading them ends with an error, those before it come first."""
-    batch: list[Any] = []
-    try:
-        for piece in pieces:
-            batch.append(piece)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except PqmError:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
 
 
 def _clip_name(clip: Any, place: int) -> str:

@@ -15,10 +15,18 @@ _DAMPING = 0.01
 """Part of the mean second moment that is added to each, as in the paper."""
 
 
-def listen(network: nn.Module, names: Sequence[str], calls: Sequence[Callable[[], object]]) -> Moments:
-    """Run the float network and take the second moments of what the named layers hear.
+def moments_of(network: nn.Module, names: Sequence[str]) -> Moments:
+    """Moments, still to be gathered, of what the named layers of a float network hear.
 
     Embeddings and layers that share their weight have none: what they look up are no numbers.
+    """
+    layers = {name: network.get_submodule(name) for name in names}
+    looked_up = {id(layer.weight) for layer in layers.values() if isinstance(layer, nn.Embedding)}
+    return Moments(network, [name for name, layer in layers.items() if id(layer.weight) not in looked_up])
+
+
+def listen(network: nn.Module, names: Sequence[str], calls: Sequence[Callable[[], object]]) -> Moments:
+    """Run the float network and take the second moments of what the named layers hear, see `moments_of`.
 
     Args:
         calls: each runs the network once, on an utterance of its own, without padding.
@@ -28,9 +36,7 @@ def listen(network: nn.Module, names: Sequence[str], calls: Sequence[Callable[[]
     """
     if not calls:
         raise ValueError("no utterance to calibrate on")
-    layers = {name: network.get_submodule(name) for name in names}
-    looked_up = {id(layer.weight) for layer in layers.values() if isinstance(layer, nn.Embedding)}
-    moments = Moments(network, [name for name, layer in layers.items() if id(layer.weight) not in looked_up])
+    moments = moments_of(network, names)
     with torch.no_grad():
         for call in tqdm(calls, desc="listen", unit="utterance"):
             with moments.gathering():

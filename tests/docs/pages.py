@@ -27,13 +27,18 @@ def links(name: str) -> list[Path]:
 
 
 def run(block: str, cwd: Path) -> str:
-    """Run a block and return what it wrote.
+    """Run a block and return what it wrote, its log at the end.
 
     Raises:
         AssertionError: if it fails, with what it wrote.
     """
+    return "".join(run_apart(block, cwd))
+
+
+def run_apart(block: str, cwd: Path) -> tuple[str, str]:
+    """Run a block and return its standard output, and what it logged; errors as `run`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
     command = ["bash", "-euo", "pipefail", "-c", block]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done.stdout, done.stderr

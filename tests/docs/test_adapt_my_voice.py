@@ -32,6 +32,8 @@ def test_every_command_of_the_page_is_understood_and_its_links_lead_somewhere():
 @pytest.mark.slow
 def test_the_page_leads_from_a_float_model_to_a_pack(tiny_conformer, tmp_path):
     (tmp_path / "recordings").mkdir()
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech/anyone.wav", noise(9), 16000)
     for place, text in enumerate(TEXTS, start=1):
         soundfile.write(tmp_path / f"recordings/{place:03d}.wav", noise(place), 16000)
         with (tmp_path / "recordings/text").open("a") as file:
@@ -52,8 +54,9 @@ def test_the_page_leads_from_a_float_model_to_a_pack(tiny_conformer, tmp_path):
             about = tmp_path / "my_model/about.json"
             write_json(about, read_json(about) | SETTINGS)
 
-    quantized, enrolled, heard, from_python, packed = said
+    quantized, calibrated, enrolled, heard, from_python, packed = said
     assert "licence    CC BY 4.0" in quantized
+    assert "nearest level" in quantized and "hear of 1 recordings" in calibrated
     assert "ada: learned from 6 recordings" in enrolled and "\nada\t" in enrolled
     assert heard.count('"adapter": "speakers/ada"') == 2
     assert (tmp_path / "subtitles/001.srt").is_file()

@@ -4,13 +4,7 @@
 """
 
 import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,12 +14,10 @@ import soundfile
 
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.personal.making import quantize
+from tests.page.serving import PATIENCE_MS, Served, browsing, drop, serving
 from tests.page.watched import is_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
-ROOT = Path(__file__).resolve().parents[2]
-# Of a busy machine; every wait ends as soon as what is awaited is there.
-PATIENCE_MS = 240_000
 CHAPTER = "data/LibriSpeech/dev-clean/84/121123"
 READ = ("0009", "0013")
 BROUGHT = ("0003", "0010")
@@ -35,11 +27,6 @@ SETTINGS = {
     "decode": {"beam_size": 4, "ctc_weight": 0.5},
     "enroll": {"few_epochs": 3, "learning_rate": 0.002},
 }
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--use-fake-ui-for-media-stream"),
-    "--use-fake-device-for-media-stream",
-)
 
 
 def texts(shared: Path) -> dict[str, str]:
@@ -53,15 +40,6 @@ def recording(shared: Path, name: str) -> Path:
     return shared / CHAPTER / f"84-121123-{name}.flac"
 
 
-@dataclass(frozen=True)
-class Served:
-    """A running page: where it is, the model's folder, and what its process asked of other machines."""
-
-    url: str
-    model: Path
-    asked: Path
-
-
 @pytest.fixture(scope="module")
 def served(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`pqm serve` on a free port, with the real Conformer in 4 bits."""
@@ -70,43 +48,18 @@ def served(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     quantize(str(shared / "models/conformer_small"), folder / "model", licence="CC BY 4.0")
     about = folder / "model/about.json"
     write_json(about, read_json(about) | SETTINGS)
-    program = [sys.executable, ROOT / "tests/page/watched.py", folder / "asked", "serve", folder / "model"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*map(str, program), "--port", "0", "--threads", "1"],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment,
-        )
-        try:
-            assert process.stdout is not None
-            ready = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
-            assert ready, (folder / "log").read_text()
-            yield Served(ready[0], folder / "model", folder / "asked")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE_MS / 1000)
-    assert sorted(path.name for path in folder.iterdir()) == ["asked", "log", "model"], "something was left behind"
+    with serving(folder) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def chromium(shared: Path, tmp_path_factory: pytest.TempPathFactory):
     """A headless Chromium whose microphone says the reading of `READ`, over and over."""
-    sync = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'pqm_plugin[test]'")
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no Chromium: `tools/chromium_here.sh` as root installs it, or name one with CHROMIUM=/path/to/it")
     microphone = tmp_path_factory.mktemp("microphone") / "speech.wav"
     samples, rate = soundfile.read(recording(shared, READ[0]))
     soundfile.write(microphone, np.concatenate([samples, np.zeros(rate)]), rate, subtype="PCM_16")
-    with sync.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=program, args=[*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
-        )
+    with browsing(microphone) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -152,12 +105,6 @@ def picture(page, name: str, tmp_path: Path) -> None:
     path = folder / f"page_{name}.png"
     page.screenshot(path=path, full_page=True)
     assert path.stat().st_size < 150_000
-
-
-def drop(page, place: str, *files: Path) -> None:
-    """Give files to a place of the page, as if they were dropped, and wait until they have arrived."""
-    with page.expect_response(lambda response: "/upload?" in response.url or response.url.endswith("/upload")):
-        page.set_input_files(f"{place} input[type=file]", [str(file) for file in files])
 
 
 def record(page, place: str, duration_s: float) -> None:

@@ -11,6 +11,8 @@ import torch
 import pqm_plugin
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json, write_json
+from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.options import EnrollOptions
 from tests.personal.conftest import TEXTS, noise
 
@@ -44,6 +46,21 @@ def test_long_recordings_are_cut_and_the_segments_cover_them_whole(folder):
     ends = [0.0, *(part.end_s for part in found.segments)]
     assert [part.start_s for part in found.segments] == ends[:-1]
     assert ends[-1] == 5.0
+
+
+def test_the_first_words_come_after_one_search_and_are_those_of_pieces_searched_one_by_one(folder, monkeypatch):
+    model, alone = pqm_plugin.load(folder), pqm_plugin.load(folder, search=SearchOptions(batch_size=1))
+    samples, searched, search = noise(1, 16000 * 9), [], model.recognizer.recognize
+    monkeypatch.setattr(model.recognizer, "recognize", lambda pieces: searched.append(len(pieces)) or search(pieces))
+
+    segments = model.segments(samples, longest_s=1.0)
+    first = next(segments)
+    before = list(searched)
+    found = [first, *segments]
+
+    assert before == [1]
+    assert searched[:3] == [1, 2, 4] and sum(searched) == len(found)
+    assert [each.text for each in found] == [each.text for each in alone.segments(samples, longest_s=1.0)]
 
 
 def test_silence_and_a_click_have_no_words(folder):
@@ -141,6 +158,24 @@ def test_a_speaker_starts_from_sat_and_sat_is_what_anyone_is_heard_with(conforme
     anyone, plain = model.transcribe(CLIPS[0]), model.transcribe(CLIPS[0], plain=True)
     assert (anyone.adapter, plain.adapter) == ("sat", "none")
     assert anyone.segments[0].score != plain.segments[0].score
+
+
+def test_texts_in_another_letter_case_than_the_recipes_are_spelled_as_the_model_writes(conformer, caplog):
+    model = pqm_plugin.load(conformer)
+    model.enroll("many", CLIPS, TEXTS, options=OPTIONS)
+    (conformer / "speakers/many").rename(conformer / "sat")
+    info = read_json(conformer / "sat/pqm.json")
+    # What stage 4 writes where the transcripts of a corpus were right as they were.
+    write_json(conformer / "sat/pqm.json", info | {"request": info["request"] | {"text_case": "as is"}})
+    model = pqm_plugin.load(conformer)
+
+    upper, lower = (
+        model.enroll(name, CLIPS, [case(text) for text in TEXTS], options=OPTIONS).folder
+        for name, case in (("upper", str.upper), ("lower", str.lower))
+    )
+
+    assert "cannot spell" not in caplog.text
+    assert read_info(lower).log == read_info(upper).log
 
 
 @pytest.mark.parametrize("name", ["../../x", "con", "Zoë", "😀", "a" * 300, "", ".hidden", "log", "a/b"])

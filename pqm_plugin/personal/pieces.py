@@ -1,0 +1,56 @@
+"""A recording of any length as the pieces that a recogniser hears."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pqm_plugin.corpus.recording import Sound, is_silent, stream_sound
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.models.silence import cut_blocks_at_silence
+from pqm_plugin.personal.clips import SHORTEST_S
+
+
+def pieces_of(
+    recognizer: Recognizer, audio: Sound, longest_s: float, sample_rate: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yield pieces, float32 (n_samples,) at the recogniser's rate, that put together are the recording.
+
+    A file is read as pieces are asked for.
+
+    Args:
+        longest_s: seconds; what is longer is cut where nobody speaks, and again where the model's window is shorter.
+        sample_rate: of an array, in Hz; default: the recogniser's own.
+
+    Raises:
+        PqmError: if the audio cannot be read; what was yielded before stands.
+    """
+    rate = recognizer.facts.sample_rate
+    for part in cut_blocks_at_silence(stream_sound(audio, rate, sample_rate), rate, longest_s):
+        yield from recognizer.pieces(part)
+
+
+def may_hold_words(piece: np.ndarray, sample_rate: int) -> bool:
+    """Whether a piece (n_samples,) is long and loud enough; of others a model would make up its words."""
+    return len(piece) >= SHORTEST_S * sample_rate and not is_silent(piece)
+
+
+def batches[T](pieces: Iterator[T], most: int) -> Iterator[list[T]]:
+    """Pieces to search at once: one, so that its words come soon, then twice as many each time, up to `most`.
+
+    Raises:
+        PqmError: as reading the pieces does; those before it are yielded first.
+    """
+    size, batch = 1, []
+    try:
+        for piece in pieces:
+            batch.append(piece)
+            if len(batch) == size:
+                yield batch
+                size, batch = min(2 * size, most), []
+    except PqmError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
