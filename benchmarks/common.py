@@ -21,6 +21,8 @@ import torch
 from benchmarks.ceilings import ceilings
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_json
+from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.provenance import circumstances
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +100,18 @@ def _shown(argument: str) -> str:
     if not path.is_absolute():
         return argument
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def ready(recognizer: Recognizer, model: Path, search: SearchOptions) -> Recognizer:
+    """The recogniser of `model` in evaluation.
+
+    Raises:
+        PqmError: if the batched search does not fit it.
+    """
+    recognizer.network.eval()
+    if recognizer.max_batch != search.batch_size:
+        raise PqmError(f"{model}: the batched search does not fit this model, see the log")
+    return recognizer
 
 
 def write(wanted: argparse.Namespace, about: Mapping[str, Any], **found: Any) -> None:

@@ -20,7 +20,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from espnet2.bin.asr_inference import Speech2Text
 
-from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns, write
+from benchmarks.common import (
+    CONFIG,
+    Clip,
+    meta,
+    middling,
+    parse,
+    parser,
+    ratios,
+    readers_clips,
+    ready,
+    spread,
+    turns,
+    write,
+)
 from benchmarks.limits import limits
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder
@@ -67,20 +80,13 @@ def longest_first(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def opened(model: Path, search: SearchOptions, device: str, pack: bool) -> Recognizer:
-    """The model here, in float32 or in 4 bits as the recipe has it.
-
-    Raises:
-        PqmError: if the batched search does not fit it.
-    """
+    """The model here, in float32 or in 4 bits as the recipe has it."""
     recognizer = family_of(model).load_float(model, search, device)
     if pack:
         config = load_config(CONFIG).quantize
         quantize_layers(recognizer.network, list(quantized_kinds(recognizer, config)), weight_format(config))
         recognizer.network.to(device)
-    recognizer.network.eval()
-    if recognizer.max_batch != search.batch_size:
-        raise PqmError(f"{model}: the batched search does not fit this model, see the log")
-    return recognizer
+    return ready(recognizer, model, search)
 
 
 def decoders(

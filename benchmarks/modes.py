@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, write
+from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, ready, spread, write
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.models.families import family_of
@@ -103,21 +103,14 @@ def word_errors(
 
 
 def open_mode(folder: Path, mode: str, search: SearchOptions, device: str) -> Any:
-    """The float model (`full`) or the packed one in a mode.
-
-    Raises:
-        PqmError: if the batched search does not fit it.
-    """
+    """The float model (`full`) or the packed one in a mode."""
     if mode == "full":
         recognizer = family_of(folder).load_float(folder, search, device)
     else:
         recognizer = family_of(folder).load_skeleton(folder, search, device)
         load_packed(folder / PACKED, recognizer.network, mode)
         recognizer.network.to(device)
-    recognizer.network.eval()
-    if recognizer.max_batch != search.batch_size:
-        raise PqmError(f"{folder}: the batched search does not fit this model, see the log")
-    return recognizer
+    return ready(recognizer, folder, search)
 
 
 def pack(model: Path, out: Path) -> int:

@@ -106,7 +106,26 @@ def _decoding(results: Results) -> str:
     }
     limits = [[beam[4:], *(f"{found['limits'][name]:g}" for name in columns)] for beam, found in beams.items()]
     distance = "\nFloat weights, one utterance after the other, beside what the machine can do in the same minute:\n\n"
-    return about + table(heads, rows, text_columns=2) + distance + table(("beam", *columns.values()), limits)
+    return (
+        about
+        + _speedups(beams)
+        + "\n"
+        + table(heads, rows, text_columns=2)
+        + distance
+        + table(("beam", *columns.values()), limits)
+    )
+
+
+def _speedups(beams: Mapping[str, Mapping[str, Any]]) -> str:
+    """Times faster than stock by beam and batch size, in a line a beam."""
+    ways = [name for name, one in next(iter(beams.values())).items() if isinstance(one, Mapping) and "speedup" in one]
+    weights = {"full": "float", "nf4": "4 bits"}
+    heads = []
+    for way in ways:
+        kind, size = way.split("_batch")
+        heads.append(f"{weights[kind]}, " + ("one at a time" if size == "1" else f"batches of {size}"))
+    rows = [[beam[4:], *(f"{found[way]['speedup']['median']:.2f}" for way in ways)] for beam, found in beams.items()]
+    return "Times faster than stock, which decodes one utterance at a time:\n\n" + table(("beam", *heads), rows)
 
 
 def _modes(results: Results) -> str:

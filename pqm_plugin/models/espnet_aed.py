@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_stock, espnet_train
+from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
@@ -68,6 +69,11 @@ class EspnetAed:
         except SearchMisfitError as reason:
             logging.warning("%s: ESPnet's own search, one utterance after the other: %s", self._folder, reason)
             return None
+
+    @cached_property
+    def _attentions(self) -> list[Any]:
+        """Of the encoder, those that are computed here in fewer passes, after a trial."""
+        return relative_attentions(self._espnet.encoder)
 
     @cached_property
     def max_batch(self) -> int:
@@ -126,7 +132,7 @@ class EspnetAed:
             if self._batched is None:
                 return [self._search_alone(audio) for audio in pieces]
             # Of the encoder alone: the decoder's products are so many and so small that the detour costs more.
-            with torch.no_grad(), fast_products():
+            with torch.no_grad(), fast_products(), fast_attention(self._attentions):
                 encoded, lengths = self._encode([self.features(audio) for audio in pieces])
             return [self._hypothesis(found) for found in self._batched(encoded, lengths)]
         except Exception as error:

@@ -77,7 +77,8 @@ class BatchedSearch:
         self._model = model
         self.options = options
 
-    @torch.no_grad()
+    # Not the encoder with it, whose positions outlive the call: what is made in this mode can never be trained on.
+    @torch.inference_mode()
     def __call__(self, encoded: Tensor, lengths: Tensor) -> list[Found | None]:
         """Search in `encoded`, float32 (B, T, D), of `lengths` frames; None where there is no frame."""
         longest = [self._longest(length) for length in lengths.tolist()]

@@ -37,26 +37,74 @@ def fast_products() -> AbstractContextManager[Any]:
 
 
 class FastProducts(TorchFunctionMode):
-    """Within it, what linear layers and 2-D convolutions compute without gradient is computed by oneDNN.
+    """Within it, linear layers and convolutions compute with oneDNN what they compute without gradient.
 
     The layers keep their own forward, whatever adapter or packed weight they have. Sums are rounded in another order.
+    Convolutions and what normalises them leave the channels of a place side by side in memory, where the linear layers
+    around them have them: transposing is then no work, and oneDNN's code for this layout is several times faster.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is functional.linear and not kwargs and _gains(args[0]):
-            return _product(args[0], args[1], args[2] if len(args) > 2 else None)
-        if func is torch.conv2d and args[0].dim() == 4 and args[0].shape[1] > 1 and _gains(args[0]):
-            args = (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
-        return func(*args, **(kwargs or {}))
+        faster = _FASTER.get(func)
+        return (faster if faster is not None and args and _plain(args[0]) else func)(*args, **(kwargs or {}))
 
 
-def _gains(x: Tensor) -> bool:
-    plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
-    return plain and x.numel() >= _MIN_ROWS * x.shape[-1]
+def _plain(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    few = x.numel() < _MIN_ROWS * x.shape[-1]
+    return functional.linear(x, weight, bias) if few else _product(x, weight, bias)
+
+
+def _conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
+    groups: int = 1,
+) -> Tensor:
+    """Of `x` (B, C, T): over one place it is a product, else a convolution in two dimensions of height 1."""
+    if x.dim() != 3 or not all(isinstance(one, tuple) for one in (stride, padding, dilation)):
+        return torch.conv1d(x, weight, bias, stride, padding, dilation, groups)
+    if (weight.shape[2], groups, *stride, *padding) == (1, 1, 1, 0):
+        return _linear(x.mT.contiguous(), weight[:, :, 0], bias).mT
+    wide = _channels_last(x[:, :, None]), weight[:, :, None], bias
+    return torch.conv2d(*wide, (1, *stride), (0, *padding), (1, *dilation), groups)[:, :, 0]
+
+
+def _conv2d(x: Tensor, *others: Any, **named: Any) -> Tensor:
+    return torch.conv2d(_channels_last(x) if x.dim() == 4 else x, *others, **named)
+
+
+def _batch_norm(x: Tensor, *others: Any, **named: Any) -> Tensor:
+    """For `x` (B, C, T) torch's code would change the layout."""
+    if x.dim() != 3:
+        return functional.batch_norm(x, *others, **named)
+    return functional.batch_norm(_channels_last(x[:, :, None]), *others, **named)[:, :, 0]
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """`x` (B, C, H, W) with its channels side by side in memory."""
+    if x.shape[1] == 1:
+        # One channel lies so as it is, but only these strides say so.
+        return x[:, 0, :, :, None].contiguous().permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+_FASTER: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
+    functional.linear: _linear,
+    torch.conv1d: _conv1d,
+    torch.conv2d: _conv2d,
+    functional.batch_norm: _batch_norm,
+}

@@ -47,8 +47,11 @@ def beam() -> dict[str, Any]:
         "decoder_share_of_bandwidth": 0.3,
     }
     full = {"s": three(2.0), "rtf": three(0.05), "speedup": three(4.0)}
+    alone = {"s": three(3.2), "rtf": three(0.08), "speedup": three(2.5)}
+    packed = {"s": three(4.0), "rtf": three(0.1), "speedup": three(2.0)}
     stock = {"s": three(8.0), "rtf": three(0.2)}
-    return {"speedup": 4.0, "same_words": True, "stock": stock, "full_batch8": full, "limits": limits}
+    systems = {"stock": stock, "full_batch1": alone, "nf4_batch1": packed, "full_batch8": full}
+    return {"speedup": 4.0, "same_words": True, **systems, "limits": limits}
 
 
 def adapters(held_bytes: int) -> dict[str, Any]:

@@ -60,6 +60,16 @@ def test_the_page_says_which_goals_are_met(results):
     assert "show that the scripts work" not in written
 
 
+def test_the_page_says_for_every_beam_how_much_faster_each_way_of_decoding_is(results):
+    results["decode"]["beam1"]["full_batch1"]["speedup"]["median"] = 1.5
+
+    written = page(results)
+
+    assert "| beam | float, one at a time | 4 bits, one at a time | float, batches of 8 |" in written
+    assert "| 10 | 2.50 | 2.00 | 4.00 |" in written
+    assert "| 1 | 1.50 | 2.00 | 4.00 |" in written
+
+
 def test_a_quick_run_is_marked_as_one_and_may_lack_what_it_does_not_measure(results):
     results["meta"]["quick"] = True
     results["adapt"]["speakers2"] = results["adapt"].pop("speakers10")

@@ -270,4 +270,5 @@ def test_real_speech_is_heard_as_espnet_hears_it(shared):
     found = family_of(base).load_float(base, search, "cpu").recognize(clips)
 
     assert [one.text for one in found] == [text for text, *_ in theirs]
-    assert [one.score for one in found] == pytest.approx([float(best.score) for *_, best in theirs], abs=1e-4)
+    # In float32 a score of 300 has steps of 3e-5, and is a sum over a hundred tokens: there it is 1e-6 of the score.
+    assert [one.score for one in found] == pytest.approx([float(best.score) for *_, best in theirs], rel=1e-6, abs=1e-4)

@@ -40,14 +40,53 @@ def test_a_linear_layer_gives_the_same_numbers(calls, bias):
 
 
 @needs_onednn
-def test_a_convolution_gives_the_same_numbers():
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(8, 12, 3, 2), (2, 8, 60, 19)),
+        (nn.Conv2d(1, 12, 3, 2, padding=1), (2, 1, 60, 19)),
+        (nn.Conv2d(8, 12, 3), (8, 60, 19)),
+        (nn.Conv1d(8, 12, 1), (2, 8, 50)),
+        (nn.Conv1d(8, 12, 1, stride=2), (2, 8, 50)),
+        (nn.Conv1d(8, 12, 1, padding=1), (2, 8, 50)),
+        (nn.Conv1d(8, 8, 7, padding=3, groups=8), (2, 8, 50)),
+        (nn.Conv1d(1, 4, 7, padding=3), (2, 1, 50)),
+        (nn.Conv1d(8, 12, 5, stride=2, dilation=2, bias=False), (2, 8, 50)),
+        (nn.Conv1d(8, 12, 5, padding="same"), (2, 8, 50)),
+        (nn.Conv1d(8, 12, 5), (8, 50)),
+        (nn.BatchNorm1d(8), (2, 8, 50)),
+        (nn.BatchNorm1d(8), (50, 8)),
+    ],
+    ids=str,
+)
+def test_a_layer_gives_the_same_numbers_in_either_layout(layer, shape):
     torch.manual_seed(0)
-    layer, x = nn.Conv2d(8, 12, 3, 2), torch.randn(1, 8, 60, 19)
+    x = torch.randn(*shape)
+    layer = layer.eval()
+    if isinstance(layer, nn.BatchNorm1d):
+        nn.init.normal_(layer.running_mean)
+        nn.init.uniform_(layer.running_var, 0.5, 2)
+    turned = x.movedim(1, -1).contiguous().movedim(-1, 1)
 
     with torch.no_grad(), FastProducts():
-        fast = layer(x)
+        fast, fast_turned = layer(x), layer(turned)
 
     assert torch.allclose(fast, layer(x), atol=1e-5)
+    assert torch.allclose(fast_turned, layer(x), atol=1e-5)
+
+
+@needs_onednn
+def test_a_pointwise_convolution_is_a_product_and_what_follows_keeps_its_layout(calls):
+    torch.manual_seed(0)
+    pointwise, depthwise = nn.Conv1d(8, 16, 1), nn.Conv1d(8, 8, 5, padding=2, groups=8)
+    norm, x = nn.BatchNorm1d(8).eval(), torch.randn(2, 50, 8)
+
+    with torch.no_grad(), FastProducts():
+        found = norm(depthwise(nn.functional.glu(pointwise(x.mT), dim=1)))
+
+    assert calls == [(100, 16)]
+    assert found.mT.is_contiguous()
+    assert torch.allclose(found, norm(depthwise(nn.functional.glu(pointwise(x.mT), dim=1))), atol=1e-5)
 
 
 @needs_onednn

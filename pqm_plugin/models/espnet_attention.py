@@ -1,0 +1,115 @@
+"""ESPnet's self-attention over relative positions with fewer passes over its scores, where nothing is learned."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_TYPE = "RelPositionMultiHeadedAttention"
+_NAMES = ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos", "q_norm", "k_norm")
+_NUMBERS = ("pos_bias_u", "pos_bias_v", "h", "d_k")
+# Rows, frames, and frames that are none: of a trial.
+_TRIAL = (2, 7, 3)
+_TOLERANCE = 1e-4
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def relative_attentions(network: nn.Module) -> list[Any]:
+    """Attentions of `network` that `attend` computes as they do; the log says of others why not."""
+    found = [module for module in network.modules() if type(module).__name__ == _TYPE]
+    reason = next(filter(None, map(_misfit, found)), "")
+    if reason:
+        logging.warning("ESPnet's own attention over relative positions: %s", reason)
+    return [] if reason else found
+
+
+@contextmanager
+def fast_attention(attentions: list[Any]) -> Iterator[None]:
+    """Within it, `attentions` compute by `attend`, which keeps none of their weights for ESPnet's plots."""
+    for attention in attentions:
+        vars(attention)["forward"] = partial(attend, attention)
+    try:
+        yield
+    finally:
+        for attention in attentions:
+            vars(attention).pop("forward", None)
+
+
+def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    """What the attention's own forward gives in evaluation, float32 (B, T, D).
+
+    The score of a position is read where it was computed, ESPnet's shift being a view with rows one number shorter;
+    it is the bias of torch's fused attention. The layers within keep their own forward, whatever adapter they have.
+
+    Args:
+        query: (B, T, D), as are `key` and `value`.
+        positions: (1 or B, 2T - 1, D), from T - 1 frames ahead to T - 1 frames behind.
+        mask: bool (B, 1, T) or (B, T, T): frames that are heard; None for all.
+
+    Source: Dai et al. 2019 (Transformer-XL), section 3.3 and appendix B.
+    """
+    q = attention.q_norm(_by_head(attention, attention.linear_q(query)))
+    k = attention.k_norm(_by_head(attention, attention.linear_k(key))).transpose(1, 2)
+    v = _by_head(attention, attention.linear_v(value)).transpose(1, 2)
+    p = _by_head(attention, attention.linear_pos(positions)).transpose(1, 2)
+    scale = 1 / math.sqrt(attention.d_k)
+    bias = _shifted((q + attention.pos_bias_v) * scale, p)
+    if mask is not None:
+        bias.masked_fill_(mask[:, None].eq(0), torch.finfo(bias.dtype).min)
+    queries = (q + attention.pos_bias_u).transpose(1, 2)
+    found = functional.scaled_dot_product_attention(queries, k, v, attn_mask=bias, scale=scale)
+    joined: Tensor = attention.linear_out(found.transpose(1, 2).reshape(query.shape))
+    return joined
+
+
+def _by_head(attention: Any, x: Tensor) -> Tensor:
+    """`x` (B, n, D) as (B, n, heads, d)."""
+    return x.view(len(x), -1, attention.h, attention.d_k)
+
+
+def _shifted(q: Tensor, p: Tensor) -> Tensor:
+    """Score of every frame for every query by their distance, (B, heads, T, T).
+
+    Of queries `q` (B, T, heads, d) and distances `p` (1 or B, heads, 2T - 1, d).
+    """
+    (n_rows, n_frames, n_heads, _), n_places = q.shape, p.shape[2]
+    # Rows that share their positions are one product.
+    together = q.reshape(len(p), -1, *q.shape[2:]).transpose(1, 2) @ p.mT
+    scores = together.view(len(p), n_heads, -1, n_frames, n_places).transpose(1, 2).flatten(0, 1)
+    # The next query's scores begin one distance earlier.
+    strides = (*scores.stride()[:2], n_places - 1, 1)
+    view = scores.as_strided((n_rows, n_heads, n_frames, n_frames), strides, n_frames - 1)
+    # A GPU's kernels ask for aligned rows.
+    return view if view.device.type == "cpu" else view.contiguous()
+
+
+@torch.no_grad()
+def _misfit(attention: Any) -> str:
+    """Why `attend` is not for this attention; empty if it is, as a trial in noise shows."""
+    for name in (*_NAMES, *_NUMBERS):
+        if not hasattr(attention, name):
+            return f"this version of ESPnet has no {_TYPE}.{name}"
+    if getattr(attention, "zero_triu", False):
+        return "it is causal (zero_triu)"
+    n_rows, n_frames, n_unheard = _TRIAL
+    bias = attention.pos_bias_u
+    noise = torch.Generator().manual_seed(0)
+    size = bias.numel()
+    x = torch.randn(n_rows, n_frames, size, generator=noise).to(bias.device, bias.dtype)
+    positions = torch.randn(1, 2 * n_frames - 1, size, generator=noise).to(bias.device, bias.dtype)
+    mask = torch.ones(n_rows, 1, n_frames, dtype=torch.bool, device=bias.device)
+    mask[-1, :, -n_unheard:] = False
+    try:
+        theirs = attention(x, x, x, positions, mask)
+        ours = attend(attention, x, x, x, positions, mask)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        return f"a trial failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    gap = float((theirs - ours).abs().max() / theirs.abs().max().clamp(min=1e-30))
+    return "" if gap < _TOLERANCE else f"a trial differs by {gap:.2g} of the largest output"
