@@ -39,11 +39,14 @@ class PackedLinear(PackedWeight):
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Linear`."""
-        if self.expanded is not None and self.expanded.dtype != torch.float32:
-            product = functional.linear(input.to(self.expanded.dtype), self.expanded).to(input.dtype)
+        # Modules find a buffer slowly, and a search calls this some thousand times for an utterance.
+        expanded = self.expanded
+        if expanded is not None and expanded.dtype == torch.float32:
+            return functional.linear(input, expanded, self.bias)
+        if expanded is not None:
+            product = functional.linear(input.to(expanded.dtype), expanded).to(input.dtype)
             return product if self.bias is None else product + self.bias
-        small = self.expanded is None and 4 * self.packed.shape.numel() > _PART_BYTES
-        if not small or torch.is_grad_enabled():
+        if 4 * self.packed.shape.numel() <= _PART_BYTES or torch.is_grad_enabled():
             return functional.linear(input, self.weight, self.bias)
         parts = [functional.linear(input, weight) for weight in unpack_in_parts(self.packed, _PART_BYTES)]
         product = torch.cat(parts, dim=-1)
