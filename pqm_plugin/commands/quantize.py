@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=(),
         metavar="RECORDINGS",
-        help="folders of recordings, or files, that weights are rounded by, at no byte: ten minutes of several voices, "
+        help="folders of recordings, or files, that weights are rounded by, in as many bytes: ten minutes of several voices, "
         "no transcripts, any rate; default: each weight to its nearest level",
     )
 
