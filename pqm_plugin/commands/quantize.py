@@ -26,8 +26,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=(),
         metavar="RECORDINGS",
-        help="folders of recordings, or files, that weights are rounded by, at no byte: ten minutes of several voices, "
-        "no transcripts, any rate; default: each weight to its nearest level",
+        help="folders of recordings, or files, that weights are rounded by; the model stays as small. Ten minutes of "
+        "several voices, no transcripts, any rate; default: each weight to its nearest level",
     )
 
 

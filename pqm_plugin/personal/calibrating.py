@@ -1,6 +1,7 @@
 """Round weights by recordings: no transcripts are needed, for the words that the float model finds will do."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pqm_plugin.personal.recordings import find_recordings
 from pqm_plugin.quantize.calibrate import moments_of, round_layers
 from pqm_plugin.quantize.moments import Moments
 from pqm_plugin.quantize.packed import WeightFormat
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def _listen(recognizer: Recognizer, moments: Moments, speech: Speech) -> Heard:
             f"the model finds no words in any of {len(speech.paths)} recordings to calibrate on: give speech of its "
             "language, or leave --calibrate out"
         )
+    _log.info("rounding weights by what the layers heard of %d of %d recordings", n_recordings, len(speech.paths))
     return Heard(n_recordings, sound.hexdigest())
 
 
