@@ -37,7 +37,7 @@ def fast_products() -> AbstractContextManager[Any]:
 
 
 class FastProducts(TorchFunctionMode):
-    """Within it, linear layers and convolutions compute with oneDNN what they compute without gradient.
+    """Within it, linear layers and convolutions compute with oneDNN, their gradients too where weights do not learn.
 
     The layers keep their own forward, whatever adapter or packed weight they have. Sums are rounded in another order.
     Convolutions and what normalises them leave the channels of a place side by side in memory, where the linear layers
@@ -52,7 +52,7 @@ class FastProducts(TorchFunctionMode):
 
 
 def _plain(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -60,9 +60,30 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found
 
 
+class _Frozen(torch.autograd.Function):
+    """A product with a weight (out, in) that does not learn: a gradient passes to what came in alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(…, in) to (…, out)."""
+        ctx.save_for_backward(weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """(…, out) to (…, in)."""
+        (weight,) = ctx.saved_tensors
+        return _product(gradients[0].contiguous(), weight.t().contiguous(), None), None, None
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     few = x.numel() < _MIN_ROWS * x.shape[-1]
-    return functional.linear(x, weight, bias) if few else _product(x, weight, bias)
+    if few or (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))):
+        return functional.linear(x, weight, bias)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _product(x, weight, bias)
+    found: Tensor = _Frozen.apply(x, weight, bias)
+    return found
 
 
 def _conv1d(

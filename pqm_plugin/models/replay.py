@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pqm_plugin.models.interface import Loss, Recognizer
+from pqm_plugin.models.products import fast_products
 
 
 class _EnoughError(Exception):
@@ -38,6 +39,15 @@ class PreparedLoss:
             return self.loss()
 
 
+def training_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
+    """The recogniser's loss, computed by the faster products that recognition has, as far as weights are frozen.
+
+    So an adapter learns on the very numbers that it is used with, up to the order of sums.
+    """
+    with fast_products():
+        return recognizer.loss(features, tokens)
+
+
 def prepare_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> PreparedLoss:
     """The loss of a batch with the fixed layers of the recogniser's `layer_stack` already computed.
 
@@ -47,7 +57,7 @@ def prepare_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Seq
     """
 
     def loss() -> Loss:
-        return recognizer.loss(features, tokens)
+        return training_loss(recognizer, features, tokens)
 
     modules = fixed_layers(recognizer)
     if not modules:

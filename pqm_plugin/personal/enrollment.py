@@ -23,7 +23,7 @@ from pqm_plugin.files import exclusive, refusal_as_error, sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.replay import prepare_loss
+from pqm_plugin.models.replay import prepare_loss, training_loss
 from pqm_plugin.personal.clips import Clip, Hears, examples, own_words
 from pqm_plugin.personal.confidence import held_out
 from pqm_plugin.personal.folder import SPEAKERS, ModelFolder, is_adapter
@@ -173,10 +173,8 @@ def _train(
     # Of one or two recordings none can be spared: they themselves then tell that the loss does not run away.
     dev = [ready[place] for place in sorted(places)] or train
     training, seed = options.training(len(ready)), options.seed * 1000
-    prepare = partial(prepare_loss, opened.recognizer)
-    result = train_adapter(
-        model, opened.recognizer.loss, train, dev, training, seed, checkpoint, speaker, prepare, watch
-    )
+    loss, prepare = partial(training_loss, opened.recognizer), partial(prepare_loss, opened.recognizer)
+    result = train_adapter(model, loss, train, dev, training, seed, checkpoint, speaker, prepare, watch)
     if result.best_epoch == 0 and not sat:
         raise PqmError(
             f"{speaker}: what was learned from {len(train)} recordings is no better than nothing: record more, or "

@@ -90,7 +90,7 @@ def test_a_pointwise_convolution_is_a_product_and_what_follows_keeps_its_layout(
 
 
 @needs_onednn
-def test_training_is_left_as_it_was(calls):
+def test_a_weight_that_learns_is_left_to_torch(calls):
     layer, x = nn.Linear(48, 20), torch.randn(40, 48)
 
     with FastProducts():
@@ -98,6 +98,36 @@ def test_training_is_left_as_it_was(calls):
 
     assert calls == []
     assert layer.weight.grad is not None
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+def test_through_a_frozen_weight_passes_the_same_gradient(calls, bias):
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 20, bias=bias).requires_grad_(False)
+    x, plain_x = (torch.randn(2, 40, 48, generator=torch.Generator().manual_seed(1), requires_grad=True) for _ in "ab")
+
+    with FastProducts():
+        layer(x).square().sum().backward()
+    layer(plain_x).square().sum().backward()
+
+    assert calls == [(80, 20), (80, 48)]
+    assert torch.allclose(x.grad, plain_x.grad, atol=1e-4)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "layer", [nn.Conv1d(8, 12, 1), nn.Conv1d(8, 8, 7, padding=3, groups=8), nn.BatchNorm1d(8)], ids=str
+)
+def test_through_a_frozen_convolution_passes_the_same_gradient(layer):
+    layer = layer.eval().requires_grad_(False)
+    x, plain_x = (torch.randn(2, 8, 50, generator=torch.Generator().manual_seed(1), requires_grad=True) for _ in "ab")
+
+    with FastProducts():
+        layer(x).square().sum().backward()
+    layer(plain_x).square().sum().backward()
+
+    assert torch.allclose(x.grad, plain_x.grad, atol=1e-4)
 
 
 def test_a_torch_without_the_private_product_goes_on_with_its_public_one(monkeypatch):

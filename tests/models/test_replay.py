@@ -12,7 +12,7 @@ from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.train import set_training_mode, train_adapter
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.replay import PreparedLoss, fixed_layers, prepare_loss
+from pqm_plugin.models.replay import PreparedLoss, fixed_layers, prepare_loss, training_loss
 
 OPTIONS = TrainOptions(epochs=3, learning_rate=0.02, batch_frames=150)
 
@@ -64,7 +64,7 @@ def test_loss_and_gradients_are_bit_for_bit_those_of_the_whole_computation(recog
     prepared = prepare_loss(recognizer, features, tokens)
 
     for _ in range(2):
-        whole = loss_and_gradients(model, lambda: recognizer.loss(features, tokens))
+        whole = loss_and_gradients(model, lambda: training_loss(recognizer, features, tokens))
         ours = loss_and_gradients(model, prepared)
 
         assert all(torch.equal(a, b) for a, b in zip(whole, ours, strict=True))
@@ -72,6 +72,20 @@ def test_loss_and_gradients_are_bit_for_bit_those_of_the_whole_computation(recog
             for value in model.parameters():
                 value.add_(0.05 if value.requires_grad else 0)
     assert prepared.size_bytes > 0
+
+
+def test_what_an_adapter_learns_by_is_the_loss_of_plain_layers_but_for_the_order_of_sums(recognizer):
+    model = adapted(recognizer, "")
+    batch = material(recognizer, 3)
+    features, tokens = [e.features for e in batch], [e.tokens for e in batch]
+
+    plain = loss_and_gradients(model, lambda: recognizer.loss(features, tokens))
+    ours = loss_and_gradients(model, lambda: training_loss(recognizer, features, tokens))
+
+    assert any(value.abs().max() > 0 for value in plain[1:])
+    assert all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())) for a, b in zip(plain, ours, strict=True)
+    )
 
 
 def test_as_many_layers_are_fixed_as_lie_below_the_lowest_that_learns(recognizer):
@@ -129,10 +143,11 @@ def test_an_adapter_that_was_trained_on_prepared_batches_has_the_same_bits(recog
     model = adapted(recognizer, "encoder.")
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
     outcomes = []
+    loss = partial(training_loss, recognizer)
     for prepare in (None, partial(prepare_loss, recognizer)):
         model.load_state_dict(start, strict=False)
         path = tmp_path / str(prepare is None)
-        result = train_adapter(model, recognizer.loss, examples[:4], examples[4:], OPTIONS, 0, path, "x", prepare)
+        result = train_adapter(model, loss, examples[:4], examples[4:], OPTIONS, 0, path, "x", prepare)
         weights = [value.detach().clone() for value in model.parameters() if value.requires_grad]
         outcomes.append((result, weights))
 

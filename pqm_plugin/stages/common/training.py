@@ -21,7 +21,7 @@ from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.models.replay import prepare_loss
+from pqm_plugin.models.replay import prepare_loss, training_loss
 from pqm_plugin.stages.common.done import request_hash
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.config import LoraConfig
@@ -130,8 +130,8 @@ def train_and_save(
     checkpoint = folder.with_name(f".{folder.name}.{_short(request)}.train")
     seed = request["seed"] * 1000
     recognizer = trained.recognizer
-    prepare = partial(prepare_loss, recognizer)
-    result = train_adapter(model, recognizer.loss, train, dev, trained.options, seed, checkpoint, name, prepare)
+    loss, prepare = partial(training_loss, recognizer), partial(prepare_loss, recognizer)
+    result = train_adapter(model, loss, train, dev, trained.options, seed, checkpoint, name, prepare)
     last = result.log[result.best_epoch]
     logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
     if result.best_epoch == 0 and trained.own is None and not request.get("start_sha256"):
