@@ -33,6 +33,8 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 _LOCAL_NAMES = {"localhost"}
+_MOST_BODY_BYTES = 16 * 10**6
+"""Of a request that brings no files: what a page says of itself is far less. Files are bounded where they are read."""
 
 
 def is_loopback(host: str) -> bool:
@@ -51,7 +53,8 @@ class Guard:
 
     Refused is a request from another page (its `Origin` is not ours), which a browser would send along with a visit to
     any web site; and, where we listen on the loopback address, one for another host, which is how a name that is made
-    to point here reads the answers. Every answer says that the page may load from and send to its own origin alone.
+    to point here reads the answers; and one that is larger than any of the page's own, but for files. Every answer says
+    that the page may load from and send to its own origin alone.
     """
 
     def __init__(self, app: _App, *, local: bool) -> None:
@@ -62,15 +65,19 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        why = self._refusal({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        bounded = scope["type"] == "http" and not scope["path"].endswith("/upload")
+        status, why = 403, self._refusal(headers)
+        if not why and bounded and _length(headers) > _MOST_BODY_BYTES:
+            status, why = 413, f"more than {_MOST_BODY_BYTES // 10**6} MB are sent as files alone"
         if why and scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif why:
-            headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            said = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
+            await send({"type": "http.response.start", "status": status, "headers": said})
             await send({"type": "http.response.body", "body": f"{why}\n".encode()})
         else:
-            await self._app(scope, receive, _with_headers(send))
+            await self._app(scope, _bounded(receive) if bounded else receive, _with_headers(send))
 
     def _refusal(self, headers: Mapping[str, str]) -> str:
         host = headers.get("host", "")
@@ -88,6 +95,24 @@ def _parts(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:
         return urlsplit("")
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    told = headers.get("content-length", "0")
+    return int(told) if told.isdigit() else 0
+
+
+def _bounded(receive: _Receive) -> _Receive:
+    """Ends a body that is longer than it may be, whatever it said of its length, as if the sender had gone."""
+    seen = 0
+
+    async def receiving() -> Mapping[str, Any]:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        return message if seen <= _MOST_BODY_BYTES else {"type": "http.disconnect"}
+
+    return receiving
 
 
 def _with_headers(send: _Send) -> _Send:

@@ -12,7 +12,7 @@ async def page(scope, receive, send):
     await send({"type": "http.response.body", "body": b"the page"})
 
 
-def ask(local: bool, kind: str = "http", **headers: str) -> list[dict]:
+def ask(local: bool, kind: str = "http", path: str = "/", **headers: str) -> list[dict]:
     sent: list[dict] = []
 
     async def send(message):
@@ -21,8 +21,8 @@ def ask(local: bool, kind: str = "http", **headers: str) -> list[dict]:
     async def receive():
         return {}
 
-    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    asyncio.run(Guard(page, local=local)({"type": kind, "headers": pairs}, receive, send))
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(Guard(page, local=local)({"type": kind, "path": path, "headers": pairs}, receive, send))
     return sent
 
 
@@ -53,6 +53,40 @@ def test_who_listens_for_others_answers_to_other_names():
 
 def test_a_socket_from_elsewhere_is_closed():
     assert ask(True, "websocket", host="evil.example") == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [
+        ("/gradio_api/queue/join", "16000000", 200),
+        ("/gradio_api/queue/join", "16000001", 413),
+        ("/gradio_api/upload", "16000001", 200),
+        ("/gradio_api/queue/join", "many", 200),
+    ],
+)
+def test_more_than_the_page_ever_says_is_refused_before_it_is_read_but_for_files(path, length, status):
+    assert ask(True, path=path, host="localhost", content_length=length)[0]["status"] == status
+
+
+@pytest.mark.parametrize(("path", "read"), [("/gradio_api/queue/join", 16_000_000), ("/gradio_api/upload", 40_000_000)])
+def test_a_body_that_does_not_say_its_length_ends_where_it_becomes_too_long(path, read):
+    got = 0
+
+    async def app(scope, receive, send):
+        nonlocal got
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            got += len(message["body"])
+
+    chunks = [{"type": "http.request", "body": bytes(10**6), "more_body": True}] * 40
+    chunks += [{"type": "http.request", "body": b"", "more_body": False}]
+    waiting = iter(chunks)
+
+    async def receive():
+        return next(waiting)
+
+    asyncio.run(Guard(app, local=False)({"type": "http", "path": path, "headers": [(b"host", b"box")]}, receive, None))
+
+    assert got == read
 
 
 @pytest.mark.parametrize(
