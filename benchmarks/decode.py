@@ -55,7 +55,7 @@ def main() -> None:
         __doc__,
         utterances=(8, 2, "utterances, of as many readers"),
         batch_size=(8, 2, "utterances of a batch"),
-        repeats=(5, 1, "turns"),
+        repeats=(4, 1, "turns"),
         threads=(2, 2, "threads of every decoder"),
     )
     wanted = parse(options)
