@@ -65,13 +65,13 @@ class _Frozen(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(…, in) to (…, out)."""
+        """(N, in) to (N, out)."""
         ctx.save_for_backward(weight)
         return _product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """(…, out) to (…, in)."""
+        """(N, out) to (N, in)."""
         (weight,) = ctx.saved_tensors
         return _product(gradients[0].contiguous(), weight.t().contiguous(), None), None, None
 
@@ -82,8 +82,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(x, weight, bias)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _product(x, weight, bias)
-    found: Tensor = _Frozen.apply(x, weight, bias)
-    return found
+    # As rows: what torch sees as a view made within a function may not be added to in place, as some adapters do.
+    found: Tensor = _Frozen.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    return found.reshape(*x.shape[:-1], -1)
 
 
 def _conv1d(
