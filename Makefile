@@ -11,7 +11,7 @@ demo: env  ## the whole line on a synthetic corpus that it makes itself; ends wi
 	egs/demo/run.sh
 
 test: env lint  ## all tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: env  ## the pages of docs/ as a site in build/site
 	.venv/bin/python -m mkdocs build --strict
@@ -22,5 +22,5 @@ lint: env  ## style, shell and types
 	.venv/bin/shellcheck -x egs/*.sh egs/*/*.sh tools/*.sh .ci/run
 	.venv/bin/mypy
 
-bench: env  ## all benchmarks against stock ESPnet and plain PEFT, on ../shared: 15 minutes on two cores that do nothing else
+bench: env  ## all benchmarks against stock ESPnet and plain PEFT, on ../shared: about 16 minutes on two cores that do nothing else
 	.venv/bin/python benchmarks/run.py

@@ -24,7 +24,8 @@ def main() -> None:
     folder, mode, beam, device, *clips = sys.argv[1:]
     torch.set_num_threads(1)
     audio = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
-    say(step="ready")
+    # On a CUDA device its own memory counts, which is empty as yet.
+    say(step="ready", **({} if device == "cpu" else {"resident_bytes": 0}))
     start = time.perf_counter()
     recognize = opened(Path(folder), mode, int(beam), device)
     say(step="opened", s=time.perf_counter() - start, **device_memory(device))

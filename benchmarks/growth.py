@@ -5,7 +5,7 @@ with other weights, and measures with 1, 10, 100 and 1,000 of them: the memory o
 any one; once with all in memory, where no switch may touch a file, and once within `--memory_mib`, where those longest
 unused are paged out. Then the time of a batch by the number of distinct adapters in it, of an utterance by its length,
 and of some utterances by the beam. `bend` is how far the worst point is from the straight line that fits all points
-best, relative to its own value. About two minutes on two idle cores.
+best, relative to its own value. About a minute on two idle cores.
 """
 
 import ctypes
@@ -66,7 +66,7 @@ def main() -> None:
         adapters=(1000, 100, "adapters at most"),
         switches=(300, 50, "switches that are timed, by number of adapters"),
         memory_mib=(64, 4, "memory in MiB that paged adapters may take"),
-        repeats=(3, 1, "turns of whatever decodes"),
+        repeats=(2, 1, "turns of whatever decodes"),
         threads=(2, 2, "threads"),
     )
     wanted = parse(options)

@@ -110,10 +110,22 @@ def _decoding(results: Results) -> str:
         about
         + _speedups(beams)
         + "\n"
+        + _scores(beams)
         + table(heads, rows, text_columns=2)
         + distance
         + table(("beam", *columns.values()), limits)
     )
+
+
+def _scores(beams: Mapping[str, Mapping[str, Any]]) -> str:
+    """How far scores are apart, a line a beam."""
+    lines = [
+        f"* beam {beam[4:]}: float weights {found['scores']['ours_to_stock']:.1e} from stock's, "
+        f"{found['scores']['ours_to_float64']:.1e} from stock's in float64; stock in float32 "
+        f"{found['scores']['stock_to_float64']:.1e} from its own in float64\n"
+        for beam, found in beams.items()
+    ]
+    return "Scores of the best hypotheses are apart at most by:\n\n" + "".join(lines) + "\n"
 
 
 def _speedups(beams: Mapping[str, Mapping[str, Any]]) -> str:
@@ -174,6 +186,7 @@ def _adaptation(results: Results) -> str:
             way.replace("_", " "),
             f"{one['s']:.1f}",
             f"{one['dev_accuracy']:.4f}",
+            f"{100 * one['wer']:.2f}" if "wer" in one else NOTHING,
             f"{one.get('speedup', 1):.2f}",
         ]
         for name, ways in adapt.items()
@@ -181,11 +194,13 @@ def _adaptation(results: Results) -> str:
         for way, one in ways.items()
         if isinstance(one, Mapping)
     ]
-    heads = ("speakers", "layers that learn", "s", "dev accuracy", "times faster than plain")
+    heads = ("speakers", "layers that learn", "s", "dev accuracy", "dev WER %", "times faster than plain")
     return (
         f"## Adaptation\n\n{adapt['epochs']} epochs over {adapt['utterances_a_speaker']:g} utterances a speaker; "
-        f"`plain` is a PEFT loop of {adapt['threads_of_plain']} threads over the same batches. From `adapt.py`.\n\n"
-        + table(heads, rows, text_columns=2)
+        f"from a speaker-independent adapter; `plain` is a PEFT loop of {adapt['threads_of_plain']} threads over the "
+        f"same batches. Uppermost layers learn at a rate of {adapt['learning_rates']['top']:g}, all at "
+        f"{adapt['learning_rates']['all']:g}. Times are of whole commands, imports and opening included. "
+        "From `adapt.py`.\n\n" + table(heads, rows, text_columns=2)
     )
 
 

@@ -1,7 +1,7 @@
 """All benchmarks one after the other, and the page that shows them: what `make bench` runs.
 
 `python benchmarks/run.py` runs decode.py, modes.py, adapt.py and growth.py, each in a process of its own, and writes
-results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. Under 15 minutes on two cores that do
+results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. About 16 minutes on two cores that do
 nothing else. A script that has ended is not run again while code, options and machine are the same: a run that was cut
 off goes on. speakers.py, which takes longer, is run by hand (docs/cluster.md quotes it).
 """

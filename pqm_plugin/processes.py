@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import multiprocessing
 import os
 import re
 import select
@@ -10,16 +11,22 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_M_MMAP_THRESHOLD = -3
+_MMAP_THRESHOLD_BYTES = 2**17
+_C = None if sys.platform == "win32" else ctypes.CDLL(None)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends, however that happens; a no-op outside Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux" and _C is not None:
+        _C.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_with(pid: int) -> None:
@@ -51,10 +58,48 @@ at all (OMP_WAIT_POLICY=PASSIVE) makes a training step on two idle cores half as
 """
 
 
+@contextlib.contextmanager
+def freed_memory_returned(from_now_on: bool = False) -> Iterator[None]:
+    """Give the system, at the end, what was freed within, such as what a model was read from; glibc only.
+
+    Args:
+        from_now_on: large blocks go back whenever they are freed, from the beginning of this on and after it. glibc
+            does so from 128 KiB on until it has freed a larger block; then it keeps blocks of that size, and what lies
+            between them while a model is opened and searched is half of the bytes that 4-bit weights save.
+    """
+    if from_now_on and _C is not None and hasattr(_C, "mallopt"):
+        _C.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+    try:
+        yield
+    finally:
+        if _C is not None and hasattr(_C, "malloc_trim"):
+            _C.malloc_trim(0)
+
+
 def share_cores() -> None:
     """Let idle threads sleep soon; has an effect only before torch is imported."""
     for name, value in SHORT_SPIN.items():
         os.environ.setdefault(name, value)
+
+
+HEAVY = ("pqm_plugin.stages.adapt", "pqm_plugin.stages.decode")
+"""What workers import before they are forked: with these, all that their jobs need."""
+
+
+def workers() -> BaseContext:
+    """How processes for jobs are started: forked, on Linux, from a server that has done the heavy imports."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(HEAVY))
+    return context
+
+
+def expect_workers() -> None:
+    """Let the server of `workers` start its imports, while this process does its own."""
+    if sys.platform == "linux":
+        workers()
+        forkserver.ensure_running()
 
 
 def peak_rss_of(pid: int) -> int:

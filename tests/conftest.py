@@ -12,6 +12,11 @@ import soundfile
 from tests.faults import Disk, mounted
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that fork first: some trainings leave a process whose children cannot compute gradients any more."""
+    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "in_child"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder with the real speech and weights: `PQM_SHARED`, or `../shared` beside the checkout."""

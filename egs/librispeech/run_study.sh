@@ -6,7 +6,8 @@
 #
 # joint:  the decoding of conf/pqm.yaml           -> results.json, study.json
 # ctc:    the CTC layer alone, same adapters      -> results_ctc.json
-# device: every reader with a simulated device and room of his own (local/simulate_device.py) -> results_device.json
+# device: every reader with a simulated device and room of his own, and four for each who teaches the speaker-independent
+#         adapter (local/simulate_device.py, conf/pqm_device.yaml) -> results_device.json
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -38,12 +39,12 @@ for number in $(seq 1 "${others}"); do
 done
 
 recipe() {
-    "${here}/run.sh" --systems "${wanted}" --report "${report}" "${rest[@]}" "$@"
+    "${here}/run.sh" --systems "${wanted}" --report "${report}" "${config[@]}" "${rest[@]}" "$@"
 }
 
 for condition in ${conditions}; do
     log "Study: condition ${condition}"
-    wanted="${controls}${systems}"
+    wanted="${controls}${systems}" config=()
     case "${condition}" in
         joint)
             recipe --corpus "${corpus}" --datadir "${work}/data" --expdir "${work}/exp" --study "${study}"
@@ -53,10 +54,10 @@ for condition in ${conditions}; do
                 --tag ctc --inference_config "${here}/conf/decode_ctc.yaml"
             ;;
         device)
-            wanted="${systems}"
+            wanted="${systems}" config=(--pqm_config "${here}/conf/pqm_device.yaml")
             PYTHONPATH="${root}" "$(find_python "${root}")" "${here}/local/simulate_device.py" \
-                --corpus "${corpus}" --sets dev-clean train-clean-5 --out "${work}/downloads/device"
-            recipe --corpus "${work}/downloads/device" --target_set dev-clean-device --sat_sets train-clean-5-device \
+                --corpus "${corpus}" --sets dev-clean train-clean-5:4 --out "${work}/downloads/device"
+            recipe --corpus "${work}/downloads/device" --target_set dev-clean-device --sat_sets train-clean-5-device4 \
                 --datadir "${work}/data_device" --expdir "${work}/exp_device" --tag device
             ;;
         *) die "$0: condition '${condition}' is not known: use joint, ctc, device" ;;

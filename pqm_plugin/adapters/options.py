@@ -10,7 +10,8 @@ LATER = {"later": True}
 class TrainOptions:
     """How an adapter is trained; the dev score decides which epoch is kept, epoch 0 (untrained) included.
 
-    `learning_rate` falls by the factor `decay` every epoch; `batch_frames` bounds the padded feature frames of a batch;
+    `learning_rate` falls by `schedule`: `epochs`, by the factor `decay` with each epoch, or `linear`, evenly from batch
+    to batch until it would be 0 after the last epoch; `batch_frames` bounds the padded feature frames of a batch;
     `patience` is the number of epochs without a better dev score after which training stops, 0 for never;
     `network_dropout` turns on the base's own dropout beside the adapter's; `criterion` is `accuracy` (teacher-forced
     tokens) or `loss`. `top_layers` is the number of the encoder's uppermost layers whose adapters learn, with the
@@ -34,11 +35,20 @@ class TrainOptions:
     joined_copies: int = 1
     spec_augment: bool = field(default=False, metadata=LATER)
     lora_plus: float = field(default=1.0, metadata=LATER)
+    schedule: str = field(default="epochs", metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.criterion not in ("accuracy", "loss"):
             raise ValueError(f"criterion {self.criterion!r}: use 'accuracy' or 'loss'")
+        if self.schedule not in ("epochs", "linear"):
+            raise ValueError(f"schedule {self.schedule!r}: use 'epochs' or 'linear'")
         if self.lora_plus <= 0:
             raise ValueError(f"lora_plus {self.lora_plus}: a factor above 0, 1 for none")
         if self.top_layers < 0:
             raise ValueError(f"top_layers {self.top_layers}: use 0 for all, or how many learn")
+
+    def rate(self, epoch: int, share: float) -> float:
+        """The learning rate in an epoch, counted from 1, of whose batches `share` in [0, 1) are done."""
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - (epoch - 1 + share) / self.epochs)
+        return self.learning_rate * self.decay ** (epoch - 1)

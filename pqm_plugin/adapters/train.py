@@ -66,9 +66,8 @@ def train_adapter(
         for epoch in range(first, options.epochs + 1):
             if progress.stale(options.patience):
                 break
-            rate = options.learning_rate * options.decay ** (epoch - 1)
-            train_loss = _train_epoch(model, learned, optimizer, options, rate, seed + epoch, bar) / len(train)
-            progress.add(Epoch(epoch, rate, train_loss, *_evaluate(model, judged, len(dev))))
+            train_loss = _train_epoch(model, learned, optimizer, options, epoch, seed + epoch, bar) / len(train)
+            progress.add(Epoch(epoch, options.rate(epoch, 0), train_loss, *_evaluate(model, judged, len(dev))))
             bar.set_postfix_str(progress.log[-1].summary())
     progress.restore_best()
     return TrainResult(progress.best_epoch, progress.log)
@@ -106,19 +105,20 @@ def _train_epoch(
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     options: TrainOptions,
-    rate: float,
+    epoch: int,
     seed: int,
     bar: tqdm,
 ) -> float:
     """One pass over the batches in an order and with a dropout that `seed` alone decides; gives the sum of losses."""
     torch.manual_seed(seed)
     order = random.Random(seed).sample(range(len(batches)), len(batches))
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["faster"]
     learning = [value for group in optimizer.param_groups for value in group["params"]]
     set_training_mode(model, network_dropout=options.network_dropout)
     total = 0.0
-    for index in order:
+    for done, index in enumerate(order):
+        rate = options.rate(epoch, done / len(order))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["faster"]
         batch = batches.loss(index)
         if not torch.isfinite(batch.total):
             raise PqmError(f"{bar.desc}: the loss is no longer finite; use a smaller learning_rate")

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,10 @@ class EspnetAed:
         total = (weight * ctc + (1 - weight) * attention) * len(tokens)
         return Loss(total.squeeze(), len(tokens), round(float(accuracy) * n_tokens), n_tokens)
 
+    def fast_layers(self) -> AbstractContextManager[None]:
+        """Self-attention over relative positions, where it is ESPnet's as it is known here and without dropout."""
+        return fast_attention(self._attentions)
+
     def greedy(self, features: Sequence[Tensor]) -> list[str]:
         """Words of the best CTC path."""
         with torch.no_grad():
@@ -132,7 +137,7 @@ class EspnetAed:
             if self._batched is None:
                 return [self._search_alone(audio) for audio in pieces]
             # Of the encoder alone: the decoder's products are so many and so small that the detour costs more.
-            with torch.no_grad(), fast_products(), fast_attention(self._attentions):
+            with torch.no_grad(), fast_products(), self.fast_layers():
                 encoded, lengths = self._encode([self.features(audio) for audio in pieces])
             return [self._hypothesis(found) for found in self._batched(encoded, lengths)]
         except Exception as error:

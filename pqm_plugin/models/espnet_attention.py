@@ -1,9 +1,10 @@
-"""ESPnet's self-attention over relative positions with fewer passes over its scores, where nothing is learned."""
+"""ESPnet's self-attention over relative positions with fewer passes over its scores; gradients are torch's."""
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _TYPE = "RelPositionMultiHeadedAttention"
-_NAMES = ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos", "q_norm", "k_norm")
+_NAMES = ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos", "q_norm", "k_norm", "dropout")
 _NUMBERS = ("pos_bias_u", "pos_bias_v", "h", "d_k")
 # Rows, frames, and frames that are none: of a trial.
 _TRIAL = (2, 7, 3)
 _TOLERANCE = 1e-4
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+_REPLACED: ContextVar[frozenset[nn.Module]] = ContextVar("replaced attentions", default=frozenset())
 
 
 def relative_attentions(network: nn.Module) -> list[Any]:
@@ -32,18 +33,27 @@ def relative_attentions(network: nn.Module) -> list[Any]:
 
 @contextmanager
 def fast_attention(attentions: list[Any]) -> Iterator[None]:
-    """Within it, `attentions` compute by `attend`, which keeps none of their weights for ESPnet's plots."""
+    """Within it, and in its thread alone, `attentions` compute by `attend`, which keeps no weights for ESPnet's plots.
+
+    Their forward asks every time whether it is within: other threads may train, or recognise, with the same modules.
+    """
     for attention in attentions:
-        vars(attention)["forward"] = partial(attend, attention)
+        vars(attention).setdefault("forward", partial(_forward, attention))
+    outside = _REPLACED.set(frozenset(attentions))
     try:
         yield
     finally:
-        for attention in attentions:
-            vars(attention).pop("forward", None)
+        _REPLACED.reset(outside)
+
+
+def _forward(attention: Any, *arguments: Any, **named: Any) -> Tensor:
+    replaced = attention in _REPLACED.get() and not attention.dropout.training
+    found: Tensor = (attend if replaced else type(attention).forward)(attention, *arguments, **named)
+    return found
 
 
 def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-    """What the attention's own forward gives in evaluation, float32 (B, T, D).
+    """What the attention's own forward gives without dropout, float32 (B, T, D).
 
     The score of a position is read where it was computed, ESPnet's shift being a view with rows one number shorter;
     it is the bias of torch's fused attention. The layers within keep their own forward, whatever adapter they have.
@@ -106,10 +116,15 @@ def _misfit(attention: Any) -> str:
     positions = torch.randn(1, 2 * n_frames - 1, size, generator=noise).to(bias.device, bias.dtype)
     mask = torch.ones(n_rows, 1, n_frames, dtype=torch.bool, device=bias.device)
     mask[-1, :, -n_unheard:] = False
+    modes = [(module, module.training) for module in attention.modules()]
     try:
+        attention.eval()
         theirs = attention(x, x, x, positions, mask)
         ours = attend(attention, x, x, x, positions, mask)
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         return f"a trial failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finally:
+        for module, training in modes:
+            module.training = training
     gap = float((theirs - ours).abs().max() / theirs.abs().max().clamp(min=1e-30))
     return "" if gap < _TOLERANCE else f"a trial differs by {gap:.2g} of the largest output"

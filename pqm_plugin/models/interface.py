@@ -1,6 +1,7 @@
 """What the stages ask of a recogniser, whatever its family."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +67,9 @@ class Recognizer(Protocol):
 
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
         """Teacher-forced training loss and token accuracy of a batch."""
+
+    def fast_layers(self) -> AbstractContextManager[None]:
+        """Within it, layers that this project computes in fewer passes than their library are computed so."""
 
     def greedy(self, features: Sequence[Tensor]) -> list[str]:
         """Words by the fastest decoding that the family has, for measuring many variants."""

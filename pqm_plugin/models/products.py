@@ -1,4 +1,4 @@
-"""Matrix products and convolutions of float32 on a CPU by the faster of the libraries that torch brings."""
+"""Matrix products, convolutions and dropout of float32 on a CPU by the faster of the ways that torch brings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,6 +38,8 @@ def fast_products() -> AbstractContextManager[Any]:
 
 class FastProducts(TorchFunctionMode):
     """Within it, linear layers and convolutions compute with oneDNN, their gradients too where weights do not learn.
+
+    Dropout draws other elements than torch's, as many of them and by the same generator.
 
     The layers keep their own forward, whatever adapter or packed weight they have. Sums are rounded in another order.
     Convolutions and what normalises them leave the channels of a place side by side in memory, where the linear layers
@@ -116,6 +118,16 @@ def _batch_norm(x: Tensor, *others: Any, **named: Any) -> Tensor:
     return functional.batch_norm(_channels_last(x[:, :, None]), *others, **named)[:, :, 0]
 
 
+def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """By 16 random bits an element, of which torch gives four at once, many times faster than one number an element."""
+    if not training or inplace or not 0 < p < 1:
+        return functional.dropout(x, p, training, inplace)
+    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = bits[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
+    # As numbers: a product with them costs half of what selecting costs.
+    return x * kept.to(x.dtype).mul_(1 / (1 - p))
+
+
 def _channels_last(x: Tensor) -> Tensor:
     """`x` (B, C, H, W) with its channels side by side in memory."""
     if x.shape[1] == 1:
@@ -129,4 +141,5 @@ _FASTER: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     torch.conv1d: _conv1d,
     torch.conv2d: _conv2d,
     functional.batch_norm: _batch_norm,
+    functional.dropout: _dropout,
 }

@@ -40,11 +40,12 @@ class PreparedLoss:
 
 
 def training_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
-    """The recogniser's loss, computed by the faster products that recognition has, as far as weights are frozen.
+    """The recogniser's loss, computed by the faster products and layers that recognition has.
 
-    So an adapter learns on the very numbers that it is used with, up to the order of sums.
+    Products are, as far as weights are frozen. So an adapter learns on the very numbers that it is used with, up to the
+    order of sums.
     """
-    with fast_products():
+    with fast_products(), recognizer.fast_layers():
         return recognizer.loss(features, tokens)
 
 

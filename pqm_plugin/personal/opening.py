@@ -10,6 +10,7 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.budget import at_most_bytes
 from pqm_plugin.personal.folder import ModelFolder
+from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.checkpoint import load_packed
 
 # A byte of a packed file holds two weights, of which each is four bytes in memory; then buffers, twice for safety.
@@ -41,7 +42,7 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
     _refuse(folder, files_elsewhere(folder.path))
     budget = folder.packed.stat().st_size * _MEMORY_FACTOR + _MEMORY_SLACK_BYTES
     try:
-        with at_most_bytes(budget):
+        with at_most_bytes(budget), freed_memory_returned(from_now_on=mode == "small"):
             recognizer = family.load_skeleton(folder.path, search, "cpu")
             load_packed(folder.packed, recognizer.network, mode)
     except PqmError:

@@ -11,8 +11,9 @@ from torch.nn import functional
 from pqm_plugin.quantize.names import MODES
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
 from pqm_plugin.quantize.parts import unpack_in_parts, unpack_rows
+from pqm_plugin.quantize.scratch import unpack_for_now
 
-_PART_BYTES = 2**23
+_PART_BYTES = 2**22
 """A weight that is larger as float32 is unpacked in parts of this size, where no gradient is asked for."""
 
 
@@ -31,6 +32,12 @@ class PackedWeight:
         """The dequantised weight, float32, without gradient."""
         return self.packed.unpack() if self.expanded is None else self.expanded.to(torch.float32)
 
+    def weight_for_now(self) -> Tensor:
+        """`weight` for a product that is computed at once: without gradients it may lie where the next one will."""
+        if self.expanded is not None or torch.is_grad_enabled():
+            return self.weight
+        return unpack_for_now(self.packed)
+
 
 class PackedLinear(PackedWeight):
     """A linear map over a packed weight; whatever the mode, it takes and gives the dtype of `input`."""
@@ -47,7 +54,7 @@ class PackedLinear(PackedWeight):
             product = functional.linear(input.to(expanded.dtype), expanded).to(input.dtype)
             return product if self.bias is None else product + self.bias
         if 4 * self.packed.shape.numel() <= _PART_BYTES or torch.is_grad_enabled():
-            return functional.linear(input, self.weight, self.bias)
+            return functional.linear(input, self.weight_for_now(), self.bias)
         parts = [functional.linear(input, weight) for weight in unpack_in_parts(self.packed, _PART_BYTES)]
         product = torch.cat(parts, dim=-1)
         return product if self.bias is None else product + self.bias
@@ -72,7 +79,7 @@ class PackedConv(PackedWeight):
     def forward(self, input: Tensor) -> Tensor:
         """As the convolution itself."""
         if self.expanded is None or self.expanded.dtype == torch.float32:
-            found: Tensor = self._conv_forward(input, self.weight, self.bias)
+            found: Tensor = self._conv_forward(input, self.weight_for_now(), self.bias)
             return found
         product = self._conv_forward(input.to(self.expanded.dtype), self.expanded, None).to(input.dtype)
         return product if self.bias is None else product + self.bias.reshape(-1, *[1] * (self.expanded.dim() - 2))

@@ -7,6 +7,7 @@ from bitsandbytes import functional as bnb
 from torch import Tensor
 
 from pqm_plugin.quantize.packed import NESTED_BLOCK_SIZE, PackedTensor
+from pqm_plugin.quantize.scratch import unpack_for_now
 
 
 def unpack_rows(pack: PackedTensor, rows: Tensor) -> Tensor:
@@ -26,14 +27,17 @@ def unpack_rows(pack: PackedTensor, rows: Tensor) -> Tensor:
 
 
 def unpack_in_parts(pack: PackedTensor, size_bytes: int) -> Iterator[Tensor]:
-    """The rows of a packed matrix one stretch after another, each of about `size_bytes` as float32 at most."""
+    """The rows of a packed matrix one stretch after another, each of about `size_bytes` as float32 at most.
+
+    Each is in memory that the next one takes.
+    """
     width = pack.shape[1:].numel()
     fmt = pack.weight_format
     unit = fmt.block_size * (NESTED_BLOCK_SIZE if fmt.double_quantize else 1)
     rows_a_unit = torch.lcm(torch.tensor(unit), torch.tensor(width)).item() // width
     step = int(rows_a_unit * max(1, size_bytes // (4 * width * rows_a_unit)))
     for first in range(0, pack.shape[0], step):
-        yield _stretch(pack, first, min(first + step, pack.shape[0])).unpack()
+        yield unpack_for_now(_stretch(pack, first, min(first + step, pack.shape[0])))
 
 
 def _stretch(pack: PackedTensor, first: int, end: int) -> PackedTensor:

@@ -5,18 +5,22 @@ from importlib import import_module
 from pathlib import Path
 
 from pqm_plugin.files import exclusive, refusal_as_error
+from pqm_plugin.processes import expect_workers
 from pqm_plugin.stages.recipe import Recipe
 
 STAGES = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report")
 """By number, from 1."""
 STUDIES = ("sensitivity", "study")
 """What can be run beside them; stage 8 shows what it finds."""
+_WITH_JOBS = ("adapt", "decode", "study")
 
 
 def run_stage(name: str, recipe: Recipe) -> None:
     """Run one stage by name; its module is imported only now, so that `--help` is quick."""
     if name not in (*STAGES, *STUDIES):
         raise ValueError(f"stage {name!r}: use one of {', '.join((*STAGES, *STUDIES))}")
+    if name in _WITH_JOBS and recipe.cmd_backend == "local":
+        expect_workers()
     module = import_module(f"pqm_plugin.stages.{name}")
     with refusal_as_error(recipe.expdir):
         # A study only adds a file of its own, and may run beside the stages.

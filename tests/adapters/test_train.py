@@ -13,6 +13,7 @@ from pqm_plugin.adapters.train import set_training_mode, train_adapter
 from pqm_plugin.errors import PqmError
 
 OPTIONS = TrainOptions(epochs=4, learning_rate=0.05, batch_frames=12)
+ALL_ON = replace(OPTIONS, spec_augment=True, lora_plus=4.0, schedule="linear")
 
 
 @dataclass
@@ -79,7 +80,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 9])
-@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, spec_augment=True, lora_plus=4.0)], ids=["plain", "all"])
+@pytest.mark.parametrize("options", [OPTIONS, ALL_ON], ids=["plain", "all"])
 def test_going_on_after_an_interruption_gives_the_bits_of_an_uninterrupted_run(tmp_path, stop_after, options):
     model, loss, examples = setup()
     whole = train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / "whole", "x")
@@ -116,6 +117,41 @@ def test_up_projections_learn_faster_by_the_factor_of_lora_plus(tmp_path):
 
     assert all(faster[n] == pytest.approx(8 * plain[n], rel=1e-3) for n in plain if ".lora_B." in n)
     assert all(faster[n] == plain[n] for n in plain if ".lora_A." in n)
+
+
+def test_a_linear_schedule_falls_evenly_to_nothing_over_all_batches(tmp_path):
+    options = replace(OPTIONS, learning_rate=0.8, schedule="linear")
+    rates = [options.rate(epoch, share) for epoch in (1, 2, 3, 4) for share in (0, 0.5)]
+    model, loss, examples = setup()
+
+    result = train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / "c", "x")
+
+    assert rates == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert [epoch.learning_rate for epoch in result.log[1:]] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
+def test_steps_of_a_linear_schedule_become_smaller_within_an_epoch(tmp_path):
+    def moved(schedule):
+        model, loss, examples = setup()
+        before = weights(model)
+        options = replace(OPTIONS, epochs=1, learning_rate=1e-4, decay=1.0, schedule=schedule)
+        train_adapter(model, loss, examples[:8], examples[8:], options, 0, tmp_path / schedule, "x")
+        return sum(float((value - before[name]).abs().sum()) for name, value in weights(model).items())
+
+    assert 0.3 * moved("epochs") < moved("linear") < 0.9 * moved("epochs")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"schedule": "cosine"}, "'epochs' or 'linear'"),
+        ({"criterion": "wer"}, "'accuracy' or 'loss'"),
+        ({"lora_plus": 0}, "above 0"),
+    ],
+)
+def test_options_that_mean_nothing_are_named(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        TrainOptions(**wrong)
 
 
 def test_whoever_watches_is_told_of_every_batch_and_a_run_that_it_ends_goes_on_later(tmp_path):

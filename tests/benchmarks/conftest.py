@@ -49,9 +49,10 @@ def beam() -> dict[str, Any]:
     full = {"s": three(2.0), "rtf": three(0.05), "speedup": three(4.0)}
     alone = {"s": three(3.2), "rtf": three(0.08), "speedup": three(2.5)}
     packed = {"s": three(4.0), "rtf": three(0.1), "speedup": three(2.0)}
+    apart = {"ours_to_stock": 1e-5, "ours_to_float64": 2e-5, "stock_to_float64": 3e-5}
     stock = {"s": three(8.0), "rtf": three(0.2)}
     systems = {"stock": stock, "full_batch1": alone, "nf4_batch1": packed, "full_batch8": full}
-    return {"speedup": 4.0, "same_words": True, **systems, "limits": limits}
+    return {"speedup": 4.0, "same_words": True, **systems, "limits": limits, "scores": apart}
 
 
 def adapters(held_bytes: int) -> dict[str, Any]:
@@ -90,6 +91,7 @@ RESULTS = {
     },
     "adapt": {
         "epochs": 2,
+        "learning_rates": {"all": 1e-3, "top": 2e-3},
         "threads_of_plain": 2,
         "utterances_a_speaker": 32,
         "speakers10": {

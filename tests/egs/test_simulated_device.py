@@ -69,3 +69,31 @@ def test_a_set_is_written_whole_under_a_name_of_its_own_and_twice_the_same(make_
         assert not np.allclose(*samples)
     files = [sorted((tmp_path / name).rglob("*.flac")) for name in ("a", "b")]
     assert [a.read_bytes() for a in files[0]] == [b.read_bytes() for b in files[1]]
+
+
+def test_to_learn_from_readers_are_heard_through_several_devices_and_stay_who_they_are(make_corpus, tmp_path):
+    corpus = make_corpus({"sat": {"84-1-0000": "GO ON", "84-1-0001": "STOP"}}, n_samples=8000)
+    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "sat", "sat:3", "--out", tmp_path / "out"]
+
+    subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+
+    once, often = (list(read(tmp_path / "out", name)) for name in ("sat-device", "sat-device3"))
+    assert [one.utterance for one in often] == [
+        f"84-{chapter}-{number}" for chapter in ("1", "1000001", "2000001") for number in ("0000", "0001")
+    ]
+    assert {one.speaker for one in often} == {"84"}
+    assert [one.text for one in often] == 3 * ["GO ON", "STOP"]
+    sounds = [soundfile.read(one.audio)[0] for one in (*once, *often)]
+    assert np.array_equal(sounds[0], sounds[2])
+    assert np.array_equal(sounds[1], sounds[3])
+    assert len({sound.tobytes() for sound in sounds}) == 6
+
+
+def test_a_number_of_devices_that_is_none_is_named(make_corpus, tmp_path):
+    corpus = make_corpus({"sat": {"84-1-0000": "GO ON"}})
+    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "sat:0", "--out", tmp_path / "out"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+
+    assert ended.returncode == 1
+    assert "such as sat:4" in ended.stderr

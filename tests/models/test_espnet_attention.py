@@ -1,5 +1,7 @@
 """Attention over relative positions gives ESPnet's numbers in fewer passes, or is left to ESPnet."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -54,13 +56,56 @@ def test_rows_that_have_positions_of_their_own_are_told_apart(attention):
     assert not torch.allclose(found, swapped, atol=1e-3)
 
 
-def test_an_attention_is_replaced_within_the_context_alone(attention):
-    before = attention.forward
+@torch.no_grad()
+def test_an_attention_is_replaced_within_the_context_and_its_thread_alone(attention):
+    given = inputs(2, 6)
 
+    def kept_weights():
+        attention.attn = None
+        attention(*given)
+        return attention.attn is not None
+
+    with ThreadPoolExecutor(1) as other, fast_attention(relative_attentions(attention)):
+        within, elsewhere = kept_weights(), other.submit(kept_weights).result()
+
+    assert (within, elsewhere, kept_weights()) == (False, True, True)
+
+
+@pytest.mark.parametrize("n_position_rows", [1, 3])
+def test_gradients_are_those_of_espnet(attention, n_position_rows):
+    given = inputs(3, 6, n_position_rows)
+    heard = given[-1][:, 0]
+
+    def gradients(forward):
+        attention.zero_grad()
+        x = given[0].clone().requires_grad_()
+        forward(x, x, x, *given[3:])[heard].square().sum().backward()
+        return [x.grad, *(value.grad for value in attention.parameters())]
+
+    theirs = gradients(attention)
     with fast_attention(relative_attentions(attention)):
-        assert attention.forward.func is attend
+        ours = gradients(attention)
 
-    assert attention.forward == before
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(ours, theirs, strict=True))
+    assert all(one.abs().sum() > 0 for one in theirs)
+
+
+def test_an_attention_whose_dropout_is_at_work_is_left_to_espnet(attention):
+    given = inputs(2, 6)
+    attention.dropout.p = 0.5
+    attention.dropout.train()
+
+    replaced = relative_attentions(attention)
+    torch.manual_seed(1)
+    theirs = attention(*given)
+    with fast_attention(replaced):
+        torch.manual_seed(1)
+        ours = attention(*given)
+
+    # The trial was without dropout, and left it as it was.
+    assert replaced == [attention]
+    assert attention.dropout.training
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("change", ["renamed", "scaled", "causal"])

@@ -21,9 +21,10 @@ from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.quantize.packed import WeightFormat
 
 N_REAL = 4
+SAME_SCORE = 1e-4
 
 
-def stock(folder, search):
+def stock(folder, search, dtype="float32"):
     """ESPnet's Speech2Text over the weights in `folder`, as its own users would make it."""
     with espnet_folder.config_file(folder) as config:
         return Speech2Text(
@@ -33,6 +34,7 @@ def stock(folder, search):
             ctc_weight=search.ctc_weight,
             penalty=search.length_bonus,
             maxlenratio=search.max_length_ratio,
+            dtype=dtype,
         )
 
 
@@ -270,5 +272,9 @@ def test_real_speech_is_heard_as_espnet_hears_it(shared):
     found = family_of(base).load_float(base, search, "cpu").recognize(clips)
 
     assert [one.text for one in found] == [text for text, *_ in theirs]
-    # In float32 a score of 300 has steps of 3e-5, and is a sum over a hundred tokens: there it is 1e-6 of the score.
-    assert [one.score for one in found] == pytest.approx([float(best.score) for *_, best in theirs], rel=1e-6, abs=1e-4)
+    # In float32 the score of a long utterance is itself more than 1e-4 from what the same sums give in float64.
+    exact = stock(base, search, "float64")
+    for ours, (_, _, _, best), audio in zip(found, theirs, clips, strict=True):
+        if abs(ours.score - float(best.score)) > SAME_SCORE:
+            sums = float(exact(audio)[0][3].score)
+            assert abs(ours.score - sums) < abs(float(best.score) - sums) + SAME_SCORE

@@ -130,6 +130,37 @@ def test_through_a_frozen_convolution_passes_the_same_gradient(layer):
     assert torch.allclose(x.grad, plain_x.grad, atol=1e-4)
 
 
+@needs_onednn
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_leaves_out_as_much_scales_the_rest_and_is_decided_by_the_seed(p):
+    x = torch.ones(300, 101, requires_grad=True)
+
+    def dropped():
+        torch.manual_seed(3)
+        with FastProducts():
+            return torch.nn.functional.dropout(x, p, training=True)
+
+    found = dropped()
+    found.sum().backward()
+
+    assert set(found.detach().unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
+    assert float((found == 0).float().mean()) == pytest.approx(p, abs=0.01)
+    assert torch.equal(x.grad, found)
+    assert torch.equal(dropped(), found)
+    # No row, nor column, is like another.
+    assert len({tuple(row) for row in found.tolist()}) == 300
+    assert len({tuple(column) for column in found.T.tolist()}) == 101
+
+
+@needs_onednn
+def test_dropout_that_is_not_at_work_leaves_everything_as_it_is():
+    x = torch.randn(40, 8)
+
+    with FastProducts():
+        assert torch.nn.functional.dropout(x, 0.5, training=False) is x
+        assert torch.nn.functional.dropout(x, 1.0, training=True).abs().sum() == 0
+
+
 def test_a_torch_without_the_private_product_goes_on_with_its_public_one(monkeypatch):
     def missing(*_):
         raise AttributeError("_linear_pointwise")

@@ -5,6 +5,10 @@ A reader keeps the device in every utterance: the impulse response of a room (im
 of a constant level and colour, and a gain. Readers differ; --seed and the reader's number decide. A set SET becomes
 SET-device, so that its numbers say what they are of. What was made is in OUT/devices.json. A run that was cut off goes
 on: sets that are whole are left as they are.
+
+To learn from, a reader may be heard through several devices: SET:4 becomes SET-device4, which has every utterance four
+times, first as SET-device has it; the number of its chapter says by which of the others, 134315 becomes 3134315 by the
+third. The reader stays one reader, so that who is left out of SAT is left out by every device.
 """
 
 import argparse
@@ -48,9 +52,9 @@ class Device:
     gain_db: float
 
 
-def draw(reader: str, seed: int, snr_db: tuple[float, float]) -> Device:
-    """The device of a reader, from the seed and the reader's number alone."""
-    rng = np.random.default_rng([seed, int(reader)])
+def draw(reader: str, seed: int, snr_db: tuple[float, float], number: int = 0) -> Device:
+    """The device of a reader, or another `number` of hers, from the seed and these numbers alone."""
+    rng = np.random.default_rng([seed, int(reader), *([number] if number else [])])
     room = (rng.uniform(3, 7), rng.uniform(2.5, 5), rng.uniform(2.4, 3.2))
     places = [tuple(float(rng.uniform(0.5, side - 0.5)) for side in room) for _ in range(2)]
     return Device(
@@ -103,7 +107,9 @@ def _noise(n: int, slope_db: float, rng: np.random.Generator) -> NDArray[np.floa
     return np.fft.irfft(spectrum * (hertz / 50) ** (-slope_db / 6.02), n)
 
 
-def simulate(corpus: Path, set_name: str, out: Path, seed: int, snr_db: tuple[float, float]) -> dict[str, Device]:
+def simulate(
+    corpus: Path, set_name: str, out: Path, seed: int, snr_db: tuple[float, float], n_devices: int = 1
+) -> dict[str, list[Device]]:
     """Write the set whole into `out` and return the devices of its readers.
 
     Raises:
@@ -113,30 +119,51 @@ def simulate(corpus: Path, set_name: str, out: Path, seed: int, snr_db: tuple[fl
     files = sorted(source.rglob("*.flac"))
     if not files:
         raise PqmError(f"{source} holds no .flac: give the LibriSpeech folder with --corpus, and its sets with --sets")
-    devices = {reader: draw(reader, seed, snr_db) for reader in sorted({path.parts[-3] for path in files})}
-    if (out / f"{set_name}{SUFFIX}").is_dir():
+    readers = sorted({path.parts[-3] for path in files})
+    devices = {reader: [draw(reader, seed, snr_db, number) for number in range(n_devices)] for reader in readers}
+    target = out / f"{set_name}{SUFFIX}{n_devices if n_devices > 1 else ''}"
+    if target.is_dir():
         return devices
-    responses = {reader: impulse_response(device) for reader, device in devices.items()}
-    with whole_folder(out / f"{set_name}{SUFFIX}") as scratch:
-        for path in tqdm(files, desc=set_name, unit="utterance"):
+    responses = {reader: [impulse_response(device) for device in devices[reader]] for reader in readers}
+    with whole_folder(target) as scratch:
+        for path in tqdm(files, desc=target.name, unit="utterance"):
             samples, rate = soundfile.read(path)
             if rate != RATE or samples.ndim != 1:
                 raise PqmError(f"{path}: {rate} Hz, {samples.ndim} dimensions; expected mono audio of {RATE} Hz")
             reader = path.parts[-3]
-            rng = np.random.default_rng([seed, *(int(part) for part in path.stem.split("-"))])
-            target = scratch / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(target, through(samples, devices[reader], responses[reader], rng), RATE, "PCM_16")
+            for number, (device, taps) in enumerate(zip(devices[reader], responses[reader], strict=True)):
+                heard = scratch / _renumbered(path.relative_to(source), number)
+                rng = np.random.default_rng([seed, *(int(part) for part in heard.stem.split("-"))])
+                heard.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(heard, through(samples, device, taps, rng), RATE, "PCM_16")
         for path in source.rglob("*.trans.txt"):
-            shutil.copyfile(path, scratch / path.relative_to(source))
+            for number in range(n_devices):
+                _copy_texts(path, scratch / _renumbered(path.relative_to(source), number))
     return devices
+
+
+def _renumbered(path: Path, number: int) -> Path:
+    """READER/CHAPTER/READER-CHAPTER… by another device: the chapter has six digits and the device's number before."""
+    if not number:
+        return path
+    reader, chapter, name = path.parts
+    renumbered = f"{number}{int(chapter):06d}"
+    return Path(reader, renumbered, name.replace(f"{reader}-{chapter}", f"{reader}-{renumbered}", 1))
+
+
+def _copy_texts(path: Path, target: Path) -> None:
+    old, new = (one.name.partition(".")[0] for one in (path, target))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    target.write_text("".join(line.replace(old, new, 1) for line in lines), encoding="utf-8")
 
 
 def main() -> int:
     """Simulate the sets that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="the LibriSpeech folder, which holds the sets")
-    parser.add_argument("--sets", nargs="+", required=True, help="sets to simulate")
+    parser.add_argument(
+        "--sets", nargs="+", required=True, metavar="SET[:N]", help="sets to simulate, through N devices a reader"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the sets as the devices record them")
     parser.add_argument("--seed", type=int, default=0, help="decides the devices (default 0)")
     parser.add_argument(
@@ -145,20 +172,28 @@ def main() -> int:
     parsed = parser.parse_args()
     start_log()
     try:
-        devices: dict[str, Device] = {}
-        for set_name in parsed.sets:
-            devices |= simulate(parsed.corpus, set_name, parsed.out, parsed.seed, tuple(parsed.snr_db))
+        devices: dict[str, list[Device]] = {}
+        for wanted in parsed.sets:
+            set_name, n_devices = _wanted(wanted)
+            devices |= simulate(parsed.corpus, set_name, parsed.out, parsed.seed, tuple(parsed.snr_db), n_devices)
         for name in _TABLES:
             if (parsed.corpus / name).is_file():
                 shutil.copyfile(parsed.corpus / name, parsed.out / name)
         request: dict[str, Any] = {"seed": parsed.seed, "snr_db": list(parsed.snr_db)}
-        write_json(
-            parsed.out / "devices.json", request | {"readers": {name: asdict(one) for name, one in devices.items()}}
-        )
+        made = {reader: [asdict(device) for device in found] for reader, found in devices.items()}
+        write_json(parsed.out / "devices.json", request | {"readers": made})
     except PqmError as error:
         print(f"simulate_device: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _wanted(text: str) -> tuple[str, int]:
+    """`SET:N` as the set and how many devices."""
+    set_name, colon, number = text.partition(":")
+    if colon and not (number.isdecimal() and int(number) > 0):
+        raise PqmError(f"--sets {text}: after the colon comes the number of devices, such as {set_name}:4")
+    return set_name, int(number) if colon else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Jobs as processes of this machine."""
 
-import multiprocessing
 import os
 import sys
 import time
@@ -9,10 +8,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from pqm_plugin.processes import end_with
+from pqm_plugin.processes import end_with, workers
 from pqm_plugin.stages.common.jobs.job import Failure, Job, Progress, execute, last_lines
 
-_PRELOAD = ["pqm_plugin.models.families"]
 _POLL_S = 0.2
 
 
@@ -21,10 +19,7 @@ class Local:
 
     def run(self, jobs: Sequence[Job], n_parallel: int, progress: Progress, *, again: bool) -> list[Failure]:
         """Run all jobs, at most `n_parallel` at a time, and return those that failed."""
-        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        if sys.platform == "linux":
-            # The heavy imports are done once, then forked.
-            context.set_forkserver_preload(_PRELOAD)
+        context = workers()
         waiting, failures = list(reversed(jobs)), list[Failure]()
         running: list[tuple[Job, BaseProcess, Connection]] = []
         while waiting or running:
