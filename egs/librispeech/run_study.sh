@@ -6,7 +6,7 @@
 #
 # joint:  the decoding of conf/pqm.yaml           -> results.json, study.json
 # ctc:    the CTC layer alone, same adapters      -> results_ctc.json
-# device: every reader with a simulated device and room of his own, and four for each who teaches the speaker-independent
+# device: every reader with a simulated device and room of his own, and six for each who teaches the speaker-independent
 #         adapter (local/simulate_device.py, conf/pqm_device.yaml) -> results_device.json
 set -euo pipefail
 
@@ -56,8 +56,8 @@ for condition in ${conditions}; do
         device)
             wanted="${systems}" config=(--pqm_config "${here}/conf/pqm_device.yaml")
             PYTHONPATH="${root}" "$(find_python "${root}")" "${here}/local/simulate_device.py" \
-                --corpus "${corpus}" --sets dev-clean train-clean-5:4 --out "${work}/downloads/device"
-            recipe --corpus "${work}/downloads/device" --target_set dev-clean-device --sat_sets train-clean-5-device4 \
+                --corpus "${corpus}" --sets dev-clean train-clean-5:6 --out "${work}/downloads/device"
+            recipe --corpus "${work}/downloads/device" --target_set dev-clean-device --sat_sets train-clean-5-device6 \
                 --datadir "${work}/data_device" --expdir "${work}/exp_device" --tag device
             ;;
         *) die "$0: condition '${condition}' is not known: use joint, ctc, device" ;;
