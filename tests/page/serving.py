@@ -80,3 +80,9 @@ def drop(page, place: str, *files: Path) -> None:
     """Give files to the place of that name, and wait until they have arrived."""
     with page.expect_response(lambda response: "/upload?" in response.url or response.url.endswith("/upload")):
         page.set_input_files(f"{place} input[type=file]", [str(file) for file in files])
+    wait_until_held(page, place)
+
+
+def wait_until_held(page, place: str) -> None:
+    """Wait until the place offers to clear what it holds: the answer to an upload comes before that."""
+    page.locator(place).get_by_role("button", name="Clear").first.wait_for()

@@ -14,7 +14,7 @@ import soundfile
 
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.personal.making import quantize
-from tests.page.serving import PATIENCE_MS, Served, browsing, drop, serving
+from tests.page.serving import PATIENCE_MS, Served, browsing, drop, serving, wait_until_held
 from tests.page.watched import is_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
@@ -115,6 +115,7 @@ def record(page, place: str, duration_s: float) -> None:
     page.wait_for_timeout(1000 * duration_s)
     with page.expect_response(lambda response: "/upload" in response.url):
         stop.click()
+    wait_until_held(page, place)
 
 
 def words(page, side: str) -> str:
