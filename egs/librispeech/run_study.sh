@@ -18,8 +18,9 @@ root=$(cd "${here}/../.." && pwd)
 conditions="joint ctc device"
 corpus=""
 study="${here}/conf/study.yaml"
-controls="full+copy full+espnet-lora " # of the joint and ctc conditions; --systems leaves them out
-systems="espnet full full+sat full+speaker int8 nf4-rtn nf4 nf4+sat nf4+speaker nf4+speaker-unsup"
+# Of the joint and ctc conditions, where --systems does not say which.
+references="espnet int8 full+copy full+espnet-lora "
+systems="full full+sat full+speaker nf4-rtn nf4 nf4+sat nf4+speaker nf4+speaker-unsup"
 others=9       # with ten readers every pair: nf4+other to nf4+other9
 work="${here}" # data, experiments and simulated speech go below it
 report="${here}"
@@ -27,7 +28,7 @@ rest=()
 while [ $# -gt 0 ]; do
     [[ "$1" == --* ]] && [ $# -ge 2 ] || die "$0: '$1': options look like --corpus DIR, see the head of this file"
     case "$1" in
-        --systems) systems="$2" controls="" ;;
+        --systems) systems="$2" references="" ;;
         --conditions | --corpus | --study | --others | --work | --report) printf -v "${1#--}" '%s' "$2" ;;
         *) rest+=("$1" "$2") ;;
     esac
@@ -44,7 +45,7 @@ recipe() {
 
 for condition in ${conditions}; do
     log "Study: condition ${condition}"
-    wanted="${controls}${systems}" config=()
+    wanted="${references}${systems}" config=()
     case "${condition}" in
         joint)
             recipe --corpus "${corpus}" --datadir "${work}/data" --expdir "${work}/exp" --study "${study}"

@@ -10,10 +10,8 @@ from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
 from pqm_plugin.corpus.names import suggest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name
-from pqm_plugin.quantize.names import META, PACKED
+from pqm_plugin.quantize.names import ABOUT, META, PACKED
 
-ABOUT = "about.json"
-"""What its maker says of a model: licence, source, and the settings that it is used with."""
 CARD = "README.md"
 SAT = "sat"
 SPEAKERS = "speakers"

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256, whole_folder, write_json
+from pqm_plugin.files import read_json, sha256, whole_folder, write_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.quantize.measure import measure, weights_of
-from pqm_plugin.quantize.names import META, PACKED
+from pqm_plugin.quantize.names import ABOUT, META, PACKED
 from pqm_plugin.stages.common.calibration import Calibration, weight_format
 from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash
@@ -30,6 +30,7 @@ def run(recipe: Recipe) -> None:
         if kind == ROUNDED:
             config = dataclasses.replace(config, calibrate=0)
         _pack(recipe, recipe.adapter_dir(kind), config)
+        _say_how_to_search(recipe, recipe.adapter_dir(kind) / ABOUT)
 
 
 def _pack(recipe: Recipe, target: Path, config: QuantizeConfig) -> None:
@@ -66,6 +67,13 @@ def _pack(recipe: Recipe, target: Path, config: QuantizeConfig) -> None:
         write_json(scratch / META, meta)
     _move_in(target)
     _report(meta)
+
+
+def _say_how_to_search(recipe: Recipe, about: Path) -> None:
+    """Keep the recipe's own search, not a second one, where `pqm` finds it when a person uses the model."""
+    search = dataclasses.replace(recipe, inference_config=None).config.decode
+    said = read_json(about) if about.exists() else {}
+    write_json(about, {**said, "decode": as_dict(search)})
 
 
 def _move_in(target: Path) -> None:

@@ -9,6 +9,8 @@ from pqm_plugin.adapters.files import read_info
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
 from pqm_plugin.models.families import family_of
+from pqm_plugin.personal.folder import ModelFolder
+from pqm_plugin.personal.options import search_options
 
 pytestmark = pytest.mark.slow
 
@@ -164,3 +166,12 @@ def test_a_second_decoding_setting_has_results_of_its_own(recipe, run, tmp_path)
     page = (recipe.packed_dir / "RESULTS.md").read_text()
     assert "beam 2\n" in page
     assert "beam 3\n" in page
+
+
+def test_who_uses_the_model_searches_as_the_recipe_does_and_not_by_its_second_setting(recipe, run, tmp_path):
+    setting = tmp_path / "wide.yaml"
+    setting.write_text("beam_size: 3\n")
+
+    run("data", "base", "quantize", of=dataclasses.replace(recipe, tag="wide", inference_config=setting))
+
+    assert search_options(ModelFolder.of(recipe.packed_dir).about()) == recipe.config.decode
