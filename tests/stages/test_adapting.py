@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.files import read_json
@@ -131,3 +132,17 @@ def test_a_variant_has_a_model_and_adapters_of_its_own_beside_the_first(recipe, 
     assert other.packed_dir.name == f"{recipe.packed_dir.name}-b"
     assert (other.packed_dir / "sat" / "adapter_model.safetensors").is_file()
     assert not (recipe.packed_dir / "sat").exists()
+
+
+@pytest.mark.slow
+def test_with_no_epoch_of_pretraining_a_speakers_adapter_starts_from_nothing(recipe, run, tmp_path):
+    config = tmp_path / "from_nothing.yaml"
+    config.write_text(recipe.pqm_config.read_text().replace("pretrain: {epochs: 2", "pretrain: {epochs: 0"))
+    alone = dataclasses.replace(recipe, pqm_config=config, systems=("nf4", "nf4+speaker"))
+
+    run("data", "base", "quantize", "pretrain", "adapt", "decode", "score", of=alone)
+
+    factors = load_file(recipe.packed_dir / "sat" / "adapter_model.safetensors")
+    assert all(not values.any() for name, values in factors.items() if "lora_B" in name)
+    assert [row["epoch"] for row in read_info(recipe.packed_dir / "speakers" / "10").log] == [0, 1, 2]
+    assert set(read_json(recipe.packed_dir / "results.json")["systems"]) == {"nf4", "nf4+speaker"}

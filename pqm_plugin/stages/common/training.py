@@ -134,7 +134,8 @@ def train_and_save(
     result = train_adapter(model, loss, train, dev, trained.options, seed, checkpoint, name, prepare)
     last = result.log[result.best_epoch]
     logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
-    if result.best_epoch == 0 and trained.own is None and not request.get("start_sha256"):
+    starts = trained.own is not None or request.get("start_sha256")
+    if result.best_epoch == 0 and trained.options.epochs and not starts:
         section = "pretrain" if folder.name == "sat" else "adapt"
         raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower {section}.learning_rate")
     info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
