@@ -14,6 +14,7 @@ Study = Mapping[str, Any]
 _OTHER = re.compile(r"nf4\+other\d*")
 SEEDS, MINUTES = "seeds", "minutes"
 """Sections whose tables have rows of their own; minutes have a figure too, all others share one."""
+_STARTS = {"nf4": "4 bits without adapter", "nf4+sat": "the speaker-independent adapter"}
 _GAIN_NOTE = "Domain, text format and the repair of 4 bits any speaker's adapter gains; the last step is one's own."
 
 
@@ -128,17 +129,32 @@ def crossing_sentence(study: Study, results: Results) -> str:
 
 
 def unsupervised_sentence(results: Results) -> str:
-    """Say which share of the gain over the speaker-independent adapter is left without transcripts; "" if unknown."""
-    systems = results["systems"]
-    if not {"nf4+sat", "nf4+speaker", "nf4+speaker-unsup"} <= systems.keys():
+    """Say which shares of what transcripts gain are left without them; "" if unknown.
+
+    A gain whose interval includes zero is not divided by.
+    """
+    kept = {start: _kept(results, start) for start in _STARTS if start in results["systems"]}
+    if not kept or None in (results["systems"].get(key) for key in ("nf4+speaker", "nf4+speaker-unsup")):
         return ""
-    sat, own, heard = (systems[key]["errors"] for key in ("nf4+sat", "nf4+speaker", "nf4+speaker-unsup"))
-    if sat <= own:
-        return "Transcripts gained nothing over the speaker-independent adapter, so no share of a gain can be kept."
-    return (
-        f"Without transcripts {percent((sat - heard) / (sat - own), 0)} % of what transcripts gain over the "
-        "speaker-independent adapter is kept."
-    )
+    said = [
+        f"{percent(share, 0)} % of what they gain over {_STARTS[start]}"
+        if share is not None
+        else f"no share of what they gain over {_STARTS[start]}, since no such gain is shown"
+        for start, share in kept.items()
+    ]
+    return f"What is left of the gain of transcripts without them: {'; '.join(said)}."
+
+
+def _kept(results: Results, start: str) -> float | None:
+    """The share of the gain over a system that is kept without transcripts; None if transcripts show no gain there."""
+    systems = results["systems"]
+    errors = [systems[key]["errors"] if key in systems else 0 for key in (start, "nf4+speaker", "nf4+speaker-unsup")]
+    shown = [row["ci95"][0] > 0 for row in results["comparisons"] if _pair(row) == ("nf4+speaker", start)]
+    return (errors[0] - errors[2]) / (errors[0] - errors[1]) if any(shown) else None
+
+
+def _pair(comparison: Mapping[str, Any]) -> tuple[str, str]:
+    return comparison["system"], comparison["against"]
 
 
 def study_parts(results: Results, study: Study, label: str, figures: Mapping[str, str]) -> list[str]:

@@ -82,11 +82,28 @@ def test_other_sections_say_what_differs_and_how_small_it_is(systems, study):
     assert lines[-1] == '| fp4 | `{"quantize": {"quant_type": "fp4"}}` | 16.00 | [15.00, 17.00] | 0.00 | 0.00 | 6.36 |'
 
 
-def test_the_share_that_is_kept_without_transcripts_is_said(systems):
-    # Transcripts take 30 of 120 errors away, one's own words 21.
-    assert "70 %" in unsupervised_sentence({"systems": systems})
-    systems["nf4+speaker"] = entry(125)
-    assert "no share" in unsupervised_sentence({"systems": systems})
+def compared(systems, **lower_ends):
+    """Results whose comparisons with the speaker's own adapter have these lower ends of their intervals."""
+    rows = [
+        {"system": "nf4+speaker", "against": against.replace("_", "+"), "ci95": [low, 0.5]}
+        for against, low in lower_ends.items()
+    ]
+    return {"systems": systems, "comparisons": rows}
+
+
+def test_the_shares_that_are_kept_without_transcripts_are_said(systems):
+    said = unsupervised_sentence(compared(systems, nf4=0.1, nf4_sat=0.1))
+
+    # Transcripts take 50 of 140 errors away and 30 of 120, one's own words 41 and 21.
+    assert "82 % of what they gain over 4 bits without adapter; 70 % of what they gain over the speaker-ind" in said
+
+
+def test_of_a_gain_that_is_not_shown_no_share_is_given(systems):
+    said = unsupervised_sentence(compared(systems, nf4=0.1, nf4_sat=-0.1))
+
+    assert "82 % of" in said
+    assert "no share of what they gain over the speaker-independent adapter" in said
+    assert unsupervised_sentence({"systems": {"nf4": entry(140)}, "comparisons": []}) == ""
 
 
 def test_the_page_shows_the_study_after_the_tables_of_its_condition(results, systems, study, tmp_path):
