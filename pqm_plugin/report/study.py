@@ -133,24 +133,24 @@ def unsupervised_sentence(results: Results) -> str:
 
     A gain whose interval includes zero is not divided by.
     """
-    kept = {start: _kept(results, start) for start in _STARTS if start in results["systems"]}
-    if not kept or None in (results["systems"].get(key) for key in ("nf4+speaker", "nf4+speaker-unsup")):
+    systems = results["systems"]
+    if not {"nf4+speaker", "nf4+speaker-unsup"} <= systems.keys():
         return ""
-    said = [
-        f"{percent(share, 0)} % of what they gain over {_STARTS[start]}"
-        if share is not None
-        else f"no share of what they gain over {_STARTS[start]}, since no such gain is shown"
-        for start, share in kept.items()
-    ]
-    return f"What is left of the gain of transcripts without them: {'; '.join(said)}."
+    said = []
+    for start in (key for key in _STARTS if key in systems):
+        share = _kept(results, start)
+        if share is None:
+            said.append(f"no share of what they gain over {_STARTS[start]}, since no such gain is shown")
+        else:
+            said.append(f"{percent(share, 0)} % of what they gain over {_STARTS[start]}")
+    return f"What is left of the gain of transcripts without them: {'; '.join(said)}." if said else ""
 
 
 def _kept(results: Results, start: str) -> float | None:
     """The share of the gain over a system that is kept without transcripts; None if transcripts show no gain there."""
-    systems = results["systems"]
-    errors = [systems[key]["errors"] if key in systems else 0 for key in (start, "nf4+speaker", "nf4+speaker-unsup")]
+    before, own, heard = (results["systems"][key]["errors"] for key in (start, "nf4+speaker", "nf4+speaker-unsup"))
     shown = [row["ci95"][0] > 0 for row in results["comparisons"] if _pair(row) == ("nf4+speaker", start)]
-    return (errors[0] - errors[2]) / (errors[0] - errors[1]) if any(shown) else None
+    return (before - heard) / (before - own) if any(shown) else None
 
 
 def _pair(comparison: Mapping[str, Any]) -> tuple[str, str]:
