@@ -1,7 +1,7 @@
 """How long stage 5 takes for one and for ten speakers, against a plain peft loop over the same steps.
 
-`python benchmarks/adapt.py --out FILE` adapts ten readers of real speech, from a speaker-independent adapter (of two
-epochs), in a folder of its own: by stage 5 with one process of one thread a core, all layers learning or the uppermost
+`python benchmarks/adapt.py --out FILE` adapts ten readers of real speech, from a speaker-independent adapter (of one
+epoch), in a folder of its own: by stage 5 with one process of one thread a core, all layers learning or the uppermost
 alone, and by the plain loop with one thread a core. Each is timed as a command: a fresh process, the
 imports and the opening of the base included. The plain loop runs before and after, half of the speakers each, so that
 what else the machine does meets both; what it takes beside its speakers is counted once. `speedup` is that of the
@@ -40,9 +40,9 @@ from pqm_plugin.stages.recipe import Recipe
 ACCURACY_SLACK = 0.001
 """Share of teacher-forced dev tokens that sums rounded in another order may cost."""
 CONFIG = """
-quantize: {{keep: [depthwise_conv, ctc], calibrate: 48}}
+quantize: {{block_size: 32, keep: [depthwise_conv], calibrate: 48}}
 lora: {{targets: attention, rank: 4, alpha: 16, dropout: 0.1}}
-pretrain: {{epochs: 2, learning_rate: 1.0e-3, decay: 0.5, criterion: loss}}
+pretrain: {{epochs: 1, learning_rate: 2.0e-3, schedule: linear, criterion: loss}}
 adapt: {{epochs: {epochs}, learning_rate: {rate}, decay: 0.8, criterion: loss, top_layers: {top_layers}}}
 """
 RATES = {"all": 1.0e-3, "top": 2.0e-3}

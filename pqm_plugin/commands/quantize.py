@@ -18,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=None,
         metavar="KIND",
-        help="layer kinds to leave in 16 bits (default: depthwise_conv ctc)",
+        help="layer kinds to leave in 16 bits (default: depthwise_conv)",
     )
     parser.add_argument(
         "--calibrate",

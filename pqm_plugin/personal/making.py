@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from pqm_plugin.quantize.names import ABOUT, META, PACKED
 from pqm_plugin.quantize.packed import WeightFormat
 
 _log = logging.getLogger(__name__)
-SPARED = ("depthwise_conv", "ctc")
+SPARED = ("depthwise_conv",)
 """Layer kinds that stay in bfloat16: those that 4 bits hurt most for their bytes, see egs/librispeech/RESULTS.md."""
+_FORMAT = WeightFormat(block_size=32, double_quantize=True)
 _REST_DTYPE = "bfloat16"
 _FETCHED = ".base"
 
@@ -80,9 +82,7 @@ def _pack(base: Path, packed: Path, keep: Sequence[str] | None, speech: Speech |
     load_packed(packed / PACKED, family.load_skeleton(packed, SearchOptions(), "cpu").network)
     size, base_size = (packed / PACKED).stat().st_size, weights.stat().st_size
     settings = {
-        "quant_type": "nf4",
-        "block_size": 64,
-        "double_quantize": True,
+        **asdict(_FORMAT),
         "keep": spared,
         "rest_dtype": _REST_DTYPE,
         "calibrate": heard.n_recordings if heard else 0,
@@ -114,8 +114,7 @@ def _spared(kinds: Mapping[str, str], keep: Sequence[str] | None) -> list[str]:
 
 def _round(recognizer: Recognizer, names: Sequence[str], speech: Speech | None) -> Heard | None:
     """Quantise the named layers, in place: by speech, or to nearest levels."""
-    weight_format = WeightFormat(double_quantize=True)
     if speech is not None:
-        return round_by(recognizer, names, speech, weight_format)
-    quantize_layers(recognizer.network, names, weight_format)
+        return round_by(recognizer, names, speech, _FORMAT)
+    quantize_layers(recognizer.network, names, _FORMAT)
     return None
