@@ -136,7 +136,7 @@ def test_a_float_model_is_quantized_with_its_licence(tiny_conformer, tmp_path, c
     assert main(["info", out, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["licence"] == "CC BY 4.0" and found["source"] == "tiny_conformer"
-    assert found["quantize"]["keep"] == ["depthwise_conv", "ctc"]
+    assert found["quantize"]["keep"] == ["depthwise_conv"] and found["quantize"]["block_size"] == 32
     assert main(["quantize", str(tiny_conformer), out]) == 1
     assert main(["quantize", str(tiny_conformer), str(tmp_path / "other"), "--keep", "nothing"]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
