@@ -20,7 +20,9 @@ def simulator():
     spec = importlib.util.spec_from_file_location("simulate_device", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules["simulate_device"] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
     return module
 
 

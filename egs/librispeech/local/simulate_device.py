@@ -12,7 +12,6 @@ third. The reader stays one reader, so that who is left out of SAT is left out b
 """
 
 import argparse
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from derived_sets import audio_of, copy_tables
 from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, sosfilt
 from tqdm import tqdm
@@ -31,7 +31,6 @@ from pqm_plugin.processes import start_log
 RATE = 16000
 PEAK = 0.9
 SUFFIX = "-device"
-_TABLES = ("SPEAKERS.TXT", "CHAPTERS.TXT", "LICENSE.TXT", "README.TXT")
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,7 @@ def simulate(
     Raises:
         PqmError: if the corpus has no such set, or its audio is not 16 kHz.
     """
-    source = corpus / set_name
-    files = sorted(source.rglob("*.flac"))
-    if not files:
-        raise PqmError(f"{source} holds no .flac: give the LibriSpeech folder with --corpus, and its sets with --sets")
+    source, files = corpus / set_name, audio_of(corpus, set_name)
     readers = sorted({path.parts[-3] for path in files})
     devices = {reader: [draw(reader, seed, snr_db, number) for number in range(n_devices)] for reader in readers}
     target = out / f"{set_name}{SUFFIX}{n_devices if n_devices > 1 else ''}"
@@ -176,9 +172,7 @@ def main() -> int:
         for wanted in parsed.sets:
             set_name, n_devices = _wanted(wanted)
             devices |= simulate(parsed.corpus, set_name, parsed.out, parsed.seed, tuple(parsed.snr_db), n_devices)
-        for name in _TABLES:
-            if (parsed.corpus / name).is_file():
-                shutil.copyfile(parsed.corpus / name, parsed.out / name)
+        copy_tables(parsed.corpus, parsed.out)
         request: dict[str, Any] = {"seed": parsed.seed, "snr_db": list(parsed.snr_db)}
         made = {reader: [asdict(device) for device in found] for reader, found in devices.items()}
         write_json(parsed.out / "devices.json", request | {"readers": made})
