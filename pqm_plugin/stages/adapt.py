@@ -11,9 +11,9 @@ from pqm_plugin.adapters.files import WEIGHTS
 from pqm_plugin.corpus.names import some
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
-from pqm_plugin.stages.adapting.speech import Speech, first_pass, speech_of
+from pqm_plugin.stages.adapting.speech import SHARES, Speech, first_pass, speech_of
 from pqm_plugin.stages.adapting.start import options_of, start_of
-from pqm_plugin.stages.common.done import digest
+from pqm_plugin.stages.common.done import digest, size_bytes
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material, examples, joined_examples
@@ -62,7 +62,7 @@ def _adapt(material: Material, voices: Voices) -> None:
 
 def _jobs(material: Material, voices: Voices, todo: Sequence[str]) -> list[Job]:
     recipe = material.recipe
-    work = {speaker: len(material.partition.utterances("train", speaker)) for speaker in todo}
+    work = {speaker: work_of(material, speaker) for speaker in todo}
     logs = voices.root(recipe) / "log"
     jobs = []
     for place, share in enumerate(shares(work, n_shares(len(todo), recipe.nj, recipe.speakers_per_job))):
@@ -73,6 +73,15 @@ def _jobs(material: Material, voices: Voices, todo: Sequence[str]) -> list[Job]:
         log = logs / f"adapt.{place}.log"
         jobs.append(Job(f"adapt {some(share, 3)}", adapt_speakers, arguments, log, len(share), counter))
     return jobs
+
+
+def work_of(material: Material, speaker: str) -> float:
+    """About how much there is to learn from: seconds of segments, or else bytes of files, or else utterances."""
+    found = [utterance for split in SHARES for utterance in material.utterances(split, speaker)]
+    return sum(
+        size_bytes(utterance) or 1 if utterance.end_s is None else utterance.end_s - (utterance.start_s or 0)
+        for utterance in found
+    )
 
 
 def _is_done(index: AdapterIndex, material: Material, voices: Voices, speaker: str) -> bool:

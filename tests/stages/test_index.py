@@ -3,12 +3,15 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pqm_plugin.adapters.files import WEIGHTS
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.partition import Row as PartitionRow
+from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.stages.adapt import work_of
 from pqm_plugin.stages.common.index import INDEX, AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import n_shares, shares
 from pqm_plugin.stages.common.opening import weights_hash
@@ -130,3 +133,13 @@ def test_2000_adapters_are_looked_up_within_a_second(tmp_path):
 
     assert done == 2000
     assert time.process_time() - start < 1
+
+
+def test_work_is_seconds_of_segments_or_bytes_of_files(tmp_path, monkeypatch):
+    audio = tmp_path / "a.wav"
+    audio.write_bytes(bytes(1000))
+    whole, piece = Utterance("u1", "ada", "", str(audio)), Utterance("u2", "bob", "", str(audio), 1.0, 3.5, "r")
+    spoken = {"ada": [whole], "bob": [piece], "eve": [Utterance("u3", "eve", "", "x.ark:7")]}
+    material = SimpleNamespace(utterances=lambda split, speaker: spoken[speaker])
+
+    assert [work_of(material, name) for name in spoken] == [2000, 5, 2]

@@ -16,11 +16,12 @@ from pqm_plugin.files import read_json
 
 def digest(utterances: Sequence[Utterance]) -> str:
     """Hash of what utterances say of themselves: names, speakers, texts, places and sizes of the audio."""
-    text = json.dumps([(repr(utterance), _size_bytes(utterance)) for utterance in utterances])
+    text = json.dumps([(repr(utterance), size_bytes(utterance)) for utterance in utterances])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _size_bytes(utterance: Utterance) -> int:
+def size_bytes(utterance: Utterance) -> int:
+    """Of the file that the audio is in; 0 where it is in none of its own."""
     try:
         status = os.stat(utterance.audio)
     except (OSError, ValueError):
