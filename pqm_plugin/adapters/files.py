@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 
+from pqm_plugin.adapters.library import PeftModel
 from pqm_plugin.adapters.names import CONFIG, INFO, OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.adapters.safety import check_adapter
 from pqm_plugin.errors import PqmError

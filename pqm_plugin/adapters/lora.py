@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from torch import nn
 
+from pqm_plugin.adapters.library import LoraConfig, LoraModel, PeftModel, get_peft_model
 from pqm_plugin.errors import PqmError
 
 

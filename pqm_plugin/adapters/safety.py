@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 
+from pqm_plugin.adapters.library import LoraConfig
 from pqm_plugin.adapters.names import CONFIG, WEIGHTS
 from pqm_plugin.errors import PqmError
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from espnet2.bin.asr_inference import Speech2Text
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -18,6 +17,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_stock, espnet_train
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
+from pqm_plugin.models.espnet_library import Speech2Text
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from espnet2.layers.create_adapter import create_adapter
 from torch import nn
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models.espnet_library import create_adapter
 
 KEY = "espnet-lora"
 

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from espnet2.bin.asr_inference import Speech2Text
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error
 from pqm_plugin.models import espnet_folder
+from pqm_plugin.models.espnet_library import Speech2Text
 from pqm_plugin.models.interface import StockDecode
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.stock import run_stock

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save_adapter
+from pqm_plugin.adapters.library import PeftModel
 from pqm_plugin.adapters.lora import attach, parameter_counts
 from pqm_plugin.adapters.names import WEIGHTS
 from pqm_plugin.adapters.train import train_adapter

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from bitsandbytes import functional as bnb
 from torch import Tensor, nn
+
+from pqm_plugin.quantize.library import bnb
 
 NESTED_BLOCK_SIZE = 256
 """So many scales have one scale of their own where they are quantised, too."""

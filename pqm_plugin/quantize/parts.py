@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from bitsandbytes import functional as bnb
 from torch import Tensor
 
+from pqm_plugin.quantize.library import bnb
 from pqm_plugin.quantize.packed import NESTED_BLOCK_SIZE, PackedTensor
 from pqm_plugin.quantize.scratch import unpack_for_now
 

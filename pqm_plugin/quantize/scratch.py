@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bitsandbytes import functional as bnb
 from torch import Tensor
 
+from pqm_plugin.quantize.library import bnb
 from pqm_plugin.quantize.packed import PackedTensor
 
 _OWN = threading.local()

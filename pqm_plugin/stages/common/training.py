@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
+from pqm_plugin.adapters.library import PeftModel
 from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.own import save_own

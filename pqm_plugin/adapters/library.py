@@ -1,0 +1,8 @@
+"""What this project calls of peft, imported without the compiler that bitsandbytes loads for it."""
+
+from pqm_plugin.imports import quick_imports
+
+with quick_imports():
+    from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
+
+__all__ = ["LoraConfig", "LoraModel", "PeftModel", "get_peft_model"]
