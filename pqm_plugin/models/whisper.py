@@ -162,6 +162,7 @@ class Whisper:
                 encoder_outputs=encoded,
                 attention_mask=torch.ones(len(features), self._window, dtype=torch.long, device=self._device),
                 num_beams=beam_size,
+                use_cache=True,
                 **self._prompt.generate_options,
             )
             rows = [self._prompt.text_of(row) for row in found.tolist()]

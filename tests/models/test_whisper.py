@@ -5,13 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from torch import nn
-from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
-from pqm_plugin.adapters.lora import attach, parameter_counts
+from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
@@ -151,6 +150,22 @@ def test_the_prompt_is_that_of_transformers_own_generation(multilingual):
     assert read_prompt(multilingual, "de").tokens == (257, 11, 12, 258)
 
 
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_what_was_written_before_is_kept_so_that_a_step_computes_one_token(tiny_whisper, beam_size):
+    recognizer = opened(tiny_whisper, SearchOptions(beam_size=beam_size))
+    steps = []
+
+    def record(module, arguments, options):
+        if options["use_cache"]:
+            steps.append(options["input_ids"].shape)
+
+    recognizer.network.model.decoder.register_forward_pre_hook(record, with_kwargs=True)
+    recognizer.recognize([noise(1), noise(1, 1)])
+
+    assert steps[0][1] == 2
+    assert len(steps) > 2 and all(shape == (2 * beam_size, 1) for shape in steps[1:])
+
+
 def test_the_prompt_is_not_learned(multilingual):
     recognizer = opened(multilingual)
     text = recognizer.token_ids("no")
@@ -188,11 +203,14 @@ def test_a_lora_preset_names_whole_layers(recognizer, preset, count):
     assert all(isinstance(recognizer.network.get_submodule(name), nn.Linear | nn.Conv1d) for name in targets)
 
 
-def test_adapters_on_convolutions_are_searched_with_in_one_batch(recognizer, tmp_path):
+@pytest.mark.parametrize("beam_size", [1, 2])
+@pytest.mark.parametrize("preset", ["attention", "all_linear_and_conv"])
+def test_each_row_of_a_batch_is_searched_with_its_own_adapter(tiny_whisper, tmp_path, preset, beam_size):
+    recognizer = opened(tiny_whisper, SearchOptions(beam_size=beam_size))
     folders = []
     for place in (0, 1):
         fresh = opened(recognizer.folder)
-        model = attach(fresh.network, fresh.adapter_targets("all_linear_and_conv"), rank=1, alpha=4, dropout=0.0)
+        model = attach(fresh.network, fresh.adapter_targets(preset), rank=1, alpha=4, dropout=0.0)
         torch.manual_seed(place)
         with torch.no_grad():
             for name, value in model.named_parameters():
@@ -212,58 +230,3 @@ def test_adapters_on_convolutions_are_searched_with_in_one_batch(recognizer, tmp
 
     assert [found.text for found in together] == [found.text for found in alone]
     assert together[0].text != together[1].text
-
-
-@pytest.mark.slow
-def test_full_precision_says_the_words_of_transformers_and_int8_is_smaller(tiny_whisper, tmp_path):
-    family = family_of(tiny_whisper)
-    clips = {f"clip{seed}": noise(s, seed) for seed, s in enumerate((0.4, 1.0, 2.0))}
-    for name, clip in clips.items():
-        soundfile.write(tmp_path / f"{name}.wav", clip, 16000, "FLOAT")
-    (tmp_path / "wav.scp").write_text("".join(f"{name} {tmp_path / name}.wav\n" for name in clips))
-
-    stock = family.decode_stock("stock", tiny_whisper, tmp_path / "wav.scp", tmp_path, SEARCH, tmp_path / "log")
-    int8 = family.decode_stock("int8", tiny_whisper, tmp_path / "wav.scp", tmp_path, SEARCH, tmp_path / "log8")
-
-    ours = opened(tiny_whisper).recognize(list(clips.values()))
-    assert dict(stock.hypotheses) == {name: found.text for name, found in zip(clips, ours, strict=True)}
-    assert stock.model_bytes == (tiny_whisper / "model.safetensors").stat().st_size
-    assert json.loads((tmp_path / "int8.json").read_text())["layers"] == 17
-    assert int8.hypotheses.keys() == clips.keys()
-
-
-@pytest.mark.slow
-def test_a_model_of_base_ens_shapes_is_seven_times_smaller_and_adapters_have_one_percent(tmp_path):
-    from pqm_plugin.models.whisper import Whisper
-    from pqm_plugin.quantize.checkpoint import load_packed, save_packed
-    from pqm_plugin.quantize.layers import quantize_layers
-    from pqm_plugin.quantize.packed import WeightFormat
-
-    config = WhisperConfig(
-        vocab_size=51864,
-        d_model=512,
-        **{f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in SHAPE_OF_BASE.items()},
-    )
-    sizes = {}
-    for double in (False, True):
-        recognizer = object.__new__(Whisper)
-        recognizer.network = WhisperForConditionalGeneration(config)
-        float_bytes = 4 * sum(parameter.numel() for parameter in recognizer.network.parameters())
-        names = list(recognizer.layer_kinds())
-        if double:
-            model = attach(recognizer.network, recognizer.adapter_targets("attention"), rank=8, alpha=16, dropout=0.0)
-            trainable, base = parameter_counts(model)
-            assert 0.008 < trainable / base < 0.01
-            recognizer.network = model.unload()
-        quantize_layers(recognizer.network, names, WeightFormat(double_quantize=double), "small")
-        save_packed(tmp_path / "model.safetensors", recognizer.network, built_in=recognizer.built_in)
-        sizes[double] = float_bytes / (tmp_path / "model.safetensors").stat().st_size
-
-    assert sizes[False] >= 6.9
-    assert sizes[True] >= 7.5
-    fresh = WhisperForConditionalGeneration(config)
-    load_packed(tmp_path / "model.safetensors", fresh)
-    assert fresh.proj_out.packed is fresh.model.decoder.embed_tokens.packed
-
-
-SHAPE_OF_BASE = {"layers": 6, "attention_heads": 8, "ffn_dim": 2048}
