@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pqm_plugin.models.families import FAMILIES
 from pqm_plugin.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +85,34 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
             assert path.name in strangers or home in (None, path.relative_to(PACKAGE).parts[0]), (
                 f"{path} imports {name}"
             )
+
+
+def test_nothing_outside_of_models_branches_on_the_family():
+    outside = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] != "models"]
+    for path in [*outside, *tracked("tests/stages/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare | ast.MatchValue):
+                assert not family_names(ast.dump(node)), f"{path}, line {node.lineno}"
+    # ESPnet's own call, for its users: what it gives only a model of ESPnet's has.
+    known = {"pqm_plugin/personal/speech2text.py"}
+    for path in outside:
+        found = {name for name in imports(path) if re.match(r"pqm_plugin\.models\.(whisper|espnet)", name)}
+        assert not found or str(path.relative_to(ROOT)) in known, f"{path} imports {found}"
+    for path in tracked("egs/*.sh", "egs/*/*.sh"):
+        tests = re.findall(r"^.*(?:\[ |\[\[ |case |==).*$|^\s*[\w|* ]+\)\s*$", path.read_text(), re.M)
+        assert not any(family_names(line) for line in tests), path
+
+
+def family_names(text):
+    """What of a text names a model family, by its module or by what it calls itself."""
+    names = [name for family in FAMILIES for name in (family.NAME, family.__name__.rpartition(".")[2])]
+    return [name for name in names if re.search(rf"\b{name}\b", text, re.I)]
+
+
+def test_a_comparison_with_a_family_is_seen():
+    assert family_names(ast.dump(ast.parse("family.NAME == 'ESPnet AED'")))
+    assert family_names('[ "${family}" = whisper ] || exit')
+    assert not family_names(ast.dump(ast.parse("system.key == 'espnet'")))
 
 
 def test_files_and_functions_fit_a_few_screens():

@@ -7,7 +7,6 @@ import yaml
 
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.families import family_named
 from pqm_plugin.stages.config import Config, as_dict, load_config
 from pqm_plugin.stages.study import read_cells
 
@@ -92,17 +91,3 @@ def test_every_shipped_configuration_loads(path):
 @pytest.mark.parametrize("path", named("decode"), ids=short)
 def test_every_shipped_decoding_setting_loads(path):
     assert load_config(None, path).decode != Config().decode
-
-
-@pytest.mark.parametrize("path", named("train"), ids=short)
-def test_every_shipped_training_configuration_is_one_that_its_family_takes(path):
-    if path.stem == "train_whisper":
-        assert family_named("whisper").training_sample_rate(path) == 16000
-        return
-    from espnet2.tasks.asr import ASRTask
-
-    arguments = ASRTask.get_parser().parse_args(
-        ["--config", str(path), "--output_dir", "unused", "--token_list", "unused"]
-    )
-
-    assert arguments.encoder
