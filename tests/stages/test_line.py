@@ -3,14 +3,19 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from pqm_plugin.adapters.files import read_info
+from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.options import search_options
+from pqm_plugin.stages.common.material import Material
+from pqm_plugin.stages.common.opening import open_base
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +43,7 @@ def test_all_stages_give_all_seven_systems_and_a_report(recipe, run):
     assert decodes[0] == decodes[1]
     page = (recipe.packed_dir / "RESULTS.md").read_text()
     assert "nf4+speaker" in page
+    assert f"letter case of references and training texts: {Material(recipe).fit.case}\n" in page
     assert (recipe.packed_dir / "figures" / "wer_by_speaker.svg").is_file()
 
 
@@ -166,6 +172,34 @@ def test_a_second_decoding_setting_has_results_of_its_own(recipe, run, tmp_path)
     page = (recipe.packed_dir / "RESULTS.md").read_text()
     assert "beam 2\n" in page
     assert "beam 3\n" in page
+
+
+def test_the_letter_case_of_texts_is_chosen_by_option_and_told(recipe, run):
+    recipe.pqm_config.write_text(recipe.pqm_config.read_text() + "text_case: lower\n")
+    few = dataclasses.replace(recipe, systems=("full",))
+
+    run("data", "base", "quantize", "decode", "score", of=few)
+
+    assert read_json(few.packed_dir / "results.json")["meta"]["text_case"] == "lower"
+    references = (few.decode_dir("full", "dev") / "ref.trn").read_text().splitlines()
+    words = [line.partition("\t")[0] for line in references]
+    assert words and all(said.islower() for said in words)
+
+
+def test_long_audio_is_searched_in_pieces_and_no_word_of_them_is_lost(recipe, run):
+    few = dataclasses.replace(recipe, systems=("full",))
+    samples = np.random.default_rng(0).normal(size=5 * 16000) * 0.1
+    soundfile.write(recipe.corpus / "dev/20/1/20-1-0005.flac", samples, 16000)
+
+    run("data", "base", "quantize", "decode", of=few)
+
+    recognizer = open_base(few, "full").recognizer
+    [utterance] = [found for found in Material(few).utterances("test") if found.utterance == "20-1-0005"]
+    pieces = recognizer.pieces(load_audio(utterance, 16000))
+    said = [recognizer.recognize([piece])[0].text for piece in pieces]
+    lines = (few.decode_dir("full", "dev") / "text").read_text().splitlines()
+    assert " ".join(["20-1-0005", *filter(None, said)]).rstrip() in lines
+    assert sum(len(piece) for piece in pieces) == 5 * 16000
 
 
 def test_who_uses_the_model_searches_as_the_recipe_does_and_not_by_its_second_setting(recipe, run, tmp_path):
