@@ -12,6 +12,7 @@ from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.listed import find_listing
 from pqm_plugin.corpus.partition import Partition, paper_split
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json
 from pqm_plugin.stages import run_stage
 from pqm_plugin.stages.recipe import Recipe
 
@@ -136,6 +137,8 @@ def test_tedlium_maps_the_listed_places_onto_the_cleaned_segments(tedlium, prepa
     assert partition.utterances("dev", "AmandaBurden")[:3] == [f"AmandaBurden_2014-{n:04d}" for n in (8, 12, 15)]
     assert all(text == f"it's number n{int(name[-4:])}" for name, text in texts.items())
     assert partition.speakers("sat_train") + partition.speakers("sat_dev") == ["Other", "Teacher"]
+    told = read_json(tmp_path / "data/overlap.json")["AmandaBurden"]
+    assert (told["same_source"], told["shared_sources"]) == (told["utterances"], ["AmandaBurden_2014"])
 
 
 def test_a_talk_with_another_number_of_segments_stops_stage_1_with_the_difference(tedlium, prepare):

@@ -43,7 +43,8 @@ def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
     """Yield the segments of one set; the speaker is the talk's, by name, in all talks of that person.
 
     An utterance is called `TALK-NUMBER`: its place, from 0, among the talk's segments in the order of time, without
-    those that are not to be scored and those in which a word is `<unk>`. How many these are is logged.
+    those that are not to be scored and those in which a word is `<unk>`. How many these are is logged. Its source is
+    the talk: what a speaker's test and train have in common.
 
     Raises:
         PqmError: if the set is not there, has no transcripts, or a line of them cannot be read.
@@ -56,7 +57,7 @@ def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
             audio = _audio(folder, talk)
             counts.update(talks=1, segments=len(segments))
             for number, (start_s, end_s, text) in enumerate(segments):
-                yield Utterance(f"{talk}-{number:04d}", speaker_of(talk), text, audio, start_s, end_s, talk)
+                yield Utterance(f"{talk}-{number:04d}", speaker_of(talk), text, audio, start_s, end_s, talk, talk)
         for path in sorted((folder / "sph").glob("*.sph")):
             if path.name[0] != "." and path.stem not in stms:
                 yield Utterance(path.stem, speaker_of(path.stem), "", os.path.abspath(path))

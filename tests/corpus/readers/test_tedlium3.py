@@ -44,7 +44,7 @@ def test_segments_are_numbered_in_the_order_of_time_without_what_is_not_scored_o
         ("AlGore_2009-0001", 4.0, 5.0, "the students' work"),
         ("AlGore_2009-0002", 6.0, 7.0, "don't get 'em"),
     ]
-    assert {(each.speaker, each.recording) for each in found} == {("AlGore", "AlGore_2009")}
+    assert {(each.speaker, each.recording, each.source) for each in found} == {("AlGore", "AlGore_2009", "AlGore_2009")}
 
 
 def test_what_is_left_out_is_counted_in_the_log(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
