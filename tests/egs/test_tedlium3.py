@@ -1,6 +1,7 @@
 """The stand-in for TED-LIUM 3, made of real speech, and the recipe on it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.headers import missing_bytes
 from pqm_plugin.corpus.readers import librispeech, tedlium3
+from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,14 +69,23 @@ def test_a_segment_is_the_very_utterance_it_was_made_of(corpus: Path, shared: Pa
 
 @pytest.mark.real
 def test_genuine_sphere_files_are_read_by_time(shared: Path) -> None:
-    from pqm_plugin.corpus.utterance import Utterance
-
     path = next((shared / "data/an4_sample/wav").rglob("*.sph"))
     whole = load_audio(Utterance("u", "s", "X", str(path)), 16000)
 
     part = load_audio(Utterance("u-1", "s", "X", str(path), 0.5, 1.0, "u"), 16000)
 
     assert (part == whole[8000:16000]).all() and abs(part).max() > 0.01
+
+
+@pytest.mark.real
+def test_every_genuine_sphere_file_has_the_samples_that_its_header_counts(shared: Path) -> None:
+    paths = sorted((shared / "data/an4_sample/wav").rglob("*.sph"))
+
+    lengths = [len(load_audio(Utterance("u", "s", "X", str(path)), 16000)) for path in paths]
+
+    headers = [path.read_bytes()[:1024].decode("ascii") for path in paths]
+    assert lengths == [int(re.search(r"^sample_count -i (\d+)", header, re.M)[1]) for header in headers]
+    assert len(lengths) == 8
 
 
 @pytest.mark.real

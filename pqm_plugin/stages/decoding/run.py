@@ -40,7 +40,8 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
     groups = {group[0]: group for group in together or ([speaker] for speaker in missing)}
     work = {name: sum(len(missing.get(speaker, ())) for speaker in group) for name, group in groups.items()}
     todo = {name: n for name, n in work.items() if n}
-    n = n_shares(len(todo), task.recipe.inference_nj, task.recipe.speakers_per_job)
+    n_speakers = sum(len(groups[name]) for name in todo)
+    n = n_shares(n_speakers, task.recipe.inference_nj, task.recipe.speakers_per_job)
     for index, names in enumerate(shares(todo, n)):
         share = [groups[name] for name in names]
         speakers = [speaker for group in share for speaker in group]
