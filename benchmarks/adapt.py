@@ -55,7 +55,7 @@ def main() -> None:
         __doc__,
         speakers=(10, 2, "readers"),
         epochs=(3, 1, "epochs of every speaker, none is left out"),
-        top_layers=(4, 4, "layers that learn in the second way"),
+        top_layers=(3, 3, "layers that learn in the second way"),
     )
     wanted = parse(options)
     logging.disable(logging.INFO)
