@@ -20,7 +20,7 @@ decode: {beam_size: 2, ctc_weight: 0.5}
 WORDS = ["GO ON", "STOP NOW", "WHO IS IT", "A CAT", "NO", "THE DOG RAN"]
 
 
-@pytest.fixture(params=["tiny_conformer", "tiny_whisper"])
+@pytest.fixture(scope="module", params=["tiny_conformer", "tiny_whisper"])
 def tiny_base(request: pytest.FixtureRequest) -> Path:
     """Return the folder of a tiny model, one of each family: every test that asks for it runs on all of them."""
     folder: Path = request.getfixturevalue(request.param)

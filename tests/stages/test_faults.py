@@ -82,12 +82,12 @@ def _words(part: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def line(tiny_conformer: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
-    """Return a recipe whose stages have all run once; what differs between families writes nothing but in training."""
+def line(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """Return a recipe whose stages have all run once."""
     import matplotlib.backends.backend_svg  # noqa: F401 - once here, not in every child
 
     root = tmp_path_factory.mktemp("line")
-    recipe = tiny_recipe(root, tiny_conformer)
+    recipe = tiny_recipe(root, tiny_base)
     with mounted(root / "disk", "4m", 500) as disk:
         recipe = replace(
             recipe,
