@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +13,7 @@ import soundfile
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
+from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.data import prepare_data
 
 MakeTable = Callable[..., Path]
@@ -98,3 +100,45 @@ def test_one_person_alone_gets_an_adapter_that_starts_from_zero(make_table, tmp_
     assert list(results["systems"]) == ["nf4", "nf4+speaker"]
     assert results["meta"]["overlap"]["me"]["utterances"] == 2
     assert "Overlap: of 2 test utterances" in (alone.packed_dir / "RESULTS.md").read_text()
+
+
+@pytest.fixture
+def kaldi(tmp_path: Path) -> Path:
+    """A Kaldi folder of four speakers, five segments of a recording each: two files, a pipe and an archive."""
+    folder = tmp_path / "kaldi"
+    folder.mkdir()
+    files = dict.fromkeys(("wav.scp", "segments", "text", "utt2spk"), "")
+    for place, speaker in enumerate(("ann", "ben", "carl", "dora")):
+        noise = np.random.default_rng(place).integers(-3000, 3000, 5 * 16000, dtype=np.int16)
+        wav = tmp_path / f"{speaker}.wav"
+        soundfile.write(wav, noise, 16000)
+        files["wav.scp"] += f"r-{speaker} " + (f"cat {wav} |\n" if speaker == "carl" else f"{wav}\n")
+        for number in range(5):
+            name = f"{speaker}-{number}"
+            files["segments"] += f"{name} r-{speaker} {number}.0 {number + 0.8:.2f}\n"
+            files["text"] += f"{name} {('GO ON', 'STOP NOW', 'A CAT')[number % 3]}\n"
+            files["utt2spk"] += f"{name} {speaker}\n"
+    kaldiio.save_ark(str(folder / "dora.ark"), {"r-dora": (16000, noise)}, scp=str(folder / "dora.scp"))
+    offset = (folder / "dora.scp").read_text().rpartition(":")[2].strip()
+    files["wav.scp"] = files["wav.scp"].replace(str(tmp_path / "dora.wav"), f"dora.ark:{offset}")
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.slow
+def test_segments_of_a_pipe_and_of_an_archive_go_through_every_stage(kaldi, recipe, run):
+    here = dataclasses.replace(
+        recipe, corpus=kaldi, reader="own", target_set="own", sat_sets=("own",), speakers=("carl", "dora")
+    )
+
+    run("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report", of=here)
+
+    results = read_json(here.packed_dir / "results.json")
+    stock = next(iter(family_of(here.base_dir).BASELINES))
+    assert len(results["systems"]) == 7
+    assert results["systems"]["full"]["errors"] == results["systems"][stock]["errors"]
+    assert {name: row["utterances"] for name, row in results["systems"]["nf4+speaker"]["speakers"].items()} == {
+        **{"carl": 2, "dora": 2}
+    }
+    assert results["meta"]["overlap"]["carl"]["shared_sources"] == ["r-carl"]

@@ -4,71 +4,27 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from pqm_plugin.corpus.kaldi import read_data_folder
-from pqm_plugin.corpus.listed import find_listing
 from pqm_plugin.corpus.partition import Partition, paper_split
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
 from pqm_plugin.stages import run_stage
 from pqm_plugin.stages.recipe import Recipe
-
-CHAPTERS = {
-    "115": {"121720": 24, "121896": 16, "122944": 108},
-    "210": {"129396": 184},
-    "2368": {"157054": 35, "157056": 39, "157057": 43, "157066": 41},
-    "3389": {"130127": 48, "13247": 43, "13248": 39, "13250": 45},
-    "3615": {"14672": 46, "14674": 58, "14677": 52},
-    "479": {"107479": 34, "107480": 30, "126480": 32, "134717": 59},
-    "492": {"131882": 43, "131887": 34, "131890": 36, "131899": 39},
-    "525": {"126965": 154},
-    "6553": {"82558": 55, "86683": 97},
-    "829": {"123190": 43, "123191": 45, "123192": 58},
-}
-TALKS = {group: sum(map(len, splits.values())) for group, splits in find_listing("paper", "tedlium3").groups.items()}
+from tests.paper import CHAPTERS, write_librispeech, write_tedlium
 
 
 @pytest.fixture
 def librispeech(tmp_path: Path) -> Path:
     """A LibriSpeech with the paper's readers, one more, and three to teach, one of whom is a target."""
-    seed = tmp_path / "one.flac"
-    soundfile.write(seed, np.full(160, 1000, np.int16), 16000)
-    sets = {"train-clean-360": {**CHAPTERS, "1": {"2": 3}}, "train-clean-100": {name: {"9": 2} for name in "345"}}
-    sets["train-clean-100"]["115"] = {"9": 2}
-    for set_name, readers in sets.items():
-        for reader, chapters in readers.items():
-            for chapter, count in chapters.items():
-                folder = tmp_path / "LibriSpeech" / set_name / reader / chapter
-                folder.mkdir(parents=True)
-                names = [f"{reader}-{chapter}-{index:04d}" for index in range(count)]
-                for name in names:
-                    shutil.copyfile(seed, folder / f"{name}.flac")
-                (folder / f"{reader}-{chapter}.trans.txt").write_text("".join(f"{name} A WORD\n" for name in names))
-    return tmp_path / "LibriSpeech"
+    return write_librispeech(tmp_path / "LibriSpeech")
 
 
 @pytest.fixture
 def tedlium(tmp_path: Path) -> Path:
     """A TED-LIUM 3 with the paper's talks; the words of a segment are its place in the cleaned list."""
-    data = tmp_path / "TEDLIUM_release-3/speaker-adaptation"
-    talks = {"test": TALKS, "train": {"AmandaBurden_2009": 4, "Teacher_2001": 3, "Other_2001": 3}}
-    for part, lengths in talks.items():
-        for kind in ("sph", "stm"):
-            (data / part / kind).mkdir(parents=True)
-        for talk, count in lengths.items():
-            lines = [f"{talk} 1 inter_segment_gap 0 0.01 <o,,unknown> ignore_time_segment_in_scoring\n"]
-            for index in range(count):
-                if index % 9 == 4:
-                    lines.append(f"{talk} 1 {talk} {index * 0.01 + 0.005} {index * 0.01 + 0.01} <NA> an <unk> word\n")
-                words = f"it 's(2) <sil> number n{index}"
-                lines.append(f"{talk} 1 {talk} {index * 0.01 + 0.01} {index * 0.01 + 0.02} <NA> {words} \n")
-            (data / part / "stm" / f"{talk}.stm").write_text("".join(lines))
-            ramp = np.arange(160 * (count + 2)).astype(np.int16)
-            soundfile.write(data / part / "sph" / f"{talk}.sph", ramp, 16000, "PCM_16", "LITTLE", "NIST")
-    return tmp_path
+    return write_tedlium(tmp_path)
 
 
 @pytest.fixture
