@@ -18,6 +18,29 @@ _STARTS = {"nf4": "4 bits without adapter", "nf4+sat": "the speaker-independent 
 _GAIN_NOTE = "Domain, text format and the repair of 4 bits any speaker's adapter gains; the last step is one's own."
 
 
+def reference(study: Study, results: Results) -> Results:
+    """What the recipe's own settings gave when the cells were made; for a study that does not tell, the results."""
+    kept: Results = study.get("reference", results)
+    return kept
+
+
+def made_sentence(study: Study, section: str, results: Results) -> str:
+    """Say by which code, when and where the cells of a section were made; "" if they do not tell."""
+    rows = [row["meta"] for row in study["cells"] if row["section"] == section and "meta" in row]
+    if not rows:
+        return ""
+    said = {name: ", ".join(dict.fromkeys(str(row[name]) for row in rows)) for name in ("commit", "date", "hardware")}
+    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for row in rows))
+    whole = f"Cells of commit {said['commit']}, {said['date']}; seed {seeds}; {said['hardware']}."
+    own, now = reference(study, results).get("meta", {}), results["meta"]
+    if any(own.get(key) != now.get(key) for key in ("commit", "date")):
+        whole += (
+            f" They were made before the tables above: what the recipe has is here that of commit {own['commit']}, "
+            f"{own['date']}, from which each cell differs by what it names."
+        )
+    return whole
+
+
 def gain_table(results: Results) -> str:
     """Split what a speaker's own adapter gains over 4 bits into any speaker's share and one's own; "" if it cannot be.
 
@@ -170,10 +193,12 @@ def study_parts(results: Results, study: Study, label: str, figures: Mapping[str
         said = " ".join(filter(None, [_GAIN_NOTE, unsupervised_sentence(results)]))
         parts += ["### What the gain is made of\n", label, gains, said + "\n"]
     for section in dict.fromkeys(row["section"] for row in study.get("cells", ())):
-        parts += [f"### Study: {section}\n", label, section_table(study, section, results)]
+        own = reference(study, results)
+        parts += [f"### Study: {section}\n", label, section_table(study, section, own)]
+        parts += [said + "\n"] if (said := made_sentence(study, section, results)) else []
         if section == MINUTES:
-            parts += [crossing_sentence(study, results) + "\n"]
-            parts += [f"![{_minutes_alt(study, results)}]({figures[MINUTES]})\n"] if MINUTES in figures else []
+            parts += [crossing_sentence(study, own) + "\n"]
+            parts += [f"![{_minutes_alt(study, own)}]({figures[MINUTES]})\n"] if MINUTES in figures else []
     if "settings" in figures:
         parts.append(f"![Word error rate of every cell against the bytes of base and adapter]({figures['settings']})\n")
     return parts

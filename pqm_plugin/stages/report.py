@@ -10,7 +10,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.report.figures import bytes_figure, speakers_figure
 from pqm_plugin.report.page import Section, plain_label, render_report
-from pqm_plugin.report.study import minutes_points, settings_points
+from pqm_plugin.report.study import minutes_points, reference, settings_points
 from pqm_plugin.report.study_figures import minutes_figure, settings_figure
 from pqm_plugin.report.tables import systems_table
 from pqm_plugin.stages.config import load_as
@@ -136,13 +136,14 @@ def _study(
     if not path.is_file():
         return {}, {}
     study = read_json(path)
+    own = reference(study, results)
     drawn = {name: figures_dir / f"{name}{path.stem.removeprefix('study')}.svg" for name in ("minutes", "settings")}
-    if len(minutes_points(study, results)) > 1:
-        minutes_figure(results, study, drawn["minutes"], label)
+    if len(minutes_points(study, own)) > 1:
+        minutes_figure(own, study, drawn["minutes"], label)
     else:
         del drawn["minutes"]
     if settings_points(study):
-        settings_figure(results, study, drawn["settings"], label)
+        settings_figure(own, study, drawn["settings"], label)
     else:
         del drawn["settings"]
     return study, drawn

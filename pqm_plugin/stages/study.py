@@ -25,7 +25,11 @@ from pqm_plugin.stages.score import results_files
 
 RECORD = "study"
 _STAGES = ("quantize", "pretrain", "adapt", "decode", "score")
-_KEPT = ("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized", "model_bytes", "adapter_bytes")
+_KEPT = (
+    *("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized"),
+    *("model_bytes", "adapter_bytes", "adapter_fraction"),
+)
+_MADE = ("commit", "seed", "hardware", "date")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +48,24 @@ class Cell:
 
 
 def run(recipe: Recipe) -> None:
-    """Run every cell that is not done and write what all of them gave, after each, into `study.json`."""
+    """Run every cell that is not done and write what all of them gave, after each, into `study.json`.
+
+    Beside them stands what the recipe's own settings gave at that time, which the cells are to be compared with.
+    """
     if recipe.study is None:
         raise PqmError(
             "--study is missing: give the YAML of the study's cells, such as egs/librispeech/conf/study.yaml"
         )
     cells = list(read_cells(recipe.study))
-    out = study_file(recipe)
+    out, own = study_file(recipe), results_files(recipe)[recipe.target_set]
+    reference = {"reference": _kept(read_json(own))} if own.is_file() else {}
     for number, cell in enumerate(cells, start=1):
         logging.info("study: cell %d of %d, %s", number, len(cells), cell.variant)
         variant = variant_of(recipe, cell)
         for stage in _STAGES:
             run_stage(stage, variant)
-        write_json(out, {"set": recipe.target_set, "cells": [_row(recipe, done) for done in cells[:number]]})
+        rows = [_row(recipe, done) for done in cells[:number]]
+        write_json(out, {"set": recipe.target_set, **reference, "cells": rows})
     logging.info("%s", out)
 
 
@@ -128,11 +137,12 @@ def _start_from(recipe: Recipe, variant: Recipe) -> None:
 
 def _row(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     """What a cell gave, as far as a table needs it."""
-    results = read_json(results_files(variant_of(recipe, cell))[recipe.target_set])
-    systems = {
-        key: {name: entry[name] for name in (*_KEPT, "adapter_fraction")}
-        for key, entry in results["systems"].items()
-        if key in cell.systems
-    }
-    meta = {key: results["meta"][key] for key in ("commit", "seed", "hardware", "date")}
-    return {"section": cell.section, "cell": cell.name, "changes": dict(cell.changes), "meta": meta, "systems": systems}
+    kept = _kept(read_json(results_files(variant_of(recipe, cell))[recipe.target_set]))
+    kept["systems"] = {key: entry for key, entry in kept["systems"].items() if key in cell.systems}
+    return {"section": cell.section, "cell": cell.name, "changes": dict(cell.changes), **kept}
+
+
+def _kept(results: Mapping[str, Any]) -> dict[str, Any]:
+    """How results were made, and of each system what tables and figures of a study show."""
+    systems = {key: {name: entry[name] for name in _KEPT} for key, entry in results["systems"].items()}
+    return {"meta": {key: results["meta"][key] for key in _MADE}, "systems": systems}

@@ -5,7 +5,15 @@ import copy
 import pytest
 
 from pqm_plugin.report.page import Section, render_report
-from pqm_plugin.report.study import crossing_sentence, gain_table, section_table, unsupervised_sentence
+from pqm_plugin.report.study import (
+    crossing_sentence,
+    gain_table,
+    made_sentence,
+    reference,
+    section_table,
+    study_parts,
+    unsupervised_sentence,
+)
 from pqm_plugin.report.study_figures import minutes_figure, settings_figure
 
 
@@ -80,6 +88,26 @@ def test_other_sections_say_what_differs_and_how_small_it_is(systems, study):
     lines = section_table(study, "bits", {"systems": systems}).splitlines()
 
     assert lines[-1] == '| fp4 | `{"quantize": {"quant_type": "fp4"}}` | 16.00 | [15.00, 17.00] | 0.00 | 0.00 | 6.36 |'
+
+
+def test_cells_are_compared_with_what_the_recipe_gave_when_they_were_made(systems, study):
+    now = {
+        "systems": systems | {"nf4": entry(190, 90, 0)},
+        "meta": {"commit": "b2", "date": "tomorrow"},
+        "comparisons": [],
+    }
+    made = {"commit": "a1", "date": "today", "seed": 0, "hardware": "two cores"}
+    for row in study["cells"]:
+        row["meta"] = made
+    study["reference"] = {"systems": systems, "meta": made}
+
+    page = "\n".join(study_parts(now, study, "label", {}))
+
+    assert reference({"cells": []}, now) is now
+    # The row of the recipe has the model and the errors of that time, 14.00 %, and not those of now, 19.00 %.
+    assert "| as the recipe has it | – | 14.00 |" in page and "19.00" not in page.partition("### Study: bits")[2]
+    assert page.count("Cells of commit a1, today; seed 0; two cores. They were made before the tables above") == 3
+    assert made_sentence(study, "bits", now | {"meta": made}).endswith("two cores.")
 
 
 def compared(systems, **lower_ends):

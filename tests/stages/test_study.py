@@ -80,6 +80,8 @@ def test_the_study_runs_its_cells_reuses_what_is_equal_and_is_shown_by_the_repor
         ("formats", "fp4"),
     ]
     assert record["cells"][0]["meta"]["seed"] == 1
+    own = read_json(study.packed_dir / "results.json")["systems"]
+    assert record["reference"]["systems"]["nf4+sat"]["errors"] == own["nf4+sat"]["errors"]
     folders = {name: study.expdir / f"{study.packed_dir.name}-{name}" for name in ("seeds-1", "minutes-little")}
     assert (folders["minutes-little"] / "sat" / "adapter_model.safetensors").read_bytes() == sat
     assert (folders["seeds-1"] / "sat" / "adapter_model.safetensors").read_bytes() != sat
