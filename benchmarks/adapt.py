@@ -6,7 +6,9 @@ alone, and by the plain loop with one thread a core. Each is timed as a command:
 imports and the opening of the base included. The plain loop runs before and after, half of the speakers each, so that
 what else the machine does meets both; what it takes beside its speakers is counted once. `speedup` is that of the
 fastest way whose mean dev accuracy is the plain loop's or better, but for `ACCURACY_SLACK`; `way` names it, and the
-others stand beside. `wer` is that of each way's adapters on the dev utterances. About eleven minutes on two idle cores.
+others stand beside. `wer` is that of each way's adapters on the dev utterances. Last, on one thread, what a step costs
+an utterance by how many share it (`step`): what could be had by filling a speaker's batches with other speakers'
+utterances, which stage 5 does not do. About eleven minutes on two idle cores.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,8 +29,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # what every process of a recipe has, see pqm_plugin/processes.py
 
+import torch
+
 from benchmarks._adapt_plain import plain
-from benchmarks.common import ROOT, meta, parse, parser, seconds_of, write
+from benchmarks._adapt_step import by_batch
+from benchmarks.common import ROOT, meta, middling, parse, parser, readers_clips, seconds_of, write
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.wer import counts_of, total
@@ -45,6 +50,8 @@ lora: {{targets: attention, rank: 4, alpha: 16, dropout: 0.1}}
 pretrain: {{epochs: 1, learning_rate: 2.0e-3, schedule: linear, criterion: loss}}
 adapt: {{epochs: {epochs}, learning_rate: {rate}, decay: 0.8, criterion: loss, top_layers: {top_layers}}}
 """
+SIZES: Mapping[float, Sequence[int]] = {1: (1, 5, 10, 20, 160), 5: (1, 4, 32)}
+"""Batch sizes by seconds of an utterance: one, some, what fills a batch of the recipe, and eight speakers' of these."""
 RATES = {"all": 1.0e-3, "top": 2.0e-3}
 """Learning rates: that of the recipe, and twice as much where fewer layers learn."""
 
@@ -64,7 +71,11 @@ def main() -> None:
         recipe = prepare(Path(scratch), wanted.speech, wanted.model, wanted.speakers, wanted.epochs)
         recipe = dataclasses.replace(recipe, ngpu=int(wanted.device == "cuda"))
         measured = measure(recipe, wanted.epochs, wanted.top_layers)
-    write(wanted, about, adapt=measured)
+    torch.set_num_threads(1)
+    sizes = {seconds: counts[:2] for seconds, counts in SIZES.items()} if wanted.quick else SIZES
+    readers = readers_clips(wanted.speech, wanted.speakers, middling)
+    step = by_batch(wanted.model, readers, sizes, 1 if wanted.quick else 3, wanted.device)
+    write(wanted, about, adapt=measured, step=step)
 
 
 def prepare(folder: Path, speech: Path, model: Path, n_speakers: int, epochs: int) -> Recipe:

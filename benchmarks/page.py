@@ -21,7 +21,7 @@ Results = Mapping[str, Any]
 
 def page(results: Results) -> str:
     """The whole page."""
-    parts = (_head, _goals, _ceilings, _decoding, _modes, _adaptation, _growth)
+    parts = (_head, _goals, _ceilings, _decoding, _modes, _adaptation, _step, _growth)
     return "\n".join(part(results) for part in parts)
 
 
@@ -201,6 +201,22 @@ def _adaptation(results: Results) -> str:
         f"same batches. Uppermost layers learn at a rate of {adapt['learning_rates']['top']:g}, all at "
         f"{adapt['learning_rates']['all']:g}. Times are of whole commands, imports and opening included. "
         "From `adapt.py`.\n\n" + table(heads, rows, text_columns=2)
+    )
+
+
+def _step(results: Results) -> str:
+    found = results["step"]
+    rows = [
+        [seconds, n, _spread(one["ms"], 1), _spread(one["over_most"], 2)]
+        for seconds, sizes in found["by_seconds"].items()
+        for n, one in sizes.items()
+    ]
+    heads = ("seconds of an utterance", "utterances in the batch", "ms an utterance", "over those of the largest batch")
+    return (
+        f"A speaker's batches hold up to {found['batch_frames']:,} frames, a hundred to a second. A step, forward and "
+        "backward, on one thread, for one utterance of so many that share it: several speakers in one batch, each with "
+        "its own adapter, could bring no more than the last column, and only where one speaker's utterances do not "
+        "fill it. Stage 5 does not mix speakers; it runs them side by side.\n\n" + table(heads, rows)
     )
 
 

@@ -101,6 +101,10 @@ RESULTS = {
             "all_layers": {"s": 20.0, "dev_accuracy": 0.9, "speedup": 3.5},
         },
     },
+    "step": {
+        "batch_frames": 2000,
+        "by_seconds": {"1": {n: {"ms": three(40.0), "over_most": three(ratio)} for n, ratio in (("1", 4), ("20", 1))}},
+    },
     "switch": {"ms": 0.25, "ms_p95": 0.75, "adapters": 1000, "reloads": 0},
     "growth": {
         "adapters": {

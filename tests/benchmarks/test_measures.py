@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from benchmarks._adapt_step import by_batch, cut
 from benchmarks.adapt import chosen
-from benchmarks.common import meta, middling, parse, parser, ratios, readers_clips, spread, turns
+from benchmarks.common import Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns
 from benchmarks.growth import bend, by_adapters, make_adapters
 from benchmarks.limits import watched
 from pqm_plugin.errors import PqmError
@@ -90,6 +92,27 @@ def test_adapters_are_held_or_paged_and_none_is_read_while_those_held_are_switch
     assert (held["10"]["in_memory"], held["10"]["held_bytes"]) == (10, 10 * one)
     assert (paged["10"]["in_memory"], paged["10"]["held_bytes"]) == (3, 3 * one)
     assert 0 < held["10"]["switch_ms"]["median"] <= held["10"]["switch_ms"]["p95"] <= held["10"]["switch_ms"]["high"]
+
+
+def test_a_step_is_timed_for_batches_of_utterances_of_one_length(tiny_conformer, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
+    clips = []
+    for seconds in (1, 2):
+        soundfile.write(tmp_path / f"{seconds}.flac", noise[: 16000 * seconds], 16000)
+        clips.append(Clip(tmp_path / f"{seconds}.flac", "a b c d"))
+    recognizer = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu")
+
+    [(features, tokens)] = cut(recognizer, clips, 1.5)
+    found = by_batch(tiny_conformer, clips, {1: (1, 3)}, repeats=1)
+
+    whole = recognizer.token_ids("a b c d")
+    assert len(features) == len(recognizer.features(noise[:24000]))
+    assert tokens.tolist() == whole[: len(whole) * 3 // 4].tolist()
+    assert list(found["by_seconds"]["1"]) == ["1", "3"]
+    assert found["by_seconds"]["1"]["1"]["ms"]["median"] > 0
+    assert found["by_seconds"]["1"]["3"]["over_most"]["median"] == 1
+    with pytest.raises(ValueError, match="no clip has 3 seconds"):
+        cut(recognizer, clips, 3)
 
 
 def test_the_encoder_is_timed_and_steps_are_counted_while_watched(tiny_conformer):

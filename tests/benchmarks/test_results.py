@@ -70,6 +70,13 @@ def test_the_page_says_for_every_beam_how_much_faster_each_way_of_decoding_is(re
     assert "| 1 | 1.50 | 2.00 | 4.00 |" in written
 
 
+def test_the_page_says_what_a_fuller_batch_could_bring(results):
+    written = page(results)
+
+    assert "hold up to 2,000 frames" in written
+    assert "| 1 | 1 | 40.0 [20.0, 80.0] | 4.00 [2.00, 8.00] |" in written
+
+
 def test_a_quick_run_is_marked_as_one_and_may_lack_what_it_does_not_measure(results):
     results["meta"]["quick"] = True
     results["adapt"]["speakers2"] = results["adapt"].pop("speakers10")
