@@ -76,10 +76,19 @@ class Progress:
         with torch.no_grad():
             for name, value in self._parameters.items():
                 value.copy_(tensors[f"now.{name}"])
-                moments = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-                if moments["step"] is not None:
-                    self._optimizer.state[value] = moments
+        self._restore_moments(tensors)
         return True
+
+    def _restore_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the optimiser its moments, which it takes to where their parameters are."""
+        state = self._optimizer.state_dict()
+        names = {id(value): name for name, value in self._parameters.items()}
+        learning = [value for group in self._optimizer.param_groups for value in group["params"]]
+        for place, value in enumerate(learning):
+            name = names[id(value)]
+            if f"step.{name}" in tensors:
+                state["state"][place] = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        self._optimizer.load_state_dict(state)
 
     def _score(self, epoch: Epoch) -> tuple[float, float]:
         by_loss = (-epoch.dev_loss, epoch.dev_accuracy)
