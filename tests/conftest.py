@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,23 @@ from tests.faults import Disk, mounted
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests that fork first: some trainings leave a process whose children cannot compute gradients any more."""
     items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "in_child"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def with_gpu(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[object]]:
+    """Return a context in which the device `cuda` can be used: one that is pretended, and the real one if there is."""
+    from tests.pretended import PretendedDevice
+
+    return PretendedDevice if request.param == "pretended" else nullcontext
 
 
 @pytest.fixture(scope="session")

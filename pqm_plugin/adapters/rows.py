@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pqm_plugin.adapters.factors import Factors, Layout, read_factors, stacked
+from pqm_plugin.devices import device_of
 from pqm_plugin.errors import PqmError
 
 LIMIT_BYTES = 2**28
@@ -80,8 +80,7 @@ class AdapterBank:
                 _set_forward(layer, before.get(name))
 
     def _read(self, folder: Path) -> Factors:
-        device = next(chain(self._network.parameters(), self._network.buffers())).device
-        found = read_factors(folder, self._base_sha256, device)
+        found = read_factors(folder, self._base_sha256, device_of(self._network))
         # As peft does: torch chooses its product by whether a weight wants a gradient, even where none is computed.
         self._network.requires_grad_(False)
         if found.layout not in self._layouts:

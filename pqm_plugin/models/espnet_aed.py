@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from pqm_plugin.devices import device_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_stock, espnet_train
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
@@ -41,7 +42,7 @@ class EspnetAed:
 
     def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
         with espnet_folder.config_file(folder) as config:
-            self._speech2text = Speech2Text(
+            made = Speech2Text(
                 config,
                 None,
                 device=device,
@@ -50,23 +51,33 @@ class EspnetAed:
                 penalty=search.length_bonus,
                 maxlenratio=search.max_length_ratio,
             )
-        self.network: nn.Module = self._speech2text.asr_model
-        self._espnet = self._speech2text.asr_model
+        self._made = made
+        self.network: nn.Module = made.asr_model
+        self._espnet = made.asr_model
         if getattr(self._espnet, "decoder", None) is None or getattr(self._espnet, "ctc", None) is None:
             raise PqmError(f"{folder}: no hybrid CTC/attention model; this family needs a decoder and a CTC layer")
         # Its error rates during evaluation cost more than the loss; the stages measure words themselves.
         self._espnet.error_calculator = None
         espnet_layers.give_each_row_its_positions(self.network)
-        self._device = device
         self.facts = facts(folder)
         self.built_in: frozenset[str] = frozenset()
         self._folder, self._search = folder, search
+
+    @property
+    def _device(self) -> torch.device:
+        return device_of(self.network)
+
+    @property
+    def speech2text(self) -> Any:
+        """ESPnet's own entrance, which computes where the network is by now."""
+        self._made.device = str(self._device)
+        return self._made
 
     @cached_property
     def _batched(self) -> BatchedSearch | None:
         """Our search, after a trial of both, or None. Not before it is needed: a skeleton has no weights to try yet."""
         try:
-            return batched_search(self._speech2text, self._search.max_length_ratio)
+            return batched_search(self.speech2text, self._search.max_length_ratio)
         except SearchMisfitError as reason:
             logging.warning("%s: ESPnet's own search, one utterance after the other: %s", self._folder, reason)
             return None
@@ -78,8 +89,8 @@ class EspnetAed:
 
     @cached_property
     def max_batch(self) -> int:
-        """How many pieces of audio `recognize` takes at once."""
-        if self._batched is None:
+        """How many pieces of audio `recognize` takes at once; its trials are of rows without adapters."""
+        if self._batched is None or self._attentions is None:
             return 1
         size = self._search.batch_size
         return size if size == 1 or self._pads_unseen() else 1
@@ -96,8 +107,8 @@ class EspnetAed:
 
     def token_ids(self, text: str) -> Tensor:
         """Tokens of a transcript, int64 (U,)."""
-        pieces = self._speech2text.tokenizer.text2tokens(text)
-        return torch.tensor(self._speech2text.converter.tokens2ids(pieces), dtype=torch.long)
+        pieces = self._made.tokenizer.text2tokens(text)
+        return torch.tensor(self._made.converter.tokens2ids(pieces), dtype=torch.long)
 
     def obstacle(self, features: Tensor, tokens: Tensor) -> str:
         """Fewer frames than the subsampling needs."""
@@ -147,7 +158,7 @@ class EspnetAed:
             return [self._hypothesis(None) for _ in pieces]
 
     def _search_alone(self, audio: np.ndarray) -> Hypothesis:
-        text, _, _, best = self._speech2text(audio)[0]
+        text, _, _, best = self.speech2text(audio)[0]
         return Hypothesis(text=text, score=float(best.score), n_tokens=len(best.yseq) - 2)
 
     def _hypothesis(self, found: Found | None) -> Hypothesis:
@@ -209,8 +220,8 @@ class EspnetAed:
         return self._text(torch.unique_consecutive(path).tolist())
 
     def _text(self, ids: Sequence[int]) -> str:
-        pieces = self._speech2text.converter.ids2tokens([token for token in ids if token != self._espnet.blank_id])
-        text: str = self._speech2text.tokenizer.tokens2text(pieces)
+        pieces = self._made.converter.ids2tokens([token for token in ids if token != self._espnet.blank_id])
+        text: str = self._made.tokenizer.tokens2text(pieces)
         return text
 
 

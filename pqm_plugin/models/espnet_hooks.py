@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from pqm_plugin.devices import device_of
 from pqm_plugin.models import espnet_decoder
 from pqm_plugin.models.espnet_search import BatchedSearch, BeamOptions, Running
 
@@ -90,9 +91,8 @@ def _try(model: Any, search: Any, options: BeamOptions) -> None:
     """Compare the scores of both searches over a few steps in noise, whatever weights the model has by now."""
     noise = torch.Generator().manual_seed(0)
     n_frames = options.window_margin + _BEYOND_WINDOW
-    parameter = next(model.parameters())
     relative, nats = _COARSE if _computes_coarsely(model) else _FINE
-    encoded = torch.randn(1, n_frames, model.encoder.output_size(), generator=noise).to(parameter.device)
+    encoded = torch.randn(1, n_frames, model.encoder.output_size(), generator=noise).to(device_of(model))
     theirs = search.init_hyp(encoded[0])
     ours = Running(model, options, encoded, torch.tensor([n_frames], device=encoded.device), _TRIAL_STEPS)
     for step in range(_TRIAL_STEPS):

@@ -17,7 +17,7 @@ def espnet_nbest(recognizer: Recognizer, speech: Any, n: int) -> list[tuple[Any,
     Raises:
         PqmError: if the recogniser is of another family.
     """
-    speech2text = getattr(recognizer, "_speech2text", None)
+    speech2text = getattr(recognizer, "speech2text", None)
     if speech2text is None:
         raise PqmError("n-best tuples are ESPnet's: for a model of another family use `transcribe`")
     before, speech2text.nbest = speech2text.nbest, n

@@ -17,6 +17,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import sinusoids
 
+from pqm_plugin.devices import device_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import whisper_folder, whisper_stock, whisper_train
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
@@ -62,13 +63,16 @@ class Whisper:
         self._whisper.generation_config = self._prompt.generation_config
         self._tokenizer = WhisperTokenizer.from_pretrained(folder)
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        self._device = device
         self._beam_size = search.beam_size
         self._clip = search.context == "clip"
         self._window = 2 * config.max_source_positions
         self._max_tokens = config.max_target_positions - len(self._prompt.tokens)
         self.facts = facts(folder)
         self.max_batch = search.batch_size
+
+    @property
+    def _device(self) -> torch.device:
+        return device_of(self.network)
 
     @property
     def built_in(self) -> frozenset[str]:

@@ -1,0 +1,29 @@
+"""Where a network computes, and what that device has and can do."""
+
+from itertools import chain
+
+import torch
+from torch import nn
+
+from pqm_plugin.processes import free_memory_bytes
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the first of its tensors is; a network is never spread over several devices here."""
+    return next(chain(network.parameters(), network.buffers())).device
+
+
+def free_bytes(device: str) -> int:
+    """Memory that is free on a device, for this process and others, in bytes; 0 where none tells."""
+    if torch.device(device).type == "cpu":
+        return free_memory_bytes()
+    # A recipe may be started where no GPU is, and its jobs run elsewhere.
+    return int(torch.cuda.mem_get_info(device)[0]) if torch.cuda.is_available() else 0
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a device has instructions for products of bfloat16; others emulate them, slower than float32."""
+    if torch.device(device).type == "cpu":
+        found = torch.cpu.get_capabilities()
+        return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
