@@ -17,6 +17,7 @@ from pqm_plugin.devices import device_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_stock, espnet_train
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
+from pqm_plugin.models.espnet_borrowed import check_borrowed
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
 from pqm_plugin.models.espnet_library import Speech2Text
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
@@ -51,6 +52,7 @@ class EspnetAed:
                 penalty=search.length_bonus,
                 maxlenratio=search.max_length_ratio,
             )
+        check_borrowed(made)
         self._made = made
         self.network: nn.Module = made.asr_model
         self._espnet = made.asr_model
