@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pqm_plugin.quantize.kernel import kernel_product, kernel_takes
 from pqm_plugin.quantize.names import MODES
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
 from pqm_plugin.quantize.parts import unpack_in_parts, unpack_rows
@@ -53,6 +54,8 @@ class PackedLinear(PackedWeight):
         if expanded is not None:
             product = functional.linear(input.to(expanded.dtype), expanded).to(input.dtype)
             return product if self.bias is None else product + self.bias
+        if kernel_takes(input, self.packed):
+            return kernel_product(input, self.packed, self.bias)
         if 4 * self.packed.shape.numel() <= _PART_BYTES or torch.is_grad_enabled():
             return functional.linear(input, self.weight_for_now(), self.bias)
         parts = [functional.linear(input, weight) for weight in unpack_in_parts(self.packed, _PART_BYTES)]
@@ -115,7 +118,8 @@ def install(layer: nn.Module, pack: PackedTensor, mode: str) -> None:
 
     Args:
         mode: `exact` keeps an unpacked float32 copy in memory; `small` keeps the codes only and unpacks at every use,
-            with the same result; `fast` keeps a bfloat16 copy and multiplies in bfloat16, which rounds otherwise.
+            with the same result, but on a GPU up to the order of sums, see `kernel`; `fast` keeps a bfloat16 copy and
+            multiplies in bfloat16, which rounds otherwise.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: use one of {', '.join(MODES)}")

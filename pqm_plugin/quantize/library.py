@@ -4,5 +4,6 @@ from pqm_plugin.imports import quick_imports
 
 with quick_imports():
     from bitsandbytes import functional as bnb
+    from bitsandbytes import matmul_4bit
 
-__all__ = ["bnb"]
+__all__ = ["bnb", "matmul_4bit"]

@@ -15,8 +15,8 @@ NESTED_BLOCK_SIZE = 256
 
 
 @functools.cache
-def _nested_levels(device: torch.device) -> Tensor:
-    """The 256 levels of a quantised scale; bitsandbytes takes longer to make them than to unpack a layer."""
+def nested_levels(device: torch.device) -> Tensor:
+    """The 256 levels of a quantised scale, float32; bitsandbytes takes longer to make them than to unpack a layer."""
     return bnb.create_dynamic_map().to(device)
 
 
@@ -151,7 +151,7 @@ def read_scales(tensors: Mapping[str, Tensor]) -> Tensor:
         return tensors["absmax"]
     nested = bnb.QuantState(
         absmax=tensors["nested_absmax"],
-        code=_nested_levels(tensors["absmax"].device),
+        code=nested_levels(tensors["absmax"].device),
         blocksize=NESTED_BLOCK_SIZE,
         dtype=torch.float32,
     )
