@@ -17,10 +17,11 @@ from pqm_plugin.personal.clips import LONGEST_S, Clip
 from pqm_plugin.personal.confidence import confidence
 from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
-from pqm_plugin.personal.opening import Opened, open_packed
+from pqm_plugin.personal.opening import Opened, mode_for, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
 from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of
 from pqm_plugin.personal.transcript import Segment, Transcript
+from pqm_plugin.quantize.auto import AUTO
 
 _SHORTEST_S = 1.0
 
@@ -40,14 +41,16 @@ class PersonalModel:
         Args:
             search: beam and weights of the search; by default what the model's maker set, see `about.json`.
             device: where torch computes, `cpu` or `cuda`.
-            mode: `exact` keeps float32 weights in memory, `small` unpacks them at every use; the words are the same.
+            mode: `exact` keeps float32 weights in memory, `small` unpacks them at every use, with the same words;
+                `fast` multiplies in bfloat16; `auto` takes what fits, see `quantize.auto.pick_mode`, and logs it.
 
         Raises:
             PqmError: if the folder holds no packed model, or it is damaged.
         """
         self.folder = ModelFolder.of(path)
         self._search = search or search_options(self.folder.about())
-        self._device, self._mode = device, mode
+        self._device = device
+        self.mode = mode_for(self.folder, device) if mode == AUTO else mode
         self._alone = threading.RLock()
         self.reopen()
 
@@ -57,7 +60,7 @@ class PersonalModel:
         Raises:
             PqmError: as opening it the first time does.
         """
-        self._opened: Opened = open_packed(self.folder, self._search, self._device, self._mode)
+        self._opened: Opened = open_packed(self.folder, self._search, self._device, self.mode)
         self._bank = AdapterBank(self._opened.recognizer.network, self._opened.sha256)
         # Asked for now, before threads share the model: it may try the search out.
         self._max_batch = self._opened.recognizer.max_batch

@@ -1,8 +1,10 @@
 """Bring a personal model's packed weights into memory; the folder may be a stranger's."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pqm_plugin.devices import free_bytes, multiplies_bfloat16
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of, files_elsewhere
@@ -11,11 +13,13 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.budget import at_most_bytes
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.processes import freed_memory_returned
+from pqm_plugin.quantize.auto import pick_mode
 from pqm_plugin.quantize.checkpoint import load_packed
 
 # A byte of a packed file holds two weights, of which each is four bytes in memory; then buffers, twice for safety.
 _MEMORY_FACTOR = 32
 _MEMORY_SLACK_BYTES = 512 * 2**20
+_WEIGHTS_A_BYTE = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
     recognizer.network.to(device)
     recognizer.network.eval()
     return Opened(recognizer, found)
+
+
+def mode_for(folder: ModelFolder, device: str) -> str:
+    """The mode that suits a device and what is free on it now; the log says which and why."""
+    # The size of the file, for a record may say anything.
+    n_weights = _WEIGHTS_A_BYTE * folder.packed.stat().st_size
+    picked = pick_mode(n_weights, free_bytes(device), bfloat16=multiplies_bfloat16(device))
+    logging.info("mode auto: %s, for %s on %s", picked.mode, picked.reason, device)
+    return picked.mode
 
 
 def _refuse(folder: ModelFolder, elsewhere: Sequence[str]) -> None:

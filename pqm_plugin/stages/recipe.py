@@ -9,6 +9,7 @@ from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
+from pqm_plugin.quantize.auto import AUTO
 from pqm_plugin.quantize.names import MODES
 from pqm_plugin.stages.config import Config, load_config
 
@@ -19,8 +20,7 @@ OVERLAP = "overlap.json"
 BASE_RECORD = "pqm_base.json"
 """What stage 2 writes into the base's folder when it is whole."""
 
-AUTO_MODE = "auto"
-DECODING_MODES = (*MODES, AUTO_MODE)
+DECODING_MODES = (*MODES, AUTO)
 """Ways to compute with packed weights, see `common/modes.py`."""
 
 BACKENDS = ("local", "slurm")

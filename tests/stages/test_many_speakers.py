@@ -35,7 +35,7 @@ def test_a_job_adapts_and_decodes_all_its_speakers_with_one_load_of_the_base(rec
     loads.clear()
 
     adapt_speakers(recipe, Voices("nf4"), ["10", "20"], adapted)
-    job.decode_speakers(task, [["10"], ["20"]], decoded)
+    job.decode_speakers(task, [["10"], ["20"]], decoded, "exact")
 
     assert loads == ["nf4", "nf4"]
     assert [line.split("\t")[0] for line in adapted.read_text().splitlines()] == ["10", "20"]
@@ -59,7 +59,7 @@ def test_a_decoding_job_has_so_many_speakers_though_some_are_searched_together(
     )
     two_each = SimpleNamespace(partition=SimpleNamespace(utterances=lambda split, speaker: ["1", "2"]))
 
-    jobs = list(decoding._jobs(task, two_each))
+    jobs = list(decoding._jobs(task, two_each, "exact"))
 
     assert [sum(map(len, one.arguments[1])) for one in jobs] == expected
     assert all(len(group) == 2 for one in jobs for group in one.arguments[1])

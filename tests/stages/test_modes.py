@@ -1,6 +1,8 @@
 """Modes of stage 6: which is chosen, what the words depend on, and that exact and small say the same."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,20 +10,72 @@ from pqm_plugin.__main__ import main
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.stages.common import modes
 from pqm_plugin.stages.common.modes import arithmetic, decoding_mode
+from pqm_plugin.stages.common.systems import parse_system
+from pqm_plugin.stages.decoding import merge
+from pqm_plugin.stages.decoding import run as run_module
+from pqm_plugin.stages.decoding.parts import Line, Part
+from pqm_plugin.stages.decoding.run import run_tasks
+from pqm_plugin.stages.decoding.task import DecodeTask
+
+
+@pytest.fixture
+def asked(recipe):
+    """A recipe that leaves the mode to the machine, for two jobs and a model of a thousand weights."""
+    recipe.packed_dir.mkdir(parents=True)
+    write_json(recipe.packed_dir / "meta.json", {"parameters": 1000})
+    return dataclasses.replace(recipe, mode="auto", inference_nj=2)
 
 
 @pytest.mark.parametrize(("free", "mode"), [(2 * 4 * 4000, "exact"), (2 * 4 * 4000 - 2, "small"), (0, "exact")])
 def test_auto_is_exact_where_four_times_the_float_weights_are_free_for_every_job(
-    recipe, monkeypatch, caplog, free, mode
+    asked, monkeypatch, caplog, free, mode
 ):
-    recipe = dataclasses.replace(recipe, mode="auto", inference_nj=2)
-    recipe.packed_dir.mkdir(parents=True)
-    write_json(recipe.packed_dir / "meta.json", {"parameters": 1000})
-    monkeypatch.setattr(modes, "free_memory_bytes", lambda: free)
+    monkeypatch.setattr(modes, "free_bytes", lambda device: free)
     caplog.set_level("INFO")
 
-    assert decoding_mode(recipe) == mode
+    assert decoding_mode(asked) == mode
     assert f"mode auto: {mode}" in caplog.text
+
+
+def test_all_jobs_of_a_decode_get_the_mode_that_was_picked_once_and_the_log_of_their_parent_says_it(
+    asked, monkeypatch, caplog
+):
+    amounts = iter([2 * 4 * 4000, 1, 1, 1])
+    monkeypatch.setattr(modes, "free_bytes", lambda device: next(amounts))
+    jobs = []
+    monkeypatch.setattr(run_module, "run_jobs", lambda found, *_: jobs.extend(found))
+    monkeypatch.setattr(run_module, "merge", lambda task, material: None)
+    monkeypatch.setattr(DecodeTask, "part", lambda task, material, speaker: SimpleNamespace(missing=["1"]))
+    monkeypatch.setattr(DecodeTask, "joins_speakers", False)
+    monkeypatch.setattr(run_module, "family_of", lambda folder: SimpleNamespace(BATCHES=False, STOCK_PROGRESS=b""))
+    tasks = [DecodeTask(asked, parse_system(key, []), "dev", "test", ["10", "20"]) for key in ("nf4", "nf4+sat")]
+    caplog.set_level("INFO")
+
+    run_tasks(asked, None, tasks)
+
+    assert [job.arguments[-1] for job in jobs] == ["exact"] * 4
+    assert caplog.text.count("mode auto: exact") == 1
+
+
+def test_a_decode_tells_what_was_asked_for_and_what_was_used():
+    line = Line("10-1-0000", "GO ON", -1.0, 1.0, 0.1, 1)
+    auto = SimpleNamespace(recipe=SimpleNamespace(mode="auto"))
+
+    used = [dataclasses.replace(line, mode=mode) for mode in ("small", "exact", "exact")]
+
+    assert merge._modes(auto, used) == {"mode": "auto", "modes_used": ["exact", "small"]}
+    # Lines of earlier versions do not say it.
+    assert merge._modes(auto, [line]) == {"mode": "auto"}
+
+
+def test_lines_of_earlier_versions_are_read_and_count_as_decoded(tmp_path):
+    old = {"utterance": "a", "text": "GO", "score": -1.0, "audio_s": 1.0, "decode_s": 0.1, "peak_rss_bytes": 1}
+    (tmp_path / "part").write_text(json.dumps({"request": {"system": "nf4"}}) + "\n" + json.dumps(old) + "\n")
+
+    part = Part.read(tmp_path / "part", {"system": "nf4"}, ["a"])
+
+    assert not part.missing
+    assert part.lines[0].mode == ""
 
 
 def test_only_bfloat16_on_packed_weights_is_another_arithmetic(recipe):
@@ -56,4 +110,5 @@ def test_small_says_the_words_of_exact_and_fast_is_decoded_anew(recipe, run, cap
     caplog.clear()
     run("decode", of=dataclasses.replace(recipe, mode="fast"))
     assert "0 decoding jobs" not in caplog.text
-    assert read_json(recipe.decode_dir("nf4", "dev") / "run.json")["mode"] == "fast"
+    told = read_json(recipe.decode_dir("nf4", "dev") / "run.json")
+    assert (told["mode"], told["modes_used"]) == ("fast", ["fast"])

@@ -2,32 +2,27 @@
 
 import logging
 
-import torch
-
+from pqm_plugin.devices import free_bytes
 from pqm_plugin.files import read_json
-from pqm_plugin.processes import free_memory_bytes
+from pqm_plugin.quantize.auto import AUTO, pick_mode
 from pqm_plugin.quantize.names import META
 from pqm_plugin.stages.common.opening import PACKED_KINDS
-from pqm_plugin.stages.recipe import AUTO_MODE, Recipe
-
-_SHARE = 4
-"""Weights may take one part in so many of the memory that is free: the search needs some, and so do others."""
+from pqm_plugin.stages.recipe import Recipe
 
 
 def decoding_mode(recipe: Recipe) -> str:
-    """The mode of `--mode`; for `auto`, `exact` where its float32 copy fits well into free memory, else `small`.
+    """The mode of `--mode`; for `auto` what fits for so many jobs at once, see `quantize.auto.pick_mode`.
 
-    Both find the same words, so that they do not depend on how much memory was free; `fast` is never chosen.
+    Decided once, before there are jobs, by what is free where they are started. It is `exact` or `small`, which find
+    the same words (see `quantize.layers.install`): those of a table must not depend on how much memory was free, so
+    that `fast`, which rounds otherwise, is never chosen.
     """
-    if recipe.mode != AUTO_MODE:
+    if recipe.mode != AUTO:
         return recipe.mode
-    needed = 4 * int(read_json(recipe.packed_dir / META)["parameters"])
-    free = torch.cuda.mem_get_info()[0] if recipe.device == "cuda" else free_memory_bytes()
-    share = free / recipe.inference_nj if free else 0
-    mode = "small" if 0 < share < _SHARE * needed else "exact"
-    megabytes = (f"{number / 1e6:.0f} MB" for number in (needed, share))
-    logging.info("mode auto: %s, for float32 weights of %s and %s of free memory a job", mode, *megabytes)
-    return mode
+    n_weights = int(read_json(recipe.packed_dir / META)["parameters"])
+    picked = pick_mode(n_weights, free_bytes(recipe.device) // recipe.inference_nj, bfloat16=False)
+    logging.info("mode auto: %s, for %s a job on %s", picked.mode, picked.reason, recipe.device)
+    return picked.mode
 
 
 def arithmetic(recipe: Recipe, base_kind: str) -> dict[str, str]:

@@ -23,11 +23,12 @@ BASE_KINDS = ("full", *PACKED_KINDS)
 
 @dataclass(frozen=True)
 class Opened:
-    """A recogniser and the hash of the weights file that it came from."""
+    """A recogniser and the hash of the weights file that it came from; the `mode` of packed weights."""
 
     recognizer: Recognizer
     weights: Path
     weights_sha256: str
+    mode: str = ""
 
 
 def weights_file(recipe: Recipe, base_kind: str) -> Path:
@@ -81,4 +82,4 @@ def open_base(recipe: Recipe, base_kind: str, mode: str = "exact", n_threads: in
             load_packed(weights, recognizer.network, mode)
             recognizer.network.to(recipe.device)
     recognizer.network.eval()
-    return Opened(recognizer, weights, weights_hash(weights))
+    return Opened(recognizer, weights, weights_hash(weights), "" if base_kind == "full" else mode)

@@ -15,7 +15,6 @@ from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.material import Material, examples
-from pqm_plugin.stages.common.modes import decoding_mode
 from pqm_plugin.stages.common.opening import Opened, open_base
 from pqm_plugin.stages.common.systems import COPY
 from pqm_plugin.stages.common.training import attach_toolkit_lora
@@ -26,14 +25,14 @@ from pqm_plugin.stages.decoding.task import DecodeTask
 Bank = AdapterBank | OwnBank
 
 
-def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: Path) -> None:
+def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: Path, mode: str) -> None:
     """Decode what is missing of each group of speakers; the base is loaded once, adapters are switched.
 
     Utterances of one group are searched together, each with its speaker's adapter. What is searched together does not
     depend on what is missing, so that a decode that was cut off ends with the words of one that was not.
     """
     material = Material(task.recipe)
-    opened = open_base(task.recipe, task.system.base_kind, decoding_mode(task.recipe))
+    opened = open_base(task.recipe, task.system.base_kind, mode)
     bank = _bank(task, opened)
     for group in groups:
         parts = {speaker: task.part(material, speaker) for speaker in group}
@@ -109,6 +108,7 @@ def _decode(opened: Opened, bank: Bank, batch: Sequence[Utterance], folders: Seq
             pace * length,
             peak,
             n_tokens[row],
+            opened.mode,
         )
         for peak in [peak_rss_bytes()]
         for row, (utterance, length) in enumerate(zip(batch, seconds, strict=True))

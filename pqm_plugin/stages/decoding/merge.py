@@ -63,9 +63,15 @@ def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[
         "text_case": material.fit.case,
         "read_from": {path.as_posix(): weights_hash(path) for path in _weights(task)},
         "threads": 1,
-        **({"mode": task.recipe.mode} if task.system.base_kind in PACKED_KINDS else {}),
+        **(_modes(task, lines) if task.system.base_kind in PACKED_KINDS else {}),
         "command": _command(task),
     }
+
+
+def _modes(task: DecodeTask, lines: Sequence[Line]) -> dict[str, Any]:
+    """What was asked for, and, where lines say it, what they were computed with; more than one if it went on later."""
+    used = sorted({line.mode for line in lines} - {""})
+    return {"mode": task.recipe.mode, **({"modes_used": used} if used else {})}
 
 
 def _trainable(infos: Sequence[AdapterInfo]) -> dict[str, Any]:

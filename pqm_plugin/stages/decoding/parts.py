@@ -13,7 +13,8 @@ from pqm_plugin.files import no_space_as_error, write_text
 class Line:
     """One decoded utterance; `score` is a log probability in nats, None where the decoder gives none.
 
-    `n_tokens` counts the tokens that were found; 0 in the files of earlier versions.
+    `n_tokens` counts the tokens that were found, `mode` is how packed weights were computed with; 0 and empty in the
+    files of earlier versions.
     """
 
     utterance: str
@@ -23,6 +24,7 @@ class Line:
     decode_s: float
     peak_rss_bytes: int
     n_tokens: int = 0
+    mode: str = ""
 
     @property
     def confidence(self) -> float:

@@ -8,6 +8,8 @@ from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material
+from pqm_plugin.stages.common.modes import decoding_mode
+from pqm_plugin.stages.common.opening import PACKED_KINDS
 from pqm_plugin.stages.common.systems import STOCK
 from pqm_plugin.stages.decoding.job import decode_speakers
 from pqm_plugin.stages.decoding.merge import merge
@@ -20,14 +22,16 @@ _BATCHES_A_GROUP = 4
 
 def run_tasks(recipe: Recipe, material: Material, tasks: Sequence[DecodeTask]) -> None:
     """Decode what is missing of each task, several jobs in parallel, one thread each, and write each task's files."""
-    jobs = [job for task in tasks for job in _jobs(task, material)]
+    packed = any(task.system.base_kind in PACKED_KINDS for task in tasks)
+    mode = decoding_mode(recipe) if packed else "exact"
+    jobs = [job for task in tasks for job in _jobs(task, material, mode)]
     logging.info("%d decoding jobs on %d processes", len(jobs), recipe.inference_nj)
     run_jobs(jobs, recipe.inference_nj, "decode", backend_of(recipe))
     for task in tasks:
         merge(task, material)
 
 
-def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
+def _jobs(task: DecodeTask, material: Material, mode: str) -> Iterable[Job]:
     """Jobs of one system, each with its share of the speakers and of the work that is still to do."""
     parts = {speaker: task.part(material, speaker) for speaker in task.speakers}
     missing = {speaker: part.missing for speaker, part in parts.items() if part.missing}
@@ -52,7 +56,7 @@ def _jobs(task: DecodeTask, material: Material) -> Iterable[Job]:
         yield Job(
             f"{task.system.key} {task.set_name} {some(speakers, 3)}",
             decode_stock_speakers if stock else decode_speakers,
-            (task, speakers if stock else share, counter),
+            (task, speakers, counter) if stock else (task, share, counter, mode),
             log,
             sum(len(missing.get(speaker, ())) for speaker in speakers),
             counter,
