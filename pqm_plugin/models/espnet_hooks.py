@@ -101,3 +101,6 @@ def _try(model: Any, search: Any, options: BeamOptions) -> None:
         if not torch.allclose(theirs.score, ours.scores[0], rtol=relative, atol=nats):
             gap = float((theirs.score - ours.scores[0]).abs().max())
             raise SearchMisfitError(f"a trial gave scores that differ by {gap:.2g} after {step + 1} tokens")
+        if bool((ours.tokens[0, :, -1] == options.end).all()):
+            # Neither search goes on from here, and what they would find is no longer the same.
+            return

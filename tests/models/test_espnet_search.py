@@ -160,7 +160,7 @@ def test_each_row_of_a_batch_is_searched_with_its_own_adapter(sharp_conformer, t
 def test_so_many_adapters_as_a_trial_has_not_rows_leave_the_encoder_its_faster_attention(
     sharp_conformer, tmp_path, caplog
 ):
-    search = SearchOptions(beam_size=1, max_length_ratio=-2.0)
+    search = SearchOptions(beam_size=3, max_length_ratio=-6.0)
     folders = [saved_adapter(sharp_conformer, search, tmp_path / f"{n}", "attention", n) for n in (1, 2, 3)]
     recognizer = family_of(sharp_conformer).load_float(sharp_conformer, search, "cpu")
 
@@ -169,6 +169,13 @@ def test_so_many_adapters_as_a_trial_has_not_rows_leave_the_encoder_its_faster_a
         recognizer.recognize(CLIPS)
 
     assert "ESPnet's own attention" not in caplog.text
+
+
+def test_a_trial_whose_only_hypothesis_ends_at_once_is_no_reason_to_let_espnet_search(sharp_conformer, caplog):
+    recognizer = family_of(sharp_conformer).load_float(sharp_conformer, SearchOptions(beam_size=1), "cpu")
+
+    assert recognizer.max_batch > 1
+    assert "ESPnet's own search" not in caplog.text
 
 
 def saved_adapter(folder, search, out, preset, seed):
