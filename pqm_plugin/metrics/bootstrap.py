@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +43,34 @@ class Resampled:
         low, high = np.percentile(self.errors[system][spoken] / self.words[spoken], [2.5, 97.5])
         return float(low), float(high)
 
-    def compare(self, system: str, against: str) -> Comparison:
-        """Compare two systems on the same resamples; a resample where both make the same errors counts half."""
-        ours, theirs = self.errors[system], self.errors[against]
-        p_improvement = float(np.mean(ours < theirs) + 0.5 * np.mean(ours == theirs))
-        if not self.observed[against]:
+    def compare(self, system: str, against: str | Sequence[str]) -> Comparison:
+        """Compare two systems, or one with the mean of several, on the same resamples."""
+        others = (against,) if isinstance(against, str) else tuple(against)
+        return self.gain(others, (system,), others)
+
+    def gain(self, before: Sequence[str], after: Sequence[str], of: Sequence[str]) -> Comparison:
+        """Errors that go from one group of systems to another, as a share of those of a third; groups by their mean.
+
+        A resample where both make the same errors counts half for the probability.
+        """
+        fewer = _sum(self.errors, before) * len(after) - _sum(self.errors, after) * len(before)
+        p_improvement = float(np.mean(fewer > 0) + 0.5 * np.mean(fewer == 0))
+        scale = len(before) * len(after) / len(of)
+        observed_of = _sum(self.observed, of) * scale
+        if not observed_of:
             return Comparison(None, (None, None), p_improvement)
-        reductions = np.where(ours == theirs, 0.0, -np.inf)
-        np.divide(theirs - ours, theirs, out=reductions, where=theirs > 0)
+        errors = _sum(self.errors, of) * scale
+        shares = np.where(fewer == 0, 0.0, np.copysign(np.inf, fewer))
+        np.divide(fewer, errors, out=shares, where=errors > 0)
         # No interpolation: between -inf and a number there is nothing.
-        low, high = (_finite(end) for end in np.percentile(reductions, [2.5, 97.5], method="inverted_cdf"))
-        return Comparison(1 - self.observed[system] / self.observed[against], (low, high), p_improvement)
+        low, high = (_finite(end) for end in np.percentile(shares, [2.5, 97.5], method="inverted_cdf"))
+        fewer_observed = _sum(self.observed, before) * len(after) - _sum(self.observed, after) * len(before)
+        return Comparison(float(fewer_observed / observed_of), (low, high), p_improvement)
+
+
+def _sum(errors: Mapping[str, Any], systems: Sequence[str]) -> Any:
+    """Errors of a group of systems, as they are or in each resample; sums of integers, so that ties are ties."""
+    return sum(errors[system] for system in systems)
 
 
 def _finite(value: float) -> float | None:

@@ -1,5 +1,6 @@
 """Names, order and looks of the systems that are compared."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,12 @@ _ORDER = (
     *("espnet", "stock", "full", "full+sat", "full+speaker", "full+copy", "full+espnet-lora"),
     *("int8", "nf4-rtn", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"),
 )
+
+
+BASE, OWN, SAT = "nf4", "nf4+speaker", "nf4+sat"
+OTHERS = "nf4+others"
+"""What the mean of `nf4+other`, `nf4+other2`, … is called in comparisons, where there are several."""
+_OTHER = re.compile(r"nf4\+other\d*")
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ _FURTHER_LOOKS = (
 def ordered(systems: Iterable[str]) -> list[str]:
     """Sort systems as every table shows them: the fixed ones first, then the others by name."""
     return sorted(systems, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+
+def others_of(systems: Iterable[str]) -> tuple[str, ...]:
+    """Those of the systems that are `nf4` with another speaker's adapter."""
+    return tuple(system for system in systems if _OTHER.fullmatch(system))
 
 
 def describe(system: str) -> str:

@@ -2,16 +2,15 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
-from pqm_plugin.metrics.bootstrap import Resampled, resample
+from pqm_plugin.metrics.bootstrap import resample
 from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
-from pqm_plugin.metrics.speakers import count_speakers
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
 from pqm_plugin.quantize.names import META
 from pqm_plugin.report.systems import ordered
@@ -19,20 +18,12 @@ from pqm_plugin.stages.common.index import trust_adapters
 from pqm_plugin.stages.common.opening import weights_hash
 from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.recipe import OVERLAP, Recipe
+from pqm_plugin.stages.scoring.comparisons import Errors, comparisons, gain_split
+from pqm_plugin.stages.scoring.minutes import adaptation_minutes
 
 _RUN_KEYS = ("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes")
 _FURTHER_RUN_KEYS = ("trainable",)
 _SHARED_KEYS = ("family", "search", "decoding", "text_case")
-_REFERENCES = ("full", "nf4")
-_PAIRS = (
-    ("nf4+speaker", "nf4+sat"),
-    ("nf4+speaker", "nf4+other"),
-    ("nf4+speaker", "full+sat"),
-    ("full+speaker", "full+sat"),
-    ("full+copy", "full+sat"),
-    ("nf4+speaker", "full+copy"),
-    ("nf4+speaker", "full+espnet-lora"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,28 +54,28 @@ def score_set(
     first = next(iter(decodes.values()))
     normalized = {system: _counts(decode, normalize) for system, decode in decodes.items()}
     speakers = [one.speaker for one in first.scored]
-    resampled, resampled_normalized = (
-        resample(
-            {system: [one.errors for one in counts] for system, counts in both.items()},
-            [one.words for one in next(iter(both.values()))],
-            speakers,
-            seed,
-            n_resamples,
-        )
-        for both in (counted, normalized)
-    )
+    errors, errors_normalized = (_errors(both, speakers, seed, n_resamples) for both in (counted, normalized))
     results = {
         # As the decodes record it, not as the options of this call would have it.
         "meta": meta | {key: first.run[key] for key in _SHARED_KEYS if key in first.run},
         "systems": {
-            system: _system(decode, counted[system], normalized[system], resampled.interval(system))
+            system: _system(decode, counted[system], normalized[system], errors.resampled.interval(system))
             for system, decode in decodes.items()
         },
-        "comparisons": _comparisons(resampled, resampled_normalized, counted, speakers),
+        "comparisons": comparisons(errors, errors_normalized, speakers),
+        "gain_split": gain_split(errors, errors_normalized),
         "quantization": read_json(model_dir / META).get("kinds", []) if (model_dir / META).is_file() else [],
     }
     write_json(out, results)
     return results
+
+
+def _errors(
+    counted: Mapping[str, Sequence[ErrorCounts]], speakers: Sequence[str], seed: int, n_resamples: int
+) -> Errors:
+    errors = {system: [one.errors for one in counts] for system, counts in counted.items()}
+    words = [one.words for one in next(iter(counted.values()))]
+    return Errors(counted, resample(errors, words, speakers, seed, n_resamples))
 
 
 def _finished_decodes(model_dir: Path, folder_name: str) -> dict[str, _Decode]:
@@ -208,35 +199,6 @@ def _rate(parts: Sequence[ErrorCounts]) -> dict[str, Any]:
     return {"utterances": len(parts), "words": summed.words, "errors": summed.errors, "wer": wer}
 
 
-def _comparisons(
-    resampled: Resampled,
-    normalized: Resampled,
-    counted: Mapping[str, Sequence[ErrorCounts]],
-    speakers: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Each pair by WER as it is, and by normalised WER, in which a format that was learned counts for nothing."""
-    systems = list(counted)
-    errors = {system: [one.errors for one in counts] for system, counts in counted.items()}
-    pairs = [(system, against) for against in _REFERENCES for system in systems if system != against]
-    rows = []
-    for system, against in [*pairs, *_PAIRS]:
-        if system not in systems or against not in systems:
-            continue
-        row = {"system": system, "against": against, **_comparison(resampled, system, against)}
-        row["speakers"] = asdict(count_speakers(errors[system], errors[against], speakers))
-        rows.append({**row, "normalized": _comparison(normalized, system, against)})
-    return rows
-
-
-def _comparison(resampled: Resampled, system: str, against: str) -> dict[str, Any]:
-    comparison = resampled.compare(system, against)
-    return {
-        "relative_wer_reduction": comparison.relative_wer_reduction,
-        "ci95": list(comparison.ci95),
-        "p_improvement": comparison.p_improvement,
-    }
-
-
 def run(recipe: Recipe) -> None:
     """Score the target set, and the control set if there is one, each into its own results file."""
     trust_adapters(recipe)
@@ -247,6 +209,8 @@ def run(recipe: Recipe) -> None:
         overlap = recipe.datadir / OVERLAP
         if set_name == recipe.target_set and overlap.is_file():
             meta["overlap"] = read_json(overlap)
+        if set_name == recipe.target_set and (minutes := adaptation_minutes(recipe)):
+            meta["adapt_minutes"] = minutes
         score_set(recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out)
 
 

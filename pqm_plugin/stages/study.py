@@ -30,6 +30,7 @@ _KEPT = (
     *("model_bytes", "adapter_bytes", "adapter_fraction"),
 )
 _MADE = ("commit", "seed", "hardware", "date")
+_HEARD = "adapt_minutes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,4 +146,5 @@ def _row(recipe: Recipe, cell: Cell) -> dict[str, Any]:
 def _kept(results: Mapping[str, Any]) -> dict[str, Any]:
     """How results were made, and of each system what tables and figures of a study show."""
     systems = {key: {name: entry[name] for name in _KEPT} for key, entry in results["systems"].items()}
-    return {"meta": {key: results["meta"][key] for key in _MADE}, "systems": systems}
+    meta = {key: results["meta"][key] for key in (*_MADE, *([_HEARD] if _HEARD in results["meta"] else []))}
+    return {"meta": meta, "systems": systems}

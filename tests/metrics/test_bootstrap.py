@@ -60,6 +60,36 @@ def test_half_the_errors_in_every_utterance_is_half_the_errors_in_every_resample
     assert resampled.compare("nf4", "nf4+speaker").relative_wer_reduction == -1
 
 
+def test_a_system_is_compared_with_the_mean_of_several_on_the_same_resamples():
+    errors = {"nf4": [8, 8, 8], "own": [3, 3, 3], "other": [4, 4, 4], "other2": [8, 8, 8]}
+    resampled = resample(errors, [9] * 3, ["a", "b", "b"], seed=1, n_resamples=500)
+
+    against_mean = resampled.compare("own", ("other", "other2"))
+
+    assert against_mean.relative_wer_reduction == 0.5
+    assert against_mean.ci95 == (0.5, 0.5)
+    assert against_mean.p_improvement == 1
+    # The mean of four and eight is six: of eight errors a quarter goes with the others, three eighths with one's own.
+    parts = [
+        resampled.gain(*ends, of=("nf4",))
+        for ends in ((("nf4",), ("other", "other2")), (("other", "other2"), ("own",)))
+    ]
+    assert [part.relative_wer_reduction for part in parts] == [0.25, 0.375]
+    assert [part.ci95 for part in parts] == [(0.25, 0.25), (0.375, 0.375)]
+
+
+def test_the_parts_of_a_gain_vary_with_the_speakers_and_add_up():
+    errors = {"nf4": [10, 10], "own": [0, 10], "other": [10, 0]}
+    resampled = resample(errors, [20, 20], ["a", "b"], seed=1, n_resamples=500)
+
+    own = resampled.gain(("other",), ("own",), of=("nf4",))
+
+    # One's own helps the first speaker by all and harms the second by as much.
+    assert own.relative_wer_reduction == 0
+    assert own.ci95 == (-1.0, 1.0)
+    assert own.p_improvement == pytest.approx(0.5, abs=0.07)
+
+
 def test_the_same_seed_draws_the_same_and_another_draws_otherwise():
     data = ({"full": [0, 1, 2, 3]}, [5] * 4, ["a", "a", "b", "b"])
 

@@ -68,7 +68,7 @@ def test_results_have_the_keys_of_the_design_and_the_fixed_order(tmp_path):
 
     results = _score(tmp_path)
 
-    assert list(results) == ["meta", "systems", "comparisons", "quantization"]
+    assert list(results) == ["meta", "systems", "comparisons", "gain_split", "quantization"]
     assert list(results["systems"]) == ["espnet", "full", "full+sat", "nf4", "nf4+sat", "nf4+speaker", "nf4+zzz"]
     assert list(results["systems"]["nf4"]) == [
         *("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized", "cer"),
@@ -95,9 +95,56 @@ def test_every_system_is_compared_with_full_and_nf4_and_the_speakers_adapter_wit
     assert comparisons[0]["relative_wer_reduction"] == -1  # 4 errors instead of 2
     equal = {"relative_wer_reduction": 0, "ci95": [0, 0], "p_improvement": 0.5}
     nobody = {"helped": 0, "harmed": 0, "unchanged": 2, "sign_test_p": None}
-    last = {"system": "nf4+speaker", "against": "nf4+other", **equal, "speakers": nobody, "normalized": equal}
+    both = equal | {"speakers": nobody}
+    last = {"system": "nf4+speaker", "against": "nf4+other", **both, "normalized": both}
     assert comparisons[-1] == last
     assert comparisons[0]["speakers"]["harmed"] > 0
+
+
+def test_ones_own_adapter_is_compared_with_the_mean_of_all_others(tmp_path):
+    # Errors 4 by nf4, 2 and 0 by the others' adapters, 0 by one's own: the mean of the others is 1.
+    for name, words in (("nf4", NF4), ("nf4+other", FULL), ("nf4+other2", REFERENCES), ("nf4+speaker", REFERENCES)):
+        _decode(tmp_path, name, words)
+
+    results = _score(tmp_path)
+
+    row = results["comparisons"][-1]
+    assert (row["system"], row["against"], row["mean_of"]) == ("nf4+speaker", "nf4+others", ["nf4+other", "nf4+other2"])
+    assert row["relative_wer_reduction"] == 1 and row["normalized"]["relative_wer_reduction"] == 1
+    assert row["speakers"] == {"helped": 2, "harmed": 0, "unchanged": 0, "sign_test_p": 0.5}
+    assert row["normalized"]["speakers"] == row["speakers"]
+    split = {entry["part"]: entry for entry in results["gain_split"]}
+    assert {part: entry["of_errors"] for part, entry in split.items()} == {"anyone": 0.75, "own": 0.25, "whole": 1}
+    # Normalised nf4 makes 3 errors, and the others' mean is still 1.
+    assert split["anyone"]["normalized"]["of_errors"] == pytest.approx(2 / 3)
+    assert split["whole"]["ci95"] == [1, 1]
+
+
+def test_with_one_other_speaker_or_none_there_is_no_mean_of_others(tmp_path):
+    _decode(tmp_path, "nf4", NF4)
+    _decode(tmp_path, "nf4+speaker", REFERENCES)
+    assert _score(tmp_path)["gain_split"] == []
+
+    _decode(tmp_path, "nf4+other", FULL)
+    results = _score(tmp_path)
+
+    assert not [row for row in results["comparisons"] if row["against"] == "nf4+others"]
+    assert [entry["of_errors"] for entry in results["gain_split"]] == [0.5, 0.5, 1]
+
+
+def test_without_transcripts_and_without_a_speaker_are_compared_with_what_they_could_have_been(tmp_path):
+    for name in ("full+sat", "full+speaker", "nf4+sat", "nf4+speaker", "nf4+speaker-unsup"):
+        _decode(tmp_path, name, FULL)
+
+    found = [(row["system"], row["against"]) for row in _score(tmp_path)["comparisons"]]
+
+    assert {
+        ("nf4+sat", "full+sat"),
+        ("nf4+speaker", "full+speaker"),
+        ("nf4+speaker-unsup", "nf4+sat"),
+        ("nf4+speaker-unsup", "nf4+speaker"),
+    } <= set(found)
+    assert len(found) == len(set(found))
 
 
 def test_a_format_that_was_learned_counts_for_nothing_in_the_normalised_comparison(tmp_path):
