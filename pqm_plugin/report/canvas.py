@@ -2,7 +2,7 @@
 
 import contextlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +102,12 @@ def moved_by(axes: Any, points: float) -> Any:
     from matplotlib.transforms import ScaledTranslation
 
     return axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Move labels, sorted from the top down, apart until no two are nearer than `gap`, around their middle."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(min(height, placed[-1] - gap) if placed else height)
+    shift = sum(heights) / len(heights) - sum(placed) / len(placed)
+    return [height + shift for height in placed]

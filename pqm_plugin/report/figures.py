@@ -15,6 +15,7 @@ from pqm_plugin.report.canvas import (
     marker_style,
     moved_by,
     plain_log_ticks,
+    spread,
 )
 from pqm_plugin.report.systems import Look, looks, ordered
 
@@ -157,7 +158,7 @@ def _draw_cluster(
         axes.plot([x, x], [low, high], color=style[system].colour, linewidth=1.6, alpha=0.55, transform=moved)
         axes.plot(x, wers[system], transform=moved, zorder=3, **marker_style(style[system]))
     by_wer = sorted(cluster, key=lambda system: (-wers[system], cluster.index(system)))
-    heights = _spread([wers[system] for system in by_wer], axes.get_ylim()[1] * 0.056)
+    heights = spread([wers[system] for system in by_wer], axes.get_ylim()[1] * 0.056)
     right, moved = max(sizes[system] for system in cluster), moved_by(axes, half_points + 14)
     for system, height in zip(by_wer, heights, strict=True):
         if len(cluster) > 1:
@@ -166,12 +167,3 @@ def _draw_cluster(
         axes.annotate(
             system, (right, height), xytext=(offset, 0), textcoords="offset points", va="center", fontsize=8.5
         )
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move labels, sorted from the top down, apart until no two are nearer than `gap`, around their middle."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(min(height, placed[-1] - gap) if placed else height)
-    shift = sum(heights) / len(heights) - sum(placed) / len(placed)
-    return [height + shift for height in placed]

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pqm_plugin.report.comparisons import COMPARISONS_NOTE, comparisons_table, headlines
+from pqm_plugin.report.goals import Goal, goals_parts
+from pqm_plugin.report.labels import label_line, together
 from pqm_plugin.report.markdown import percent, percent_interval
+from pqm_plugin.report.mismatch import mismatch_parts
 from pqm_plugin.report.study import Study, study_parts
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.report.tables import (
     Results,
-    comparison_sentence,
-    comparisons_table,
     measurements_table,
     overlap_sentence,
     speakers_table,
@@ -36,12 +38,6 @@ _SYSTEMS_NOTE = (
     "Whisper's English text normaliser first. MB are 1,000,000 bytes, measured on disk. Times smaller: the "
     "full-precision base over base and adapter together. RTF: seconds of decoding for a second of speech."
 )
-_COMPARISONS_NOTE = (
-    "Relative WER reduction: the share of the other system's word errors that is gone; negative where there are more. "
-    "Normalised: the same after Whisper's English text normaliser, where a format that was learned counts for nothing. "
-    "Probability of improvement: the share of resamples with fewer errors, ties counted half. Sign test: two-sided, "
-    "over the speakers whose errors differ."
-)
 _SENSITIVITY_NOTE = (
     "Loss in nats per dev utterance, of the whole model; WER by the family's fastest decoding, for a CTC/attention "
     "model the best CTC path, in which the decoder's own layers have no part: judge those by the loss.\n"
@@ -52,7 +48,9 @@ _SENSITIVITY_NOTE = (
 class Section:
     """One results file: its heading, its path as the page links it, what it holds, and the paths of its figures.
 
-    `study` and `study_figures` are those of the study over the same condition, empty where there is none.
+    `labels` are sentences that stand beside every table and figure, such as "lossy dev-clean, ten readers". `study` and
+    `study_figures` are those of the study over the same condition, empty where there is none; `study_of` is the commit
+    whose settings it is of, where these are not the recipe's.
     """
 
     heading: str
@@ -60,59 +58,61 @@ class Section:
     results: Results
     speakers_figure: str
     bytes_figure: str
+    labels: Sequence[str] = ()
     study: Study = field(default_factory=dict)
     study_figures: Mapping[str, str] = field(default_factory=dict)
+    study_of: str = ""
 
 
 def render_report(
     title: str,
     sections: Sequence[Section],
-    labels: Sequence[str],
     notes: Sequence[str] = (),
     sensitivity: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    goals: Sequence[Goal] = (),
+    mismatch: Mapping[str, Sequence[Section]] | None = None,
 ) -> str:
     """Put the page together from stored results alone: the same input gives the same text.
 
     Args:
-        labels: sentences that stand beside every table and figure, such as "lossy dev-clean, ten readers".
         notes: sentences for the end of the page.
         sensitivity: by base, one row a kind of layer or setting: what quantising it did to loss and WER.
+        mismatch: sections of one base under several conditions, by the link of the figure that compares them.
     """
-    label = label_line(labels)
     parts = [f"# {title}\n", "This page is written by stage 8 (report) from the files it names; do not edit it.\n"]
     parts += [_provenance(sections), _method(sections)]
+    named = {section.source.rpartition("/")[2]: section for section in sections}
+    asked = [named[name] for name in dict.fromkeys(name for goal in goals for name in goal.of) if name in named]
+    parts += goals_parts(goals, {name: section.results for name, section in named.items()}, _label(asked))
     for section in sections:
-        parts += _section(section, label)
+        parts += _section(section)
+    for figure, group in (mismatch or {}).items():
+        parts += mismatch_parts({section.heading: section.results for section in group}, figure, _label(group))
     if sensitivity:
-        parts += ["## What each kind of layer costs in 4 bits\n", *_by_base(sensitivity, label), _SENSITIVITY_NOTE]
+        parts += ["## What each kind of layer costs in 4 bits\n", *_by_base(sensitivity, sections), _SENSITIVITY_NOTE]
     # Every condition of one base has the same rows.
     quantization = {section.results["meta"]["base"]: section.results.get("quantization") for section in sections}
     if any(quantization.values()):
-        parts += ["## Error of the 4-bit weights by kind of layer\n", *_by_base(quantization, label)]
+        parts += ["## Error of the 4-bit weights by kind of layer\n", *_by_base(quantization, sections)]
         parts.append("Relative error: norm of the difference over norm of the weights.\n")
     if notes:
         parts += ["## Notes\n", _bullets(notes)]
     return "\n".join(part for part in parts if part)
 
 
-def _by_base(tables: Mapping[str, Sequence[Mapping[str, Any]] | None], label: str) -> list[str]:
+def _label(sections: Sequence[Section]) -> str:
+    """What must stand beside a table over several sections."""
+    return label_line(together(section.labels for section in sections))
+
+
+def _by_base(tables: Mapping[str, Sequence[Mapping[str, Any]] | None], sections: Sequence[Section]) -> list[str]:
     """A table for each base, under its name where there are several."""
     parts = []
     for base, rows in tables.items():
         if rows:
+            label = _label([one for one in sections if one.results["meta"]["base"] == base] or sections)
             parts += [f"### {base}\n" if len(tables) > 1 else "", label, measurements_table(rows)]
     return parts
-
-
-def label_line(labels: Sequence[str]) -> str:
-    """Join the labels into the line that stands beside a table."""
-    return f"*{plain_label(labels)}*\n" if labels else ""
-
-
-def plain_label(labels: Sequence[str]) -> str:
-    """Join the labels into sentences, each with its capital and its full stop."""
-    stripped = [label.strip().rstrip(".") for label in labels]
-    return " ".join(f"{label[:1].upper()}{label[1:]}." for label in stripped)
 
 
 def _provenance(sections: Sequence[Section]) -> str:
@@ -154,8 +154,8 @@ def _first(section: Section) -> Mapping[str, Any]:
     return dict(systems[ordered(systems)[0]])
 
 
-def _section(section: Section, label: str) -> list[str]:
-    results = section.results
+def _section(section: Section) -> list[str]:
+    results, label = section.results, label_line(section.labels)
     first = _first(section)
     size = f"{len(first['speakers'])} speakers, {first['utterances']} utterances, {first['words']:,} words"
     parts = [f"## {section.heading}\n", f"From [`{section.source}`]({section.source}): {size}.\n"]
@@ -163,11 +163,11 @@ def _section(section: Section, label: str) -> list[str]:
     parts += [f"{said}\n" for said in [trained_sentence(results)] if said] + [_overlap(results)]
     parts += [f"![{_bytes_alt(results)}]({section.bytes_figure})\n"]
     if results["comparisons"]:
-        parts += ["### Comparisons\n", label, _bullets(_headlines(results)), comparisons_table(results)]
-        parts += [_COMPARISONS_NOTE + "\n"]
+        parts += ["### Comparisons\n", label, _bullets(headlines(results)), comparisons_table(results)]
+        parts += [COMPARISONS_NOTE + "\n"]
     parts += ["### Speakers\n", label, "WER in percent.\n", speakers_table(results)]
     parts += [f"![{_speakers_alt(results)}]({section.speakers_figure})\n"]
-    return parts + study_parts(results, section.study, label, section.study_figures)
+    return parts + study_parts(results, section.study, label, section.study_figures, section.study_of)
 
 
 def _overlap(results: Results) -> str:
@@ -175,13 +175,6 @@ def _overlap(results: Results) -> str:
     told = results["meta"].get("overlap", {})
     decoded = [speaker for speaker in told if speaker in results["systems"][ordered(results["systems"])[0]]["speakers"]]
     return overlap_sentence({speaker: told[speaker] for speaker in decoded}) + "\n" if decoded else ""
-
-
-def _headlines(results: Results) -> list[str]:
-    """Sentences for what quantising costs and what the speaker's adapter brings; the table has the rest."""
-    wanted = [row for row in results["comparisons"] if (row["system"], row["against"]) == ("nf4", "full")]
-    wanted += [row for row in results["comparisons"] if row["system"] == "nf4+speaker"]
-    return [comparison_sentence(row) for row in wanted]
 
 
 def _bytes_alt(results: Results) -> str:

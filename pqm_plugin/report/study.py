@@ -1,27 +1,28 @@
-"""The part of the page that a study fills: what a gain is made of, its spread, and what each setting does."""
+"""The part of the page that a study fills: the spread over seeds, minutes of speech, and what each setting does."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from pqm_plugin.report.gains import gain_parts
 from pqm_plugin.report.markdown import NOTHING, cell, megabytes, number, percent, percent_interval, table
-from pqm_plugin.report.systems import ordered
+from pqm_plugin.report.minutes import MINUTES, all_name, crossing_sentence, minutes_alt
+from pqm_plugin.report.systems import SAT, ordered
 from pqm_plugin.report.tables import Results, float32_bytes
 
 Study = Mapping[str, Any]
-_OTHER = re.compile(r"nf4\+other\d*")
-SEEDS, MINUTES = "seeds", "minutes"
-"""Sections whose tables have rows of their own; minutes have a figure too, all others share one."""
-_STARTS = {"nf4": "4 bits without adapter", "nf4+sat": "the speaker-independent adapter"}
-_GAIN_NOTE = "Domain, text format and the repair of 4 bits any speaker's adapter gains; the last step is one's own."
+SEEDS = "seeds"
+"""The section whose table has mean and range; minutes have rows and a figure of their own, all others share one."""
+_PARTLY = "**The study is of commit {}: not every cell of the recipe's study is there for the settings above.**"
 
 
 def reference(study: Study, results: Results) -> Results:
     """What the recipe's own settings gave when the cells were made; for a study that does not tell, the results."""
     kept: Results = study.get("reference", results)
-    return kept
+    heard = results.get("meta", {}).get("adapt_minutes")
+    # The same readers' speech, which studies of earlier versions do not tell.
+    return {**kept, "meta": {"adapt_minutes": heard, **kept.get("meta", {})}} if heard else kept
 
 
 def made_sentence(study: Study, section: str, results: Results) -> str:
@@ -39,37 +40,6 @@ def made_sentence(study: Study, section: str, results: Results) -> str:
             f"{own['date']}, from which each cell differs by what it names."
         )
     return whole
-
-
-def gain_table(results: Results) -> str:
-    """Split what a speaker's own adapter gains over 4 bits into any speaker's share and one's own; "" if it cannot be.
-
-    The gain of another speaker's adapter is the mean over all of `nf4+other`, `nf4+other2`, …: with as many as there
-    are other speakers, over every pair.
-    """
-    systems = results["systems"]
-    others = [key for key in systems if _OTHER.fullmatch(key)]
-    if not others or not {"nf4", "nf4+speaker"} <= systems.keys():
-        return ""
-    nf4, own = systems["nf4"]["wer"], systems["nf4+speaker"]["wer"]
-    other = mean(systems[key]["wer"] for key in others)
-    start = systems.get("nf4+sat", {}).get("wer")
-    steps = [("4 bits without adapter", nf4, None)]
-    steps += [("speaker-independent LoRA", start, nf4)] if start is not None else []
-    steps += [
-        (f"another speaker's LoRA, mean of {len(others)}", other, nf4 if start is None else start),
-        ("one's own LoRA", own, other),
-    ]
-    rows = [
-        [
-            name,
-            percent(wer),
-            NOTHING if before is None else percent((before - wer) / before, 1),
-            NOTHING if before is None or nf4 == own else percent((before - wer) / (nf4 - own), 1),
-        ]
-        for name, wer, before in steps
-    ]
-    return table(["step", "WER %", "fewer errors than the step before %", "share of the whole gain %"], rows)
 
 
 def section_table(study: Study, section: str, results: Results) -> str:
@@ -95,9 +65,9 @@ def _with_ends(
     here = {"cell": "as the recipe has it", "changes": {}, "systems": own}
     if section != MINUTES:
         return [here, *cells]
-    sat = results["systems"].get("nf4+sat")
+    sat = results["systems"].get(SAT)
     none = [{"cell": "none", "changes": {}, "systems": {"nf4+speaker": sat}}] if sat else []
-    return [*none, *cells, {**here, "cell": "all"}]
+    return [*none, *cells, {**here, "cell": all_name(results)}]
 
 
 def _cell_row(row: Mapping[str, Any], keys: Sequence[str], full: int | None) -> list[str]:
@@ -123,90 +93,29 @@ def _spread(cells: Sequence[Mapping[str, Any]], keys: Sequence[str], results: Re
     return [[*row, NOTHING, NOTHING, NOTHING] for row in rows]
 
 
-def minutes_points(
-    study: Study, results: Results, system: str = "nf4+speaker"
-) -> list[tuple[float, float, list[float]]]:
-    """Minutes of speech, WER and its interval, for the figure: 0 is the speaker-independent adapter alone."""
-    sat = results["systems"].get("nf4+sat")
-    points = [(0.0, sat["wer"], sat["wer_ci95"])] if sat else []
-    for row in study["cells"]:
-        if row["section"] == MINUTES and system in row["systems"]:
-            entry = row["systems"][system]
-            points.append((float(row["changes"]["adapt_minutes"]), entry["wer"], entry["wer_ci95"]))
-    return sorted(points)
-
-
-def crossing_sentence(study: Study, results: Results) -> str:
-    """Say from how many minutes on a speaker's adapter is better than full precision."""
-    full = results["systems"].get("full")
-    points = minutes_points(study, results)
-    if full is None or not points:
-        return ""
-    every = [*points, (float("inf"), results["systems"]["nf4+speaker"]["wer"], [])]
-    below = [minutes for minutes, wer, _ in every if wer < full["wer"]]
-    if not below:
-        return f"No amount of speech here brings it below full precision ({percent(full['wer'])} %)."
-    first = min(below)
-    when = "with all there is" if first == float("inf") else f"from {first:g} minutes on, of those measured"
-    return f"It is below full precision ({percent(full['wer'])} %) {when}."
-
-
-def unsupervised_sentence(results: Results) -> str:
-    """Say which shares of what transcripts gain are left without them; "" if unknown.
-
-    A gain whose interval includes zero is not divided by.
-    """
-    systems = results["systems"]
-    if not {"nf4+speaker", "nf4+speaker-unsup"} <= systems.keys():
-        return ""
-    said = []
-    for start in (key for key in _STARTS if key in systems):
-        share = _kept(results, start)
-        if share is None:
-            said.append(f"no share of what they gain over {_STARTS[start]}, since no such gain is shown")
-        else:
-            said.append(f"{percent(share, 0)} % of what they gain over {_STARTS[start]}")
-    return f"What is left of the gain of transcripts without them: {'; '.join(said)}." if said else ""
-
-
-def _kept(results: Results, start: str) -> float | None:
-    """The share of the gain over a system that is kept without transcripts; None if transcripts show no gain there."""
-    before, own, heard = (results["systems"][key]["errors"] for key in (start, "nf4+speaker", "nf4+speaker-unsup"))
-    shown = [row["ci95"][0] > 0 for row in results["comparisons"] if _pair(row) == ("nf4+speaker", start)]
-    return (before - heard) / (before - own) if any(shown) else None
-
-
-def _pair(comparison: Mapping[str, Any]) -> tuple[str, str]:
-    return comparison["system"], comparison["against"]
-
-
-def study_parts(results: Results, study: Study, label: str, figures: Mapping[str, str]) -> list[str]:
+def study_parts(
+    results: Results, study: Study, label: str, figures: Mapping[str, str], study_of: str = ""
+) -> list[str]:
     """The study's part of a section of the page.
 
     Args:
         study: empty where none was run.
         label: what must stand beside every table.
         figures: links of the figures that were drawn, by `minutes` and `settings`.
+        study_of: the commit whose settings the cells are of, or are to be, where not every cell is of these results.
     """
-    parts: list[str] = []
-    if gains := gain_table(results):
-        said = " ".join(filter(None, [_GAIN_NOTE, unsupervised_sentence(results)]))
-        parts += ["### What the gain is made of\n", label, gains, said + "\n"]
+    parts = gain_parts(results, label)
     for section in dict.fromkeys(row["section"] for row in study.get("cells", ())):
         own = reference(study, results)
         parts += [f"### Study: {section}\n", label, section_table(study, section, own)]
-        parts += [said + "\n"] if (said := made_sentence(study, section, results)) else []
+        said = made_sentence(study, section, results) + (f" {_PARTLY.format(study_of)}" if study_of else "")
+        parts += [said.strip() + "\n"] if said else []
         if section == MINUTES:
             parts += [crossing_sentence(study, own) + "\n"]
-            parts += [f"![{_minutes_alt(study, own)}]({figures[MINUTES]})\n"] if MINUTES in figures else []
+            parts += [f"![{minutes_alt(study, own)}]({figures[MINUTES]})\n"] if MINUTES in figures else []
     if "settings" in figures:
         parts.append(f"![Word error rate of every cell against the bytes of base and adapter]({figures['settings']})\n")
     return parts
-
-
-def _minutes_alt(study: Study, results: Results) -> str:
-    said = [f"{minutes:g} minutes {percent(wer)} %" for minutes, wer, _ in minutes_points(study, results)]
-    return f"Word error rate against minutes of adaptation speech: {', '.join(said)}"
 
 
 def settings_points(study: Study) -> list[tuple[str, str, int, float]]:

@@ -107,47 +107,6 @@ def speakers_table(results: Results) -> str:
     return table(["speaker", "utterances", "words", *(f"`{system}`" for system in systems)], [*rows, bold])
 
 
-def comparisons_table(results: Results) -> str:
-    """How many fewer errors each system makes than another, and how sure that is."""
-    headings = ["system", "against", "relative WER reduction %", "95 % interval", "probability of improvement"]
-    headings += ["normalised: reduction %", "95 % interval"]
-    # Results of earlier versions do not tell.
-    told = all("speakers" in row for row in results["comparisons"])
-    headings += ["speakers helped, harmed, unchanged", "sign test p"] if told else []
-    rows = [
-        [
-            f"`{row['system']}`",
-            f"`{row['against']}`",
-            percent(row["relative_wer_reduction"], 1),
-            percent_interval(row["ci95"], 1),
-            number(row["p_improvement"], 3),
-            percent(row["normalized"]["relative_wer_reduction"], 1),
-            percent_interval(row["normalized"]["ci95"], 1),
-            *(_speakers(row["speakers"]) if told else ()),
-        ]
-        for row in results["comparisons"]
-    ]
-    return table(headings, rows, text_columns=2)
-
-
-def _speakers(counts: Mapping[str, Any]) -> tuple[str, str]:
-    return f"{counts['helped']}, {counts['harmed']}, {counts['unchanged']}", number(counts["sign_test_p"], 3)
-
-
-def comparison_sentence(row: Mapping[str, Any]) -> str:
-    """Say what one comparison shows, and no more than it shows."""
-    reduction, (low, high) = row["relative_wer_reduction"], row["ci95"]
-    who = f"`{row['system']}` against `{row['against']}`:"
-    if reduction is None:
-        return f"{who} `{row['against']}` makes no error, so there is nothing to reduce."
-    if reduction == low == high == 0:
-        return f"{who} as many word errors, in every resample."
-    said = f"{who} {_change(reduction)} word errors, 95 % interval from {_change(low)} to {_change(high)}"
-    if (low is None or low <= 0) and (high is None or high >= 0):
-        return f"{said}. The interval includes zero: no difference is shown."
-    return f"{said}."
-
-
 def overlap_sentence(speakers: Mapping[str, Mapping[str, Any]]) -> str:
     """Say how much of the test the speakers' own train, and SAT, know already; `speakers` as in `overlap.json`."""
     summed = {
@@ -162,12 +121,6 @@ def overlap_sentence(speakers: Mapping[str, Mapping[str, Any]]) -> str:
     if all(entry["same_source"] is None for entry in speakers.values()):
         return f"{said}; the corpus does not tell books, talks or sessions."
     return f"{said}; {summed['same_source']:,} are from a book, talk or session that is in the same speaker's train."
-
-
-def _change(reduction: float | None) -> str:
-    if reduction is None:
-        return "no bound"
-    return f"{100 * abs(reduction):.1f} % {'more' if reduction < 0 else 'fewer'}"
 
 
 def measurements_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -106,7 +106,12 @@ def load_config(path: Path | None, inference: Path | None = None) -> Config:
 
 def load_as[T](cls: type[T], path: Path) -> T:
     """Read a YAML file as an instance of the dataclass `cls`; errors as in `load_config`."""
-    filled: T = _fill(cls, _read(path), str(path))
+    return as_instance(cls, _read(path), str(path))
+
+
+def as_instance[T](cls: type[T], values: Any, where: str) -> T:
+    """Make an instance of the dataclass `cls` from keys and values; errors as in `load_config`, naming `where`."""
+    filled: T = _fill(cls, values, where)
     return filled
 
 

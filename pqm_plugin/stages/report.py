@@ -2,33 +2,23 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.report.figures import bytes_figure, speakers_figure
-from pqm_plugin.report.page import Section, plain_label, render_report
-from pqm_plugin.report.study import minutes_points, reference, settings_points
+from pqm_plugin.report.labels import plain_label, together
+from pqm_plugin.report.minutes import minutes_points
+from pqm_plugin.report.mismatch import conditions_of
+from pqm_plugin.report.mismatch_figure import mismatch_figure
+from pqm_plugin.report.page import Section, render_report
+from pqm_plugin.report.study import reference, settings_points
 from pqm_plugin.report.study_figures import minutes_figure, settings_figure
 from pqm_plugin.report.tables import systems_table
-from pqm_plugin.stages.config import load_as
 from pqm_plugin.stages.recipe import Recipe
-
-WORDS = "report.yaml"
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a page says that its results do not: `report.yaml` beside them.
-
-    `labels` stand beside every table and figure, `notes` at the end of the page.
-    """
-
-    title: str = ""
-    labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+from pqm_plugin.stages.reporting.words import Words, everywhere, read_words
 
 
 def run(recipe: Recipe) -> None:
@@ -60,22 +50,15 @@ def report_folder(folder: Path, title: str = "Results", labels: Sequence[str] = 
     Raises:
         PqmError: as `write_report`, and if `report.yaml` cannot be read.
     """
-    words = load_as(Words, folder / WORDS) if (folder / WORDS).is_file() else Words()
+    words = read_words(folder)
+    words = replace(words, title=words.title or title, labels=words.labels or everywhere(labels))
     results: dict[str, Path] = {}
     for path in _in_order(folder, "results"):
         heading = _heading(read_json(path))
         results[f"{heading} ({path.stem})" if heading in results else heading] = path
     costs = [read_json(path) for path in _in_order(folder, "sensitivity")]
     sensitivity = {record["base"]: record["rows"] for record in costs}
-    write_report(
-        results,
-        folder / "RESULTS.md",
-        folder / "figures",
-        words.title or title,
-        words.labels or labels,
-        words.notes,
-        sensitivity,
-    )
+    write_report(results, folder / "RESULTS.md", folder / "figures", words, sensitivity)
 
 
 def _in_order(folder: Path, kind: str) -> list[Path]:
@@ -92,16 +75,13 @@ def write_report(
     results: Mapping[str, Path],
     out: Path,
     figures_dir: Path,
-    title: str,
-    labels: Sequence[str],
-    notes: Sequence[str],
+    words: Words,
     sensitivity: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """Write `out` (RESULTS.md) and two figures for each results file; the same input gives the same bytes.
+    """Write `out` (RESULTS.md), two figures for each results file and one over them; the same input, the same bytes.
 
     Args:
         results: results file by the heading of its section, in the order of the page; "" is headed "Results".
-        labels: sentences that must stand beside every table and figure.
         sensitivity: rows of the study of that name, by base.
 
     Raises:
@@ -111,12 +91,13 @@ def write_report(
         raise PqmError(f"{out}: there are no results to report; run stage 7 (score) first")
     if len({path.stem for path in results.values()}) < len(results):
         raise PqmError(f"{out}: two results files have one name, so their figures would too; rename one of them")
-    sections = [_section(heading, path, out.parent, figures_dir, labels) for heading, path in results.items()]
-    write_text(out, render_report(title, sections, labels, notes, sensitivity))
+    sections = [_section(heading, path, out.parent, figures_dir, words) for heading, path in results.items()]
+    mismatch = _mismatch(sections, out.parent, figures_dir)
+    write_text(out, render_report(words.title, sections, words.notes, sensitivity, words.goals, mismatch))
 
 
-def _section(heading: str, path: Path, page_folder: Path, figures_dir: Path, labels: Sequence[str]) -> Section:
-    results = read_json(path)
+def _section(heading: str, path: Path, page_folder: Path, figures_dir: Path, words: Words) -> Section:
+    results, labels = read_json(path), words.labels_of(path.name)
     if not isinstance(results, dict) or not results.get("systems") or "meta" not in results:
         raise PqmError(f"{path} holds no systems: run stage 7 (score) again")
     tag = path.stem.removeprefix("results")
@@ -126,7 +107,21 @@ def _section(heading: str, path: Path, page_folder: Path, figures_dir: Path, lab
     links = [_link(target, page_folder) for target in (path, *figures)]
     study, drawn = _study(results, path.with_name(f"study{tag}.json"), figures_dir, plain_label(labels))
     study_links = {name: _link(target, page_folder) for name, target in drawn.items()}
-    return Section(heading or "Results", links[0], results, links[1], links[2], study, study_links)
+    heading = heading or "Results"
+    return Section(heading, links[0], results, links[1], links[2], labels, study, study_links, words.study_of)
+
+
+def _mismatch(sections: Sequence[Section], page_folder: Path, figures_dir: Path) -> dict[str, list[Section]]:
+    """The sections of each base that was measured under several conditions, by the figure that is drawn of them."""
+    named = {section.heading: section for section in sections}
+    groups = conditions_of({heading: section.results for heading, section in named.items()})
+    found = {}
+    for group in groups:
+        base = next(iter(group.values()))["meta"]["base"]
+        path = figures_dir / ("mismatch.svg" if len(groups) == 1 else f"mismatch_{base}.svg")
+        found[_link(path, page_folder)] = [named[heading] for heading in group]
+        mismatch_figure(group, path, plain_label(together(named[heading].labels for heading in group)))
+    return found
 
 
 def _study(

@@ -2,15 +2,19 @@
 
 import copy
 
-from pqm_plugin.report.page import Section, plain_label, render_report
+from pqm_plugin.report.goals import Goal
+from pqm_plugin.report.labels import plain_label
+from pqm_plugin.report.page import Section, render_report
 
 
-def _section(results, source="results.json"):
-    return Section("Joint decoding", source, results, "speakers.svg", "bytes.svg")
+def _section(results, source="results.json", labels=()):
+    return Section("Joint decoding", source, results, "speakers.svg", "bytes.svg", labels)
 
 
 def test_the_labels_stand_over_every_table(results):
-    page = render_report("T", [_section(results)], ["lossy", "ten readers"], sensitivity={"a base": [{"kind": "ctc"}]})
+    page = render_report(
+        "T", [_section(results, labels=["lossy", "ten readers"])], sensitivity={"a base": [{"kind": "ctc"}]}
+    )
 
     tables = page.count("| :-- |")
     assert tables == 6
@@ -25,7 +29,7 @@ def test_what_differs_between_results_files_is_said_for_each(results):
     other = copy.deepcopy(results)
     other["meta"]["command"] = "./run.sh --tag ctc"
 
-    page = render_report("T", [_section(results), _section(other, "results_ctc.json")], [])
+    page = render_report("T", [_section(results), _section(other, "results_ctc.json")])
 
     assert "* corpus: two invented speakers\n" in page
     assert "* command of `results.json`: `./run.sh --base asr_tiny`\n" in page
@@ -33,7 +37,7 @@ def test_what_differs_between_results_files_is_said_for_each(results):
 
 
 def test_few_speakers_are_said_to_be_few(results):
-    assert "They rest on 2 speakers, which is few" in render_report("T", [_section(results)], [])
+    assert "They rest on 2 speakers, which is few" in render_report("T", [_section(results)])
 
 
 def test_the_overlap_of_the_decoded_speakers_stands_by_their_table(results):
@@ -42,7 +46,7 @@ def test_the_overlap_of_the_decoded_speakers_stands_by_their_table(results):
     speakers = list(results["systems"]["nf4"]["speakers"])
     results["meta"]["overlap"] = dict.fromkeys([*speakers, "nobody"], told)
 
-    page = render_report("T", [_section(results)], [])
+    page = render_report("T", [_section(results)])
 
     assert (
         "Overlap: of 20 test utterances 2 (8.0 % of the words) have a text that the same speaker's train holds too, "
@@ -54,12 +58,27 @@ def test_with_one_speaker_the_interval_claims_nothing_of_others(results):
     for entry in results["systems"].values():
         del entry["speakers"]["bob"]
 
-    assert "not other speakers" in render_report("T", [_section(results)], [])
+    assert "not other speakers" in render_report("T", [_section(results)])
 
 
 def test_figures_have_a_text_for_those_who_cannot_see_them(results):
-    page = render_report("T", [_section(results)], [])
+    page = render_report("T", [_section(results)])
 
     assert "nf4+speaker 12.00 % at 8.50 MB" in page
     assert "nf4+speaker 12.00 % (9.00 to 15.00)" in page
     assert "](bytes.svg)" in page
+
+
+def test_each_condition_has_its_own_labels_and_tables_over_several_have_all_of_them(results):
+    results["meta"]["decoding"] = "greedy"
+    other = copy.deepcopy(results)
+    sections = [_section(results, labels=["lossy", "joint"]), _section(other, "results_ctc.json", ["lossy", "alone"])]
+    goals = [Goal("small", ("results.json", "results_ctc.json"), "times_smaller", goal=7)]
+
+    page = render_report("T", sections, goals=goals, mismatch={"m.svg": sections})
+
+    first, second = page.split("## Joint decoding\n")[1:]
+    assert "*Lossy. Joint.*" in first and "Alone" not in first
+    assert "*Lossy. Alone.*" in second and "*Lossy. Joint.*" not in second
+    assert page.partition("## Goals")[2].strip().startswith("*Lossy. Joint. Alone.*")
+    assert page.partition("## Gain as a function")[2].partition("\n\n")[2].startswith("*Lossy. Joint. Alone.*")

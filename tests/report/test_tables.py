@@ -1,10 +1,6 @@
 """Tables against numbers worked out by hand."""
 
-import pytest
-
 from pqm_plugin.report.tables import (
-    comparison_sentence,
-    comparisons_table,
     measurements_table,
     speakers_table,
     systems_table,
@@ -46,39 +42,6 @@ def test_every_speaker_has_a_row_and_the_last_row_is_for_all(results):
 
     assert _row(table, "bob") == ["bob", "10", "100", "20.00", "20.00", "20.00", "24.00", "19.00", "15.00", "18.00"]
     assert table.splitlines()[-1].startswith("| **all** | **20** | **200** | **15.00** |")
-
-
-def test_a_comparison_shows_the_reduction_its_interval_and_its_probability(results):
-    assert "| `nf4+speaker` | `nf4` | 33.3 | [25.0, 37.5] | 1.000 | 33.3 | [25.0, 37.5] |\n" in comparisons_table(
-        results
-    )
-
-
-@pytest.mark.parametrize(
-    ("reduction", "ci95", "sentence"),
-    [
-        (0.123, [0.04, 0.2], "12.3 % fewer word errors, 95 % interval from 4.0 % fewer to 20.0 % fewer."),
-        (-0.1, [-0.2, -0.05], "10.0 % more word errors, 95 % interval from 20.0 % more to 5.0 % more."),
-        (
-            0.05,
-            [-0.02, 0.1],
-            "5.0 % fewer word errors, 95 % interval from 2.0 % more to 10.0 % fewer. "
-            "The interval includes zero: no difference is shown.",
-        ),
-        (
-            0.05,
-            [None, 0.1],
-            "5.0 % fewer word errors, 95 % interval from no bound to 10.0 % fewer. "
-            "The interval includes zero: no difference is shown.",
-        ),
-        (0.0, [0.0, 0.0], "as many word errors, in every resample."),
-        (None, [None, None], "`b` makes no error, so there is nothing to reduce."),
-    ],
-)
-def test_a_sentence_says_what_is_shown_and_no_more(reduction, ci95, sentence):
-    row = {"system": "a", "against": "b", "relative_wer_reduction": reduction, "ci95": ci95, "p_improvement": 0.9}
-
-    assert comparison_sentence(row) == f"`a` against `b`: {sentence}"
 
 
 def test_measurements_show_the_columns_that_are_there_in_a_fixed_order():

@@ -7,6 +7,7 @@ import pytest
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.report import report_folder, write_report
+from pqm_plugin.stages.reporting.words import Words, everywhere, read_words
 
 STORED = Path(__file__).parents[1] / "report"
 OWN = Path(__file__).parents[2] / "egs" / "own" / "results.json"
@@ -23,9 +24,11 @@ def _report(folder, name="results.json"):
         {"Joint decoding": folder / name},
         out=folder / "RESULTS.md",
         figures_dir=folder / "figures",
-        title="Two speakers in 4 bits",
-        labels=["invented numbers", "two speakers"],
-        notes=["Nothing may be claimed from this page."],
+        words=Words(
+            title="Two speakers in 4 bits",
+            labels=everywhere(["invented numbers", "two speakers"]),
+            notes=("Nothing may be claimed from this page.",),
+        ),
         sensitivity={"asr_tiny": SENSITIVITY},
     )
     return folder / "RESULTS.md"
@@ -58,21 +61,21 @@ def test_a_results_file_without_systems_is_named(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
 
     with pytest.raises(PqmError, match="results.json"):
-        write_report({"": tmp_path / "results.json"}, tmp_path / "R.md", tmp_path, "T", [], [], {})
+        write_report({"": tmp_path / "results.json"}, tmp_path / "R.md", tmp_path, Words(), {})
 
     assert not (tmp_path / "R.md").exists()
 
 
 def test_no_results_at_all_is_an_error(tmp_path):
     with pytest.raises(PqmError, match="run stage 7"):
-        write_report({}, tmp_path / "R.md", tmp_path, "T", [], [], {})
+        write_report({}, tmp_path / "R.md", tmp_path, Words(), {})
 
 
 def test_two_results_files_of_one_name_are_refused(tmp_path):
     paths = {"a": tmp_path / "a" / "results.json", "b": tmp_path / "b" / "results.json"}
 
     with pytest.raises(PqmError, match="rename one"):
-        write_report(paths, tmp_path / "R.md", tmp_path, "T", [], [], {})
+        write_report(paths, tmp_path / "R.md", tmp_path, Words(), {})
 
 
 def test_the_words_of_a_page_are_beside_its_results(tmp_path):
@@ -93,3 +96,39 @@ def test_a_word_of_the_page_that_is_none_is_named(tmp_path):
 
     with pytest.raises(PqmError, match=r"report\.yaml: unknown key 'lables'; did you mean 'labels'"):
         report_folder(tmp_path)
+
+
+def test_a_label_may_be_of_some_results_files_alone(tmp_path):
+    (tmp_path / "report.yaml").write_text("labels: [everywhere, {label: heard alone, of: [results_heard.json]}]")
+
+    words = read_words(tmp_path)
+
+    assert words.labels_of("results.json") == ["everywhere"]
+    assert words.labels_of("results.json", "results_heard.json") == ["everywhere", "heard alone"]
+
+
+def test_goals_of_a_recipe_stand_in_its_page(tmp_path):
+    shutil.copy(OWN, tmp_path)
+    (tmp_path / "report.yaml").write_text(
+        "goals: [{what: seven times, of: [results.json], measure: times_smaller, system: nf4, goal: 7}]"
+    )
+
+    report_folder(tmp_path)
+
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "## Goals\n\n| goal |" in page and "| seven times | `results.json` | 7." in page
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("labels: [{lable: x}]", r"report\.yaml: labels: unknown key 'lable'; did you mean 'label'"),
+        ("goals: [{what: x, measure: beauty}]", r"report\.yaml: goals: goal 'x': measure 'beauty'"),
+        ("goals: [3]", r"report\.yaml: goals: expected keys and values"),
+    ],
+)
+def test_a_label_or_goal_that_is_none_is_named(tmp_path, text, message):
+    (tmp_path / "report.yaml").write_text(text)
+
+    with pytest.raises(PqmError, match=message):
+        read_words(tmp_path)

@@ -1,0 +1,125 @@
+"""Gain as a function of mismatch: over readers and conditions, what adapters bring where the base errs more."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from scipy.stats import spearmanr
+
+from pqm_plugin.report.comparisons import comparison
+from pqm_plugin.report.markdown import NOTHING, percent, percent_interval, table
+from pqm_plugin.report.systems import OWN, SAT, others_of
+from pqm_plugin.report.tables import Results
+
+_BASE = "full"
+SHOWN = (OWN, SAT)
+"""Systems whose gain is shown, where they were decoded."""
+_FEWEST_READERS = 3
+_NOTE = (
+    "Gain: word errors fewer than those of `full`. Correlation: Spearman's, over readers, of the WER of `full` with "
+    "the relative reduction by `{system}`. The errors of `full` are in both, so that a reader who happens to have many "
+    "of them seems to gain more: what lies level with zero is no effect, what rises is in part this."
+)
+
+
+def conditions_of(results: Mapping[str, Results]) -> list[dict[str, Results]]:
+    """Results of one base in two conditions or more, with three readers at least; a group a base, by the same names."""
+    groups: dict[str, dict[str, Results]] = {}
+    for name, found in results.items():
+        systems = found["systems"]
+        if {_BASE, OWN} <= systems.keys() and len(systems[_BASE]["speakers"]) >= _FEWEST_READERS:
+            groups.setdefault(found["meta"]["base"], {})[name] = found
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def short_names(conditions: Mapping[str, Results]) -> dict[str, Results]:
+    """The conditions by set and kind of decoding, where that tells them apart."""
+    metas = [results["meta"] for results in conditions.values()]
+    names = [f"{meta.get('set', meta['corpus'])}, {meta['decoding'].partition(',')[0]}" for meta in metas]
+    return dict(zip(names, conditions.values(), strict=True)) if len(set(names)) == len(names) else dict(conditions)
+
+
+def points(results: Results, system: str) -> list[tuple[float, float]]:
+    """WER of `full` and relative reduction by a system, for each speaker for whom `full` errs."""
+    before, after = (results["systems"][key]["speakers"] for key in (_BASE, system))
+    return [
+        (one["wer"], 1 - after[speaker]["errors"] / one["errors"])
+        for speaker, one in before.items()
+        if one["errors"] and one["wer"] is not None
+    ]
+
+
+def correlation(results: Results, system: str) -> tuple[float, float] | None:
+    """Spearman's rank correlation of the two, and its two-sided p; None where either is the same for all, or nearly no
+    reader is left.
+    """
+    found = points(results, system)
+    if len(found) < _FEWEST_READERS or any(len(set(side)) == 1 for side in zip(*found, strict=True)):
+        return None
+    rho, p = spearmanr(*zip(*found, strict=True))
+    return float(rho), float(p)
+
+
+def mismatch_parts(conditions: Mapping[str, Results], figure: str, label: str) -> list[str]:
+    """The part of the page about the conditions of one base, by their headings; `figure` is a link."""
+    base, conditions = next(iter(conditions.values()))["meta"]["base"], short_names(conditions)
+    return [
+        f"## Gain as a function of mismatch: {base}\n",
+        label,
+        mismatch_table(conditions),
+        f"{_NOTE.format(system=OWN)} {caption(conditions)}\n",
+        f"![{_alt(conditions)}]({figure})\n",
+    ]
+
+
+def mismatch_table(conditions: Mapping[str, Results]) -> str:
+    """Base WER and gains, a row a condition."""
+    headings = ["condition", "WER % of `full`"]
+    headings += ["gain by `nf4+sat` %", "by `nf4+speaker` %", "by others' adapters, mean %", "correlation"]
+    rows = []
+    for name, results in conditions.items():
+        systems, rho = results["systems"], correlation(results, OWN)
+        others = [systems[key]["errors"] for key in others_of(systems)]
+        errors = systems[_BASE]["errors"]
+        rows.append(
+            [
+                name,
+                percent(systems[_BASE]["wer"]),
+                *(_gain(results, system) for system in (SAT, OWN)),
+                percent(1 - mean(others) / errors, 1) if others and errors else NOTHING,
+                f"{rho[0]:.2f}" if rho else NOTHING,
+            ]
+        )
+    return table(headings, rows)
+
+
+def _gain(results: Results, system: str) -> str:
+    row = comparison(results, system, _BASE)
+    return f"{percent(row['relative_wer_reduction'], 1)} {percent_interval(row['ci95'], 1)}" if row else NOTHING
+
+
+def caption(conditions: Mapping[str, Results]) -> str:
+    """The correlation of each condition, in words."""
+    said = []
+    for name, results in conditions.items():
+        rho, n = correlation(results, OWN), len(points(results, OWN))
+        said.append(f"{name}: {f'{rho[0]:.2f}, p = {rho[1]:.3f}' if rho else 'none to be had'}, {n} readers")
+    return f"Here: {'; '.join(said)}."
+
+
+def _alt(conditions: Mapping[str, Results]) -> str:
+    said = "Relative reduction of word errors by adapters against the WER of full precision, a mark a reader"
+    lines = []
+    for name, results in conditions.items():
+        for system in shown(results):
+            found = points(results, system)
+            ends = [(min(side), max(side)) for side in zip(*found, strict=True)] or [(0.0, 0.0)] * 2
+            lines.append(
+                f"{name}, {system}: WER {percent(ends[0][0], 1)} to {percent(ends[0][1], 1)} %, "
+                f"reduction {percent(ends[1][0], 0)} to {percent(ends[1][1], 0)} %"
+            )
+    return f"{said}. {'; '.join(lines)}"
+
+
+def shown(results: Results) -> Sequence[str]:
+    """Those systems of a condition whose gain is drawn."""
+    return [system for system in SHOWN if system in results["systems"]]
