@@ -76,6 +76,6 @@ def test_what_is_the_speakers_own_is_said_against_the_mean_of_all_others(systems
     row["normalized"] = {key: row[key] for key in ("relative_wer_reduction", "ci95", "p_improvement", "speakers")}
     assert own_sentence({"systems": systems, "comparisons": [row]}).endswith(
         "no difference is shown. Speakers: 6 helped, 3 harmed, 1 unchanged, sign test p = 0.508. Normalised 5.0 % "
-        "fewer, from 2.0 % more to 10.0 % fewer, which includes zero; speakers: 6 helped, 3 harmed, 1 unchanged, sign test "
-        "p = 0.508."
+        "fewer, from 2.0 % more to 10.0 % fewer, which includes zero; speakers: 6 helped, 3 harmed, 1 unchanged, "
+        "sign test p = 0.508."
     )
