@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from pqm_plugin.corpus.readers.librispeech import read
+from pqm_plugin.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "egs/librispeech/local/simulate_device.py"
@@ -99,3 +100,51 @@ def test_a_number_of_devices_that_is_none_is_named(make_corpus, tmp_path):
 
     assert ended.returncode == 1
     assert "such as sat:4" in ended.stderr
+
+
+def test_another_seed_or_range_of_noise_gives_other_sound_and_the_record_tells_the_devices_that_were_used(
+    simulator, make_corpus, tmp_path
+):
+    corpus = make_corpus({"dev": {"84-1-0000": "GO ON"}}, n_samples=8000)
+    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "dev", "--out", tmp_path / "out"]
+    sound, record = (tmp_path / "out/dev-device" / name for name in ("84/1/84-1-0000.flac", "made.json"))
+    heard, said, devices = [], [], []
+
+    for further in ([], [], ["--seed", "1"], ["--seed", "1", "--snr_db", "30", "40"]):
+        done = subprocess.run(
+            [*command, *further], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+        )
+        heard.append((sound.read_bytes(), sound.stat().st_ino))
+        said.append(done.stderr)
+        devices.append(simulator.Device(**read_json(record)["readers"]["84"][0]))
+
+    assert heard[0] == heard[1]
+    assert len({sound for sound, _ in heard}) == 3
+    assert "doing it again" not in said[1]
+    assert "made with other settings (seed)" in said[2]
+    assert "made with other settings (snr_db)" in said[3]
+    assert (devices[0].snr_db, devices[2].snr_db) == tuple(
+        simulator.draw("84", seed, (8.0, 20.0)).snr_db for seed in (0, 1)
+    )
+    assert 30 <= devices[3].snr_db <= 40
+
+
+def test_simulated_readers_without_a_record_are_kept_where_their_device_is_the_one_asked_for(make_corpus, tmp_path):
+    corpus = make_corpus({"sat": {"84-1-0000": "GO ON", "84-1-0001": "STOP"}}, n_samples=8000)
+    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "sat:2", "--out", tmp_path / "out"]
+    record = tmp_path / "out/sat-device2/made.json"
+    subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+    before = record.read_bytes()
+    said = []
+
+    for further in ([], ["--seed", "1"]):
+        record.unlink()
+        done = subprocess.run(
+            [*command, *further], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+        )
+        said.append((done.stderr, record.read_bytes() == before))
+
+    assert [("it is kept" in text, "making it again" in text, same) for text, same in said] == [
+        (True, False, True),
+        (False, True, False),
+    ]

@@ -1,5 +1,6 @@
-"""Speech through MP3: what the codec leaves out is gone, and nothing else moves."""
+"""Speech through MP3: what the codec leaves out is gone, nothing else moves, and a set is what was asked for."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 
 from pqm_plugin.corpus.readers.librispeech import read
+from pqm_plugin.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "egs/librispeech/local/through_mp3.py"
@@ -71,3 +73,61 @@ def test_a_set_that_is_not_there_and_a_rate_that_mp3_has_not_are_named(clicks, t
 
     assert lost.returncode == 1 and "moon holds no .flac" in lost.stderr
     assert fast.returncode == 1 and "8 to 160" in fast.stderr
+
+
+def sounds(folder):
+    return [path.read_bytes() for path in sorted(folder.rglob("*.flac"))]
+
+
+def test_a_set_that_is_there_as_asked_for_stays_and_one_of_another_rate_is_made_again_and_told(clicks, tmp_path):
+    out = tmp_path / "out"
+    ask = ("--corpus", clicks, "--sets", "sat", "--out", out)
+    run(*ask)
+    first = sorted((out / "sat-mp3").rglob("*.flac"))[0]
+    before, inode = sounds(out / "sat-mp3"), first.stat().st_ino
+
+    same, inode_after = run(*ask), first.stat().st_ino
+    other = run(*ask, "--kbit_s", "64")
+    fresh = run("--corpus", clicks, "--sets", "sat", "--out", tmp_path / "fresh", "--kbit_s", "64")
+
+    assert [done.returncode for done in (same, other, fresh)] == [0, 0, 0]
+    assert inode_after == inode
+    assert "sat-mp3: made with other settings (kbit_s); doing it again" in other.stderr
+    assert sounds(out / "sat-mp3") == sounds(tmp_path / "fresh/sat-mp3") != before
+    assert read_json(out / "sat-mp3/made.json")["request"]["kbit_s"] == 64
+
+
+def test_another_source_of_the_same_name_is_stored_and_copied_again(clicks, tmp_path):
+    out = tmp_path / "out"
+    ask = ("--corpus", clicks, "--sets", "sat", "--keep", "sat", "--out", out)
+    run(*ask)
+    soundfile.write(clicks / "sat/84/1/84-1-0001.flac", np.zeros(RATE), RATE, "PCM_16")
+
+    done = run(*ask)
+
+    assert "made with other settings (source)" in done.stderr
+    assert "copying it again" in done.stderr
+    for name in ("sat", "sat-mp3"):
+        assert len(soundfile.read(out / name / "84/1/84-1-0001.flac")[0]) == RATE
+
+
+def test_a_set_without_a_record_is_kept_if_it_is_what_is_asked_for_and_either_way_it_is_said(clicks, tmp_path):
+    out = tmp_path / "out"
+    ask = ("--corpus", clicks, "--sets", "sat", "--out", out)
+    run(*ask)
+    record, first = out / "sat-mp3/made.json", sorted((out / "sat-mp3").rglob("*.flac"))[0]
+    kept = record.read_bytes(), first.stat().st_ino
+    record.unlink()
+
+    same, after = run(*ask), (record.read_bytes(), first.stat().st_ino)
+    record.unlink()
+    other = run(*ask, "--kbit_s", "64")
+
+    assert "has no made.json" in same.stderr and "it is kept" in same.stderr
+    assert after == kept
+    assert "has no made.json" in other.stderr and "making it again" in other.stderr
+    assert read_json(record)["request"]["kbit_s"] == 64
+    record.unlink()
+    shutil.rmtree(out / "sat-mp3/84/1")
+    assert "making it again" in run(*ask).stderr
+    assert len(sounds(out / "sat-mp3")) == 2

@@ -3,8 +3,9 @@
 
 A reader keeps the device in every utterance: the impulse response of a room (image source model), a band limit, noise
 of a constant level and colour, and a gain. Readers differ; --seed and the reader's number decide. A set SET becomes
-SET-device, so that its numbers say what they are of. What was made is in OUT/devices.json. A run that was cut off goes
-on: sets that are whole are left as they are.
+SET-device, so that its numbers say what they are of; its made.json has what was asked for and the devices. A set that
+is there as it is asked for is left as it is; asked for otherwise, of another source, seed or range of noise, it is made
+again.
 
 To learn from, a reader may be heard through several devices: SET:4 becomes SET-device4, which has every utterance four
 times, first as SET-device has it; the number of its chapter says by which of the others, 134315 becomes 3134315 by the
@@ -12,20 +13,19 @@ third. The reader stays one reader, so that who is left out of SAT is left out b
 """
 
 import argparse
+import functools
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
-from derived_sets import audio_of, copy_tables
+from derived_sets import DerivedSet, audio_of, copy_tables, identity
 from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, sosfilt
-from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import whole_folder, write_json
 from pqm_plugin.processes import start_log
 
 RATE = 16000
@@ -69,6 +69,7 @@ def draw(reader: str, seed: int, snr_db: tuple[float, float], number: int = 0) -
     )
 
 
+@functools.cache
 def impulse_response(device: Device) -> NDArray[np.float64]:
     """From mouth to microphone, float64 (n_taps,), of unit energy, starting with the direct sound."""
     try:
@@ -108,8 +109,8 @@ def _noise(n: int, slope_db: float, rng: np.random.Generator) -> NDArray[np.floa
 
 def simulate(
     corpus: Path, set_name: str, out: Path, seed: int, snr_db: tuple[float, float], n_devices: int = 1
-) -> dict[str, list[Device]]:
-    """Write the set whole into `out` and return the devices of its readers.
+) -> None:
+    """Write the set whole into `out`, with a record of the devices of its readers.
 
     Raises:
         PqmError: if the corpus has no such set, or its audio is not 16 kHz.
@@ -117,25 +118,34 @@ def simulate(
     source, files = corpus / set_name, audio_of(corpus, set_name)
     readers = sorted({path.parts[-3] for path in files})
     devices = {reader: [draw(reader, seed, snr_db, number) for number in range(n_devices)] for reader in readers}
-    target = out / f"{set_name}{SUFFIX}{n_devices if n_devices > 1 else ''}"
-    if target.is_dir():
-        return devices
-    responses = {reader: [impulse_response(device) for device in devices[reader]] for reader in readers}
-    with whole_folder(target) as scratch:
-        for path in tqdm(files, desc=target.name, unit="utterance"):
-            samples, rate = soundfile.read(path)
-            if rate != RATE or samples.ndim != 1:
-                raise PqmError(f"{path}: {rate} Hz, {samples.ndim} dimensions; expected mono audio of {RATE} Hz")
-            reader = path.parts[-3]
-            for number, (device, taps) in enumerate(zip(devices[reader], responses[reader], strict=True)):
-                heard = scratch / _renumbered(path.relative_to(source), number)
-                rng = np.random.default_rng([seed, *(int(part) for part in heard.stem.split("-"))])
-                heard.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(heard, through(samples, device, taps, rng), RATE, "PCM_16")
+
+    def sounds() -> Iterator[tuple[Path, NDArray[np.float64], int]]:
+        for path in files:
+            yield from _heard(path, path.relative_to(source), devices[path.parts[-3]], seed)
+
+    def texts() -> Iterator[tuple[Path, str]]:
         for path in source.rglob("*.trans.txt"):
             for number in range(n_devices):
-                _copy_texts(path, scratch / _renumbered(path.relative_to(source), number))
-    return devices
+                place = _renumbered(path.relative_to(source), number)
+                yield place, _named(path.read_text(encoding="utf-8"), path, place)
+
+    request = {"seed": seed, "snr_db": list(snr_db), "n_devices": n_devices, "source": identity(source)}
+    made = {reader: [asdict(device) for device in found] for reader, found in devices.items()}
+    target = out / f"{set_name}{SUFFIX}{n_devices if n_devices > 1 else ''}"
+    DerivedSet(target, {"request": request, "readers": made}, len(files) * n_devices, sounds, texts).make()
+
+
+def _heard(
+    path: Path, place: Path, devices: Sequence[Device], seed: int
+) -> Iterator[tuple[Path, NDArray[np.float64], int]]:
+    """An utterance through each device: its place in the set, its samples and their rate."""
+    samples, rate = soundfile.read(path)
+    if rate != RATE or samples.ndim != 1:
+        raise PqmError(f"{path}: {rate} Hz, {samples.ndim} dimensions; expected mono audio of {RATE} Hz")
+    for number, device in enumerate(devices):
+        renumbered = _renumbered(place, number)
+        rng = np.random.default_rng([seed, *(int(part) for part in renumbered.stem.split("-"))])
+        yield renumbered, through(samples, device, impulse_response(device), rng), RATE
 
 
 def _renumbered(path: Path, number: int) -> Path:
@@ -147,10 +157,10 @@ def _renumbered(path: Path, number: int) -> Path:
     return Path(reader, renumbered, name.replace(f"{reader}-{chapter}", f"{reader}-{renumbered}", 1))
 
 
-def _copy_texts(path: Path, target: Path) -> None:
-    old, new = (one.name.partition(".")[0] for one in (path, target))
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    target.write_text("".join(line.replace(old, new, 1) for line in lines), encoding="utf-8")
+def _named(text: str, path: Path, place: Path) -> str:
+    """Transcripts of the file `path` with the names that utterances have at `place`."""
+    old, new = (one.name.partition(".")[0] for one in (path, place))
+    return "".join(line.replace(old, new, 1) for line in text.splitlines(keepends=True))
 
 
 def main() -> int:
@@ -168,14 +178,10 @@ def main() -> int:
     parsed = parser.parse_args()
     start_log()
     try:
-        devices: dict[str, list[Device]] = {}
         for wanted in parsed.sets:
             set_name, n_devices = _wanted(wanted)
-            devices |= simulate(parsed.corpus, set_name, parsed.out, parsed.seed, tuple(parsed.snr_db), n_devices)
+            simulate(parsed.corpus, set_name, parsed.out, parsed.seed, tuple(parsed.snr_db), n_devices)
         copy_tables(parsed.corpus, parsed.out)
-        request: dict[str, Any] = {"seed": parsed.seed, "snr_db": list(parsed.snr_db)}
-        made = {reader: [asdict(device) for device in found] for reader, found in devices.items()}
-        write_json(parsed.out / "devices.json", request | {"readers": made})
     except PqmError as error:
         print(f"simulate_device: {error}", file=sys.stderr)
         return 1

@@ -3,20 +3,21 @@
 
 Who teaches the speaker-independent adapter should be heard as the target speakers are: where their recordings were MP3
 once, they have nothing above a cut-off, and what else the codec leaves out. A set SET becomes SET-mp3, so that its
-numbers say what they are of; utterances keep their names and their lengths. Sets that are whole are left as they are.
+numbers say what they are of; utterances keep their names and their lengths. A set that is there as it is asked for is
+left as it is; asked for otherwise, of another source or with another bit rate, it is made again.
 """
 
 import argparse
 import io
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from derived_sets import audio_of, copy_tables
+from derived_sets import DerivedSet, audio_of, copy_tables, identity, say
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import whole_folder
@@ -53,17 +54,18 @@ def store(corpus: Path, set_name: str, out: Path, kbit_s: float) -> None:
         PqmError: if the corpus has no such set.
     """
     source, files = corpus / set_name, audio_of(corpus, set_name)
-    target = out / f"{set_name}{SUFFIX}"
-    if target.is_dir():
-        return
-    with whole_folder(target) as scratch:
-        for path in tqdm(files, desc=target.name, unit="utterance"):
+
+    def sounds() -> Iterator[tuple[Path, NDArray[np.float32], int]]:
+        for path in files:
             samples, rate = soundfile.read(path, dtype="float32")
-            heard = scratch / path.relative_to(source)
-            heard.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(heard, through(samples, rate, kbit_s), rate, "PCM_16")
+            yield path.relative_to(source), through(samples, rate, kbit_s), rate
+
+    def texts() -> Iterator[tuple[Path, str]]:
         for path in source.rglob("*.trans.txt"):
-            shutil.copyfile(path, scratch / path.relative_to(source))
+            yield path.relative_to(source), path.read_text(encoding="utf-8")
+
+    record = {"request": {"kbit_s": kbit_s, "source": identity(source)}}
+    DerivedSet(out / f"{set_name}{SUFFIX}", record, len(files), sounds, texts).make()
 
 
 def keep(corpus: Path, set_name: str, out: Path) -> None:
@@ -73,9 +75,13 @@ def keep(corpus: Path, set_name: str, out: Path) -> None:
         PqmError: if the corpus has no such set.
     """
     audio_of(corpus, set_name)
-    if not (out / set_name).is_dir():
-        with whole_folder(out / set_name) as scratch:
-            shutil.copytree(corpus / set_name, scratch, dirs_exist_ok=True)
+    source, target = corpus / set_name, out / set_name
+    if target.is_dir():
+        if identity(target) == identity(source):
+            return
+        say(f"{target} is not as {source} is; copying it again")
+    with whole_folder(target) as scratch:
+        shutil.copytree(source, scratch, dirs_exist_ok=True)
 
 
 def main() -> int:
