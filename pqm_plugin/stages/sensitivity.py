@@ -18,6 +18,7 @@ from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.common.done import digest, is_done
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
+from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
@@ -26,7 +27,10 @@ _BATCH_FRAMES = 2000
 
 
 def run(recipe: Recipe) -> None:
-    """Measure every variant that is not measured yet and write the table; each row is kept as soon as it is there."""
+    """Measure every variant that is not measured yet and write the table; each row is kept as soon as it is there.
+
+    `meta` is of the call that measured the last of them.
+    """
     material = Material(recipe)
     utterances = [found for speaker in material.speakers() for found in material.utterances("dev", speaker)]
     opened = open_base(recipe, "full", n_threads=recipe.n_threads)
@@ -40,13 +44,14 @@ def run(recipe: Recipe) -> None:
         "utterances": digest(utterances),
     }
     rows = read_json(record)["rows"] if is_done(record, request, str(record)) else []
+    meta = {**provenance(recipe, f"--n_threads {recipe.n_threads}"), "set": recipe.target_set, "split": "dev"}
     kinds = opened.recognizer.layer_kinds()
     for setting, chosen in tqdm(_variants(kinds, recipe.config.quantize.keep).items(), desc="sensitivity"):
         if setting not in {row["setting"] for row in rows}:
             recognizer = _variant(recipe, kinds, chosen, opened.recognizer)
             measured = _measure(recognizer, ready, references)
             rows.append(_row(setting, recognizer, measured, rows[0] if rows else measured))
-            write_json(record, {"request": request, "base": recipe.base_name, "rows": rows})
+            write_json(record, {"request": request, "base": recipe.base_name, "meta": meta, "rows": rows})
             logging.info("%s", rows[-1])
 
 

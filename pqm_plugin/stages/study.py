@@ -19,7 +19,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name, whole_folder, write_json, write_text
 from pqm_plugin.quantize.names import META, PACKED
 from pqm_plugin.stages import run_stage
-from pqm_plugin.stages.config import as_dict
+from pqm_plugin.stages.config import as_dict, load_config
 from pqm_plugin.stages.recipe import Recipe
 from pqm_plugin.stages.score import results_files
 
@@ -29,7 +29,7 @@ _KEPT = (
     *("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized"),
     *("model_bytes", "adapter_bytes", "adapter_fraction"),
 )
-_MADE = ("commit", "seed", "hardware", "date")
+_MADE = ("commit", "command", "seed", "hardware", "date")
 _HEARD = "adapt_minutes"
 
 
@@ -99,18 +99,29 @@ def read_cells(path: Path) -> Iterator[Cell]:
 
 
 def variant_of(recipe: Recipe, cell: Cell) -> Recipe:
-    """The recipe of a cell, with its YAML on disk; what its settings share with the recipe's own it starts from."""
-    settings = _merged(as_dict(recipe.config), cell.changes)
+    """The recipe of a cell, with its YAML on disk; what its settings share with the recipe's own it starts from.
+
+    A second decoding setting stays one: what a cell learns, and the words that it learns from, are the same under every
+    `--tag`.
+    """
     name = safe_name(cell.variant, "cell")
-    config = recipe.expdir / "study" / f"{name}.yaml"
-    # The decoding setting is the recipe's: it is in here already.
-    write_text(config, yaml.safe_dump(settings, sort_keys=False))
+    folder = recipe.expdir / "study"
+    settings = folder / f"{name}.yaml"
+    write_text(settings, _yaml(as_dict(load_config(recipe.pqm_config)), cell.changes))
+    search = None
+    if recipe.inference_config:
+        search = folder / f"{name}_{recipe.tag}.yaml"
+        write_text(search, _yaml(dataclasses.asdict(recipe.config.decode), cell.changes.get("decode", {})))
     variant = dataclasses.replace(
-        recipe, variant=name, pqm_config=config, inference_config=None, systems=cell.systems, check_set=""
+        recipe, variant=name, pqm_config=settings, inference_config=search, systems=cell.systems, check_set=""
     )
     variant.config  # noqa: B018  an unknown key is named before anything runs
     _start_from(recipe, variant)
     return variant
+
+
+def _yaml(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(_merged(settings, changes), sort_keys=False)
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +140,7 @@ def _start_from(recipe: Recipe, variant: Recipe) -> None:
             target.mkdir(parents=True, exist_ok=True)
             # meta.json last: it says that the model is there.
             for path in sorted((p for p in source.iterdir() if p.is_file()), key=lambda p: p.name == META):
-                if not path.name.startswith(("results", RECORD, "RESULTS", ".")):
+                if not path.name.startswith(("results", RECORD, "sensitivity", "RESULTS", ".")):
                     shutil.copyfile(path, target / path.name)
         if (source / "sat").is_dir() and not (target / "sat").exists():
             with whole_folder(target / "sat") as scratch:

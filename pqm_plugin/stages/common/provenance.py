@@ -11,16 +11,18 @@ from pqm_plugin.files import read_json
 from pqm_plugin.processes import n_cores
 from pqm_plugin.stages.recipe import BASE_RECORD, Recipe
 
+_CODE = ("pqm_plugin", "egs/*.sh", "egs/*/*.sh", "egs/*/conf", "egs/*/local")
+"""What of the checkout a number is made by."""
 _PACKAGES = ("espnet", "transformers", "torch", "bitsandbytes", "peft", "jiwer")
 
 
-def provenance(recipe: Recipe) -> dict[str, Any]:
-    """The `meta` of results.json."""
+def provenance(recipe: Recipe, threads: str = "1 thread a decode") -> dict[str, Any]:
+    """The `meta` of results.json, and of sensitivity.json with its own use of the machine."""
     return {
         "corpus": recipe.target_set,
         "base": recipe.base_name,
         "base_sha256": read_json(recipe.base_dir / BASE_RECORD)["sha256"],
-        **circumstances(recipe.command, recipe.config.seed, "1 thread a decode"),
+        **circumstances(recipe.command, recipe.config.seed, threads),
     }
 
 
@@ -48,7 +50,7 @@ def _commit() -> str:
     root = Path(__file__).resolve().parents[3]
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", "pqm_plugin", "egs/pqm.sh", "egs/*/conf", "egs/*/run.sh")
+        changed = _git(root, "status", "--porcelain", "--", *_CODE)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + (" with uncommitted changes" if changed else "")
