@@ -76,6 +76,41 @@ def test_every_cell_of_a_shipped_study_is_a_configuration(path, tmp_path):
         assert isinstance(load_config(changed), Config) and cell.systems
 
 
+def test_what_is_studied_by_the_ctc_layer_are_cells_that_joint_decoding_has_too():
+    joint, ctc = (list(read_cells(ROOT / f"egs/librispeech/conf/{name}.yaml")) for name in ("study", "study_ctc"))
+
+    assert [cell for cell in joint if cell.section in ("minutes", "seeds")] == ctc
+
+
+def differing(one, other, prefix=""):
+    """Dotted names of the settings that differ."""
+    for key in one | other:
+        pair = one.get(key), other.get(key)
+        if all(isinstance(value, dict) for value in pair):
+            yield from differing(*pair, f"{prefix}{key}.")
+        elif pair[0] != pair[1]:
+            yield f"{prefix}{key}"
+
+
+JOINED = {"pretrain.epochs", "pretrain.joined_s", "pretrain.joined_copies"}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("librispeech/conf/pqm_device.yaml", {"pretrain.joined_copies"}),
+        ("tedlium3/conf/pqm.yaml", {*JOINED, "decode.ctc_weight"}),
+        ("own/conf/pqm.yaml", {*JOINED, "decode.ctc_weight", "quantize.calibrate"}),
+    ],
+)
+def test_a_recipe_differs_from_librispeech_in_what_its_first_lines_say(path, expected):
+    own, chosen = (as_dict(load_config(ROOT / "egs" / name)) for name in (path, "librispeech/conf/pqm.yaml"))
+
+    assert set(differing(own, chosen)) == expected
+    said = (ROOT / "egs" / path).read_text().partition("\nquantize:")[0]
+    assert all(name.rpartition(".")[2] in said for name in expected)
+
+
 def test_an_option_that_came_later_is_in_a_request_only_where_it_is_used():
     plain, used = as_dict(Config()), as_dict(Config(adapt=TrainOptions(spec_augment=True)))
 
