@@ -14,6 +14,7 @@ local_data=""  # script of the recipe that makes or fetches the corpus where no 
 downloads=""   # where it does so
 corpus=""      # the corpus as distributed
 study=""       # YAML of the study's cells, which run after stage 7
+sensitivity=false # true: measure after stage 7 which kinds of layer pay for 4 bits
 help=false
 parse_options "$@"
 if [ -n "${corpus}" ]; then
@@ -37,6 +38,7 @@ ESPnet's asr.sh numbers its stages otherwise: its stage 5 is the token list, 11 
   --stage        first stage to run (default ${stage})
   --stop_stage   last stage to run (default ${stop_stage})
   --skip_stages  stages to leave out
+  --sensitivity  true: measure after stage 7 which kinds of layer pay for 4 bits (default ${sensitivity})
   --python       Python that holds pqm_plugin (default ${python})
 Options of the stages:
 EOF
@@ -46,6 +48,8 @@ fi
 for number in "${stage}" "${stop_stage}" ${skip_stages//,/ }; do
     [[ "${number}" =~ ^[1-8]$ ]] || die "$0: stage '${number}' is not one of 1 to 8, see --help"
 done
+
+[[ "${sensitivity}" =~ ^(true|false)$ ]] || die "$0: --sensitivity '${sensitivity}': use true or false"
 
 start=${SECONDS}
 if want 1; then
@@ -80,6 +84,10 @@ fi
 if [ -n "${study}" ] && want 7; then
     log "Study: the same recipe with other settings, seeds and minutes"
     pqm study
+fi
+if "${sensitivity}" && want 7; then
+    log "Sensitivity: which kinds of layer pay for 4 bits"
+    pqm sensitivity
 fi
 if want 8; then
     log "Stage 8: report: tables and figures"

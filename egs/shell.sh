@@ -23,8 +23,8 @@ find_python() {
     fi
 }
 
-# Take the shell's own options (--stage, --stop_stage, --skip_stages, --python, --local_data, --downloads) out of "$@"
-# and note --corpus and --study; what is left goes to Python, which knows the rest.
+# Take the shell's own options (--stage, --stop_stage, --skip_stages, --sensitivity, --python, --local_data, --downloads) out
+# of "$@" and note --corpus and --study; what is left goes to Python, which knows the rest.
 parse_options() {
     rest=()
     while [ $# -gt 0 ]; do
@@ -32,8 +32,8 @@ parse_options() {
         name=${name//-/_}
         case "$1" in
             -h | --help) help=true ;;
-            --stage | --stop_stage | --stop-stage | --skip_stages | --skip-stages | --python | --local_data | \
-                --downloads)
+            --stage | --stop_stage | --stop-stage | --skip_stages | --skip-stages | --sensitivity | --python | \
+                --local_data | --downloads)
                 [ $# -ge 2 ] || die "$0: $1 needs a value"
                 printf -v "${name}" '%s' "$2"
                 shift

@@ -152,6 +152,13 @@ def readme_commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.strip()]
 
 
+def n_reports(command: list[str]) -> int:
+    """How many pages a recipe's command writes: the study one a condition, three unless it names them."""
+    if not command[0].endswith("run_study.sh"):
+        return 1
+    return len((value(command, "--conditions") or "joint ctc device").split())
+
+
 @pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
 def test_every_command_of_the_readme_parses(tmp_path, command):
     if command[0].endswith(".py"):
@@ -171,11 +178,14 @@ def test_every_command_of_the_readme_parses(tmp_path, command):
     elif command[0].startswith("tools/"):
         assert os.access(ROOT / command[0], os.X_OK)
     else:
+        # What is called a corpus must be there.
+        command = [str(tmp_path) if word == "/path/to/LibriSpeech" else word for word in command]
         done = call(ROOT / command[0], *command[1:], "--stage", "8", spy=tmp_path)
-        assert done.returncode == 0
-        assert stages(tmp_path) == ["report"]
+        assert done.returncode == 0, done.stderr
+        assert set(stages(tmp_path)) == {"report"}
+        assert len(stages(tmp_path)) == n_reports(command)
         assert all(Path(word).exists() for word in command if word.endswith(".yaml"))
-        options = calls(tmp_path)[0][3:]
+        options = [word for words in calls(tmp_path) if words[2] == "report" for word in words[3:]]
         known = subprocess.run(
             [sys.executable, "-m", "pqm_plugin", "report", "--help"],
             capture_output=True,
@@ -211,28 +221,78 @@ def test_the_shell_and_the_python_function_give_the_same_recipe():
     )
 
 
-def test_the_study_runs_every_condition_with_every_pair_of_speakers(tmp_path):
-    corpus = tmp_path / "LibriSpeech"
-    corpus.mkdir()
-    arguments = ("--corpus", str(corpus), "--base", "b", "--conditions", "joint ctc", "--others", "2", "--stage", "5")
+STUDY = ROOT / "egs/librispeech/run_study.sh"
+CONF = ROOT / "egs/librispeech/conf"
 
-    done = call(ROOT / "egs/librispeech/run_study.sh", *arguments, spy=tmp_path)
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "LibriSpeech"
+    folder.mkdir()
+    return str(folder)
+
+
+def test_the_study_runs_every_condition_with_every_pair_of_speakers(tmp_path, corpus):
+    arguments = ("--corpus", corpus, "--base", "b", "--conditions", "joint ctc", "--others", "2", "--stage", "5")
+
+    done = call(STUDY, *arguments, spy=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert stages(tmp_path) == ["adapt", "decode", "score", "study", "report", "adapt", "decode", "score", "report"]
+    joint = ["adapt", "decode", "score", "study", "sensitivity", "report"]
+    assert stages(tmp_path) == [*joint, *(name for name in joint if name != "sensitivity")]
     found = calls(tmp_path)
     assert value(found[0], "--systems").endswith("nf4+speaker-unsup nf4+other nf4+other2")
     assert all({"full+copy", "full+espnet-lora"} <= set(value(words, "--systems").split()) for words in found)
-    assert [value(words, "--tag") for words in found] == [None] * 5 + ["ctc"] * 4
-    assert call(ROOT / "egs/librispeech/run_study.sh", "--conditions", "moon").returncode == 2
+    assert [value(words, "--tag") for words in found] == [None] * 6 + ["ctc"] * 5
+    assert [value(words, "--study") for words in found if words[2] == "study"] == [
+        str(CONF / name) for name in ("study.yaml", "study_ctc.yaml")
+    ]
+    assert call(STUDY, "--conditions", "moon").returncode == 2
 
 
-def test_systems_that_are_named_are_all_that_the_study_runs(tmp_path):
-    corpus = tmp_path / "LibriSpeech"
-    corpus.mkdir()
-    arguments = ("--corpus", str(corpus), "--conditions", "ctc", "--systems", "nf4", "--others", "0", "--stage", "8")
+def test_systems_that_are_named_are_all_that_the_study_runs_in_every_condition(tmp_path, corpus):
+    systems = "nf4 full+copy full+espnet-lora"
 
-    done = call(ROOT / "egs/librispeech/run_study.sh", *arguments, spy=tmp_path)
+    done = call(STUDY, "--corpus", corpus, "--systems", systems, "--others", "0", "--stage", "8", spy=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert [value(words, "--systems") for words in calls(tmp_path)] == ["nf4"]
+    reported = [words for words in calls(tmp_path) if words[2] == "report"]
+    assert [value(words, "--systems") for words in reported] == [systems] * 3
+    assert [value(words, "--tag") for words in reported] == [None, "ctc", "device"]
+
+
+def test_settings_of_the_user_are_for_the_plain_conditions_and_the_device_has_its_own(tmp_path, corpus):
+    given = ("--corpus", corpus, "--stage", "8")
+    call(STUDY, *given, spy=tmp_path)
+    call(STUDY, *given, "--pqm_config", "mine.yaml", spy=tmp_path)
+    call(STUDY, *given, "--pqm_config", "mine.yaml", "--device_config", "heard.yaml", spy=tmp_path)
+
+    plain, device = str(CONF / "pqm.yaml"), str(CONF / "pqm_device.yaml")
+    assert [value(words, "--pqm_config") for words in calls(tmp_path) if words[2] == "report"] == [
+        *(plain, plain, device),
+        *("mine.yaml", "mine.yaml", device),
+        *("mine.yaml", "mine.yaml", "heard.yaml"),
+    ]
+
+
+def test_studies_can_be_left_out(tmp_path, corpus):
+    leave_out = ("--study", "", "--study_ctc", "", "--sensitivity", "false")
+    call(STUDY, "--corpus", corpus, "--conditions", "joint ctc", "--stage", "7", *leave_out, spy=tmp_path)
+    wrong = call(STUDY, "--corpus", corpus, "--sensitivity", "ture", spy=tmp_path)
+
+    assert stages(tmp_path) == ["score", "report", "score", "report"]
+    assert wrong.returncode == 2 and "use true or false" in wrong.stderr
+
+
+def test_results_of_the_study_record_its_own_command_from_which_their_speech_follows(tmp_path, corpus):
+    given = ("--corpus", corpus, "--sat_mp3", "24", "--systems", "nf4 nf4+sat", "--others", "0", "--stage", "7")
+
+    done = call(STUDY, *given, spy=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    found = calls(tmp_path)
+    assert [Path(words[0]).name for words in found if words[0] != "-m"] == ["through_mp3.py", "simulate_device.py"]
+    commands = {value(words, "--command") for words in found if words[0] == "-m"}
+    assert [shlex.split(command) for command in commands] == [
+        ["egs/librispeech/run_study.sh", "--python", str(tmp_path / "python"), *given]
+    ]
