@@ -9,6 +9,7 @@ from pqm_plugin.report.goals import Goal, goals_parts
 from pqm_plugin.report.labels import label_line, together
 from pqm_plugin.report.markdown import percent, percent_interval
 from pqm_plugin.report.mismatch import mismatch_parts
+from pqm_plugin.report.sensitivity import sensitivity_parts
 from pqm_plugin.report.study import Study, study_parts
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.report.tables import (
@@ -38,10 +39,6 @@ _SYSTEMS_NOTE = (
     "Whisper's English text normaliser first. MB are 1,000,000 bytes, measured on disk. Times smaller: the "
     "full-precision base over base and adapter together. RTF: seconds of decoding for a second of speech."
 )
-_SENSITIVITY_NOTE = (
-    "Loss in nats per dev utterance, of the whole model; WER by the family's fastest decoding, for a CTC/attention "
-    "model the best CTC path, in which the decoder's own layers have no part: judge those by the loss.\n"
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def render_report(
     title: str,
     sections: Sequence[Section],
     notes: Sequence[str] = (),
-    sensitivity: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    sensitivity: Mapping[str, Mapping[str, Any]] | None = None,
     goals: Sequence[Goal] = (),
     mismatch: Mapping[str, Sequence[Section]] | None = None,
 ) -> str:
@@ -76,7 +73,8 @@ def render_report(
 
     Args:
         notes: sentences for the end of the page.
-        sensitivity: by base, one row a kind of layer or setting: what quantising it did to loss and WER.
+        sensitivity: by base, how it was measured, and in `rows`, one a kind of layer or setting, what quantising it
+            did to loss and WER.
         mismatch: sections of one base under several conditions, by the link of the figure that compares them.
     """
     parts = [f"# {title}\n", "This page is written by stage 8 (report) from the files it names; do not edit it.\n"]
@@ -89,7 +87,8 @@ def render_report(
     for figure, group in (mismatch or {}).items():
         parts += mismatch_parts({section.heading: section.results for section in group}, figure, _label(group))
     if sensitivity:
-        parts += ["## What each kind of layer costs in 4 bits\n", *_by_base(sensitivity, sections), _SENSITIVITY_NOTE]
+        costs = {base: record["rows"] for base, record in sensitivity.items()}
+        parts += sensitivity_parts(sensitivity, _by_base(costs, sections))
     # Every condition of one base has the same rows.
     quantization = {section.results["meta"]["base"]: section.results.get("quantization") for section in sections}
     if any(quantization.values()):

@@ -29,9 +29,8 @@ def run(recipe: Recipe) -> None:
     out = recipe.report or recipe.packed_dir
     ours = _in_order(recipe.packed_dir, "results")
     if out != recipe.packed_dir:
-        tag = f"_{recipe.tag}" if recipe.tag else ""
         copies = {path: out / path.name for path in [*ours, *_in_order(recipe.packed_dir, "study")]}
-        copies |= {path: out / f"sensitivity{tag}.json" for path in recipe.packed_dir.glob("sensitivity.json")}
+        copies |= {path: _place(path, out, recipe.tag) for path in recipe.packed_dir.glob("sensitivity.json")}
         for source, target in copies.items():
             write_json(target, read_json(source))
     report_folder(out, recipe.title or recipe.base_name, recipe.labels)
@@ -39,6 +38,14 @@ def run(recipe: Recipe) -> None:
         found = read_json(path)
         print(f"\n{_heading(found)}\n\n{systems_table(found)}")
     print(f"{out / 'RESULTS.md'}")
+
+
+def _place(sensitivity: Path, out: Path, tag: str) -> Path:
+    """Where it goes: with a tag in its name if `out` has another base's; all conditions of one base have the same."""
+    place = out / sensitivity.name
+    if tag and place.is_file() and read_json(place)["base"] != read_json(sensitivity)["base"]:
+        return out / f"{sensitivity.stem}_{tag}.json"
+    return place
 
 
 def report_folder(folder: Path, title: str = "Results", labels: Sequence[str] = ()) -> None:
@@ -57,7 +64,7 @@ def report_folder(folder: Path, title: str = "Results", labels: Sequence[str] = 
         heading = _heading(read_json(path))
         results[f"{heading} ({path.stem})" if heading in results else heading] = path
     costs = [read_json(path) for path in _in_order(folder, "sensitivity")]
-    sensitivity = {record["base"]: record["rows"] for record in costs}
+    sensitivity = {record["base"]: record for record in costs}
     write_report(results, folder / "RESULTS.md", folder / "figures", words, sensitivity)
 
 
@@ -76,13 +83,13 @@ def write_report(
     out: Path,
     figures_dir: Path,
     words: Words,
-    sensitivity: Mapping[str, Sequence[Mapping[str, Any]]],
+    sensitivity: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write `out` (RESULTS.md), two figures for each results file and one over them; the same input, the same bytes.
 
     Args:
         results: results file by the heading of its section, in the order of the page; "" is headed "Results".
-        sensitivity: rows of the study of that name, by base.
+        sensitivity: the record of the stage of that name, by base.
 
     Raises:
         PqmError: if a results file is missing or holds no system, or matplotlib is not installed.

@@ -13,7 +13,7 @@ def _section(results, source="results.json", labels=()):
 
 def test_the_labels_stand_over_every_table(results):
     page = render_report(
-        "T", [_section(results, labels=["lossy", "ten readers"])], sensitivity={"a base": [{"kind": "ctc"}]}
+        "T", [_section(results, labels=["lossy", "ten readers"])], sensitivity={"a base": {"rows": [{"kind": "ctc"}]}}
     )
 
     tables = page.count("| :-- |")
@@ -34,6 +34,15 @@ def test_what_differs_between_results_files_is_said_for_each(results):
     assert "* corpus: two invented speakers\n" in page
     assert "* command of `results.json`: `./run.sh --base asr_tiny`\n" in page
     assert "* command of `results_ctc.json`: `./run.sh --tag ctc`\n" in page
+
+
+def test_a_table_of_sensitivity_says_how_it_was_measured_as_far_as_is_known(results):
+    known = {"rows": [{"kind": "ctc"}], "request": {"quantize": {"block_size": 32}}, "meta": {"commit": "0123abc"}}
+
+    page = render_report("T", [_section(results)], sensitivity={"new": known, "old": {"rows": [{"kind": "ctc"}]}})
+
+    assert "* new: blocks of 32, each weight rounded to its nearest level; commit `0123abc`\n" in page
+    assert "* old" not in page
 
 
 def test_few_speakers_are_said_to_be_few(results):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.report import report_folder, write_report
+from pqm_plugin.files import write_json
+from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.report import report_folder, run, write_report
 from pqm_plugin.stages.reporting.words import Words, everywhere, read_words
 
 STORED = Path(__file__).parents[1] / "report"
@@ -29,7 +31,7 @@ def _report(folder, name="results.json"):
             labels=everywhere(["invented numbers", "two speakers"]),
             notes=("Nothing may be claimed from this page.",),
         ),
-        sensitivity={"asr_tiny": SENSITIVITY},
+        sensitivity={"asr_tiny": {"rows": SENSITIVITY}},
     )
     return folder / "RESULTS.md"
 
@@ -132,3 +134,15 @@ def test_a_label_or_goal_that_is_none_is_named(tmp_path, text, message):
 
     with pytest.raises(PqmError, match=message):
         read_words(tmp_path)
+
+
+@pytest.mark.parametrize(("there", "expected"), [("asr_tiny", []), ("whisper", ["sensitivity_ctc.json"])])
+def test_conditions_of_one_base_share_its_sensitivity_and_another_base_keeps_its_own(tmp_path, there, expected):
+    recipe = Recipe(base="asr_tiny", expdir=tmp_path / "exp", report=tmp_path / "page", tag="ctc")
+    write_json(recipe.packed_dir / "sensitivity.json", {"base": "asr_tiny", "rows": SENSITIVITY})
+    shutil.copy(OWN, recipe.packed_dir / "results_ctc.json")
+    write_json(tmp_path / "page" / "sensitivity.json", {"base": there, "rows": SENSITIVITY})
+
+    run(recipe)
+
+    assert sorted(path.name for path in (tmp_path / "page").glob("sensitivity_*.json")) == expected
