@@ -33,9 +33,8 @@ def check_adapter(folder: Path) -> Mapping[str, Any]:
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="np") as file:
-            shapes = {
-                name: (file.get_slice(name).get_shape(), file.get_slice(name).get_dtype()) for name in file.keys()
-            }
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            shapes = {name: (found.get_shape(), found.get_dtype()) for name, found in slices.items()}
     except (SafetensorError, OSError, ValueError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise PqmError(f"{folder} is damaged ({path.name}: {reason}): delete it and make or fetch it again") from error

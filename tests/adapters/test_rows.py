@@ -216,6 +216,10 @@ def test_a_layer_that_the_network_has_not_is_named(tmp_path):
             ),
             "holds 'outer', which is none of its target_modules",
         ),
+        (
+            lambda tensors: tensors.update({"base_model.model.inner.lora_B.weight": torch.zeros(0, 1)}),
+            "holds a factor without values",
+        ),
     ],
 )
 def test_weights_that_are_not_what_the_configuration_says_are_refused(folders, change, reason):
@@ -226,6 +230,22 @@ def test_weights_that_are_not_what_the_configuration_says_are_refused(folders, c
 
     with pytest.raises(PqmError, match=reason):
         AdapterBank(build(), "abc").load(folders[:1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_in_half_precision_are_read_as_the_float32_that_they_stand_for(folders, dtype):
+    path = folders[1] / "adapter_model.safetensors"
+    halves = {name: value.to(dtype) for name, value in load_file(path).items()}
+    x = torch.randn(2, 6, 10)
+
+    found = []
+    for tensors in (halves, {name: value.float() for name, value in halves.items()}):
+        save_file(tensors, path)
+        with AdapterBank(net := build(), "abc").rows([folders[1]] * 2):
+            found.append(net(x))
+
+    assert torch.equal(*found)
 
 
 def test_an_adapter_of_another_base_is_refused(folders):
