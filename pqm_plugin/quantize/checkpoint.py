@@ -29,6 +29,9 @@ def save_packed(
         rest_dtype: `float32`, `bfloat16` or `float16`, for parameters that are not quantised (biases, norms). Buffers
             (batch statistics, filter banks) keep their own precision: they are few, and rounding them shifts features.
         built_in: parameters that every freshly built network of this architecture has already; they are not stored.
+
+    Raises:
+        ValueError: if `load_packed` gave the network its weights in a mode that keeps no codes.
     """
     layers = packed_layers(network)
     tensors: dict[str, Tensor] = {}
@@ -39,7 +42,7 @@ def save_packed(
         owner = shared.setdefault(id(pack), name)
         if owner == name:
             table[name] = {"shape": list(pack.shape), **_changed_fields(pack.weight_format)}
-            tensors |= {f"{name}.weight.{key}": value for key, value in pack.state_dict().items()}
+            tensors |= {f"{name}.weight.{key}": value for key, value in pack.stored().items()}
         else:
             table[name] = {"same_as": owner}
     parameters = dict(network.named_parameters(remove_duplicate=False))
@@ -73,6 +76,8 @@ def rest_of_state(network: nn.Module) -> dict[str, Tensor]:
 def load_packed(path: Path, network: nn.Module, mode: str = "exact") -> None:
     """Give a freshly built float `network` the weights of a packed file, in place.
 
+    Modes `exact` and `fast` compute with what is unpacked here, and keep no codes beside it.
+
     Raises:
         PqmError: if the file is missing, damaged, of another format version, or its tensors and the network's do not
             match name by name and shape by shape.
@@ -93,6 +98,9 @@ def load_packed(path: Path, network: nn.Module, mode: str = "exact") -> None:
     _install_all(path, network, tensors, header["layers"], mode)
     tensors |= {name: tensors[owner] for name, owner in header.get("tied", {}).items() if owner in tensors}
     _load_rest(path, network, tensors, header.get("built_in", ()))
+    if mode != "small":
+        for layer in packed_layers(network).values():
+            layer.packed.let_go()
 
 
 def _install_all(

@@ -123,12 +123,27 @@ class PackedTensor(nn.Module):
 
     def scales(self) -> Tensor:
         """The scale of every block, float32 (n_blocks,)."""
-        return read_scales(dict(self.named_buffers()))
+        return read_scales(self.stored())
+
+    def stored(self) -> dict[str, Tensor]:
+        """Codes and scales by name.
+
+        Raises:
+            ValueError: if they were let go.
+        """
+        found = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
+        if not found:
+            raise ValueError("the codes of this weight were let go: open the model in mode 'small', which keeps them")
+        return found
+
+    def let_go(self) -> None:
+        """Free codes and scales, for a model whose layers keep what was unpacked; it can then not be written again."""
+        self._buffers.clear()
 
     @property
     def size_bytes(self) -> int:
         """Bytes of codes and scales."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+        return sum(tensor.nbytes for tensor in self.stored().values())
 
 
 def levels(quant_type: str) -> Tensor:

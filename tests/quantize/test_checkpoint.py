@@ -54,6 +54,30 @@ def test_the_file_is_packed_and_saving_after_evaluation_gives_the_same_bytes(pac
     assert path.stat().st_size < n_weights * 4.2 / 8 + 30_000
 
 
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_a_model_that_is_opened_unpacked_keeps_no_codes_computes_and_is_not_written_again(packed, tmp_path, mode):
+    net, path = packed
+    other = build(1).eval()
+
+    load_packed(path, other, mode)
+
+    assert not any("codes" in name or "absmax" in name for name, _ in other.named_buffers())
+    assert torch.allclose(other(torch.ones(1, 176)), net(torch.ones(1, 176)), atol=0.1)
+    with pytest.raises(ValueError, match="were let go: open the model in mode 'small'"):
+        save_packed(tmp_path / "again.safetensors", other)
+    assert not (tmp_path / "again.safetensors").exists()
+
+
+def test_a_model_that_stays_packed_is_written_again_with_the_same_bytes(packed, tmp_path):
+    _, path = packed
+    other = build(1).eval()
+
+    load_packed(path, other, "small")
+    save_packed(tmp_path / "again.safetensors", other)
+
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
 def test_a_shared_weight_is_stored_once(tmp_path):
     net = nn.ModuleDict({"a": nn.Linear(640, 640, bias=False), "b": nn.Linear(640, 640, bias=False)})
     net["b"].weight = net["a"].weight
