@@ -11,11 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import soundfile
 import torch
-from espnet2.bin.asr_inference import Speech2Text
 
-from benchmarks.modes import open_mode
-from pqm_plugin.models import espnet_folder
-from pqm_plugin.models.families import family_of
+from benchmarks.openers import open_mode, stock
 from pqm_plugin.models.options import SearchOptions
 
 
@@ -47,12 +44,9 @@ def device_memory(device: str) -> dict[str, int]:
 def opened(folder: Path, mode: str, beam: int, device: str) -> Any:
     """What gives the words of audio: stock ESPnet, the float model here, or the packed one in a mode."""
     search = SearchOptions(beam_size=beam)
-    family = family_of(folder)
     if mode == "stock":
-        with espnet_folder.config_file(folder) as config:
-            weights = str(family.weights_file(folder))
-            stock = Speech2Text(config, weights, device=device, beam_size=beam, ctc_weight=search.ctc_weight)
-        return lambda samples: stock(samples)[0][0]
+        theirs = stock(folder, search, device)
+        return lambda samples: theirs(samples)[0][0]
     recognizer = open_mode(folder, mode, search, device)
     return lambda samples: recognizer.recognize([np.asarray(samples)])[0].text
 

@@ -1,14 +1,14 @@
 """How long stage 5 takes for one and for ten speakers, against a plain peft loop over the same steps.
 
-`python benchmarks/adapt.py --out FILE` adapts ten readers of real speech, from a speaker-independent adapter (of one
-epoch), in a folder of its own: by stage 5 with one process of one thread a core, all layers learning or the uppermost
-alone, and by the plain loop with one thread a core. Each is timed as a command: a fresh process, the
-imports and the opening of the base included. The plain loop runs before and after, half of the speakers each, so that
-what else the machine does meets both; what it takes beside its speakers is counted once. `speedup` is that of the
-fastest way whose mean dev accuracy is the plain loop's or better, but for `ACCURACY_SLACK`; `way` names it, and the
-others stand beside. `wer` is that of each way's adapters on the dev utterances. Last, on one thread, what a step costs
-an utterance by how many share it (`step`): what could be had by filling a speaker's batches with other speakers'
-utterances, which stage 5 does not do. About eleven minutes on two idle cores.
+`python benchmarks/adapt.py --out FILE` adapts ten readers of real speech, from a speaker-independent adapter, in a
+folder of its own: by stage 5 with one process of one thread a core, the encoder's uppermost layers learning, and by the
+plain loop over all layers with one thread a core. Settings are those of the recipe but for `FOR_TIME`, and for the
+learning rate of the uppermost layers. Each is timed as a command: a fresh process, the imports and the opening of the
+base included; one run a way. The plain loop runs before and after, half of the speakers each, so that what else the
+machine does meets both; what it takes beside its speakers is counted once. `speedup` is that of the fastest way whose
+mean dev accuracy is the plain loop's or better, but for `ACCURACY_SLACK`; `way` names it. `wer` is that of each way's
+adapters on the dev utterances. Stage 5 with all layers, which computes what the plain loop computes, is shown for two
+readers, and for all where fewer layers lose accuracy. About eight minutes on two idle cores.
 """
 
 import dataclasses
@@ -20,20 +20,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # what every process of a recipe has, see pqm_plugin/processes.py
 
-import torch
-
 from benchmarks._adapt_plain import plain
-from benchmarks._adapt_step import by_batch
-from benchmarks.common import ROOT, meta, middling, parse, parser, readers_clips, seconds_of, write
+from benchmarks.common import CONFIG, ROOT, meta, parse, parser, readers, seconds_of, write
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.wer import counts_of, total
@@ -44,16 +43,13 @@ from pqm_plugin.stages.recipe import Recipe
 
 ACCURACY_SLACK = 0.001
 """Share of teacher-forced dev tokens that sums rounded in another order may cost."""
-CONFIG = """
-quantize: {{block_size: 32, keep: [depthwise_conv], calibrate: 48}}
-lora: {{targets: attention, rank: 4, alpha: 16, dropout: 0.1}}
-pretrain: {{epochs: 1, learning_rate: 2.0e-3, schedule: linear, criterion: loss}}
-adapt: {{epochs: {epochs}, learning_rate: {rate}, decay: 0.8, criterion: loss, top_layers: {top_layers}}}
-"""
-SIZES: Mapping[float, Sequence[int]] = {1: (1, 5, 10, 20, 160), 5: (1, 4, 32)}
-"""Batch sizes by seconds of an utterance: one, some, what fills a batch of the recipe, and eight speakers' of these."""
-RATES = {"all": 1.0e-3, "top": 2.0e-3}
-"""Learning rates: that of the recipe, and twice as much where fewer layers learn."""
+FOR_TIME: Mapping[str, Mapping[str, Any]] = {"quantize": {"calibrate": 0}, "pretrain": {"joined_s": 0}}
+"""What differs from the recipe's YAML in what all ways start from, besides epochs and the number of SAT readers."""
+TOP_RATE = 3.0e-3
+"""Learning rate where fewer layers learn; the recipe's is for all."""
+SAT_SET = "train-clean-5"
+Run = tuple[float, Mapping[str, float]]
+"""Seconds, and dev accuracies by speaker."""
 
 
 def main() -> None:
@@ -63,34 +59,50 @@ def main() -> None:
         speakers=(10, 2, "readers"),
         epochs=(3, 1, "epochs of every speaker, none is left out"),
         top_layers=(3, 3, "layers that learn in the second way"),
+        sat_readers=(4, 3, "readers that the speaker-independent adapter learns from"),
     )
     wanted = parse(options)
     logging.disable(logging.INFO)
     about = meta(0, n_cores(), wanted.device)
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
-        recipe = prepare(Path(scratch), wanted.speech, wanted.model, wanted.speakers, wanted.epochs)
-        recipe = dataclasses.replace(recipe, ngpu=int(wanted.device == "cuda"))
-        measured = measure(recipe, wanted.epochs, wanted.top_layers)
-    torch.set_num_threads(1)
-    sizes = {seconds: counts[:2] for seconds, counts in SIZES.items()} if wanted.quick else SIZES
-    readers = readers_clips(wanted.speech, wanted.speakers, middling)
-    step = by_batch(wanted.model, readers, sizes, 1 if wanted.quick else 3, wanted.device)
-    write(wanted, about, adapt=measured, step=step)
+        corpus = corpus_of(Path(scratch) / "corpus", wanted.speech, wanted.sat_readers)
+        settings = Path(scratch) / "pqm.yaml"
+        settings.write_text(changed({**FOR_TIME, "adapt": {"epochs": wanted.epochs}}))
+        recipe = prepare(Path(scratch), corpus, wanted.speech.name, wanted.model, settings)
+        recipe = dataclasses.replace(
+            recipe, speakers=tuple(readers(wanted.speech, wanted.speakers)), ngpu=int(wanted.device == "cuda")
+        )
+        measured = measure(recipe, wanted.top_layers)
+    write(wanted, about, adapt={"sat_readers": wanted.sat_readers, **measured})
 
 
-def prepare(folder: Path, speech: Path, model: Path, n_speakers: int, epochs: int) -> Recipe:
+def changed(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """The recipe's YAML with other values in some of its sections."""
+    settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    for section, fields in values.items():
+        settings[section] = settings.get(section, {}) | fields
+    return yaml.safe_dump(settings)
+
+
+def corpus_of(folder: Path, speech: Path, n_sat: int) -> Path:
+    """A corpus of the set `speech` and of the first readers of the SAT set beside it."""
+    folder.mkdir()
+    (folder / speech.name).symlink_to(speech.resolve())
+    for name in readers(speech.parent / SAT_SET, n_sat):
+        shutil.copytree(speech.parent / SAT_SET / name, folder / SAT_SET / name)
+    return folder
+
+
+def prepare(folder: Path, corpus: Path, target_set: str, model: Path, settings: Path) -> Recipe:
     """A recipe up to its speaker-independent adapter."""
-    config = folder / "pqm0.yaml"
-    config.write_text(CONFIG.format(epochs=epochs, top_layers=0, rate=RATES["all"]))
-    readers = sorted(path.name for path in speech.iterdir() if path.is_dir())
     recipe = Recipe(
-        corpus=speech.parent,
+        corpus=corpus,
         base=str(model),
-        target_set=speech.name,
-        sat_sets=("train-clean-5",),
+        target_set=target_set,
+        sat_sets=(SAT_SET,),
         datadir=folder / "data",
         expdir=folder / "exp",
-        pqm_config=config,
+        pqm_config=settings,
         systems=("nf4+speaker",),
         nj=n_cores(),
         inference_nj=n_cores(),
@@ -98,35 +110,44 @@ def prepare(folder: Path, speech: Path, model: Path, n_speakers: int, epochs: in
     )
     for stage in ("data", "base", "quantize", "pretrain"):
         run_stage(stage, recipe)
-    return dataclasses.replace(recipe, speakers=tuple(readers[:n_speakers]))
+    return recipe
 
 
-def measure(recipe: Recipe, epochs: int, top_layers: int) -> dict[str, Any]:
+def measure(recipe: Recipe, top_layers: int) -> dict[str, Any]:
     """Seconds and dev accuracy of each way, and how many times faster than the plain loop each is."""
-    config = recipe.expdir.parent / "pqm1.yaml"
-    config.write_text(CONFIG.format(epochs=epochs, top_layers=top_layers, rate=RATES["top"]))
-    top = f"top_{top_layers}_layers"
-    ways = {"all_layers": recipe, top: dataclasses.replace(recipe, pqm_config=config)}
+    top, every = f"top_{top_layers}_layers", "all_layers"
+    adapt = recipe.config.adapt
+    uppermost = dataclasses.replace(recipe, pqm_config=recipe.expdir.parent / "pqm_top.yaml")
+    learned = {"epochs": adapt.epochs, "top_layers": top_layers, "learning_rate": TOP_RATE}
+    uppermost.pqm_config.write_text(changed({**FOR_TIME, "adapt": learned}))  # type: ignore[union-attr]
     half = len(recipe.speakers) // 2
-    earlier = PlainRun.of(recipe, recipe.speakers[:half])
-    ours, wers = {}, {}
-    for name, way in ways.items():
-        ours[name] = stage_5(way)
-        wers[name] = wer(way)
-    first = dataclasses.replace(recipe, speakers=recipe.speakers[:1], nj=1)
-    ours_one = {top: stage_5(dataclasses.replace(first, pqm_config=config))}
-    loop = earlier.and_also(PlainRun.of(recipe, recipe.speakers[half:]))
-    several, one = {"plain": loop.summary(recipe.speakers)}, {"plain": loop.summary(first.speakers)}
-    for found, by_way in ((several, ours), (one, ours_one)):
-        for name, (took, accuracy) in by_way.items():
-            found[name] = _summary(took, accuracy) | {"speedup": round(found["plain"]["s"] / took, 2)}
-    for name, found in wers.items():
-        several[name]["wer"] = found
+    plain_dir = recipe.expdir.parent / "plain"
+    earlier = PlainRun.of(recipe, recipe.speakers[:half], plain_dir)
+    runs: dict[tuple[str, ...], dict[str, Run]] = {recipe.speakers: {top: stage_5(uppermost)}}
+    wers = {top: wer(uppermost)}
+    for n, name, way in ((2, every, recipe), (1, top, uppermost)):
+        few = dataclasses.replace(way, speakers=recipe.speakers[:n], nj=min(n, recipe.nj))
+        runs.setdefault(few.speakers, {})[name] = stage_5(few)
+    loop = earlier.and_also(PlainRun.of(recipe, recipe.speakers[half:], plain_dir))
+    wers["plain"] = wer_with(recipe, plain_dir)
+    if not summary(runs[recipe.speakers], loop, recipe.speakers)["way"]:
+        runs[recipe.speakers][every] = stage_5(recipe)
+        wers[every] = wer(recipe)
+    found = {f"speakers{len(some)}": summary(ways, loop, some) for some, ways in runs.items()}
+    for name, rate in wers.items():
+        found[f"speakers{len(recipe.speakers)}"][name]["wer"] = rate
     material = Material(recipe)
     utterances = [len(material.utterances("train", speaker)) for speaker in recipe.speakers]
-    facts = {"epochs": epochs, "threads_of_plain": n_cores(), "utterances_a_speaker": statistics.mean(utterances)}
-    facts |= {"learning_rates": RATES}
-    return facts | {f"speakers{len(recipe.speakers)}": chosen(several), "speakers1": chosen(one)}
+    facts = {"epochs": adapt.epochs, "threads_of_plain": n_cores(), "utterances_a_speaker": statistics.mean(utterances)}
+    return facts | {"learning_rates": {"all": adapt.learning_rate, "top": TOP_RATE}, "schedule": adapt.schedule} | found
+
+
+def summary(runs: Mapping[str, Run], loop: "PlainRun", speakers: tuple[str, ...]) -> dict[str, Any]:
+    """All ways of some speakers, the plain loop first, as `chosen` gives them."""
+    found = {"plain": loop.summary(speakers)}
+    for name, (took, accuracy) in runs.items():
+        found[name] = _summary(took, accuracy) | {"speedup": round(found["plain"]["s"] / took, 2)}
+    return chosen(found)
 
 
 def chosen(ways: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,9 +171,9 @@ class PlainRun:
     accuracy: Mapping[str, float]
 
     @classmethod
-    def of(cls, recipe: Recipe, speakers: tuple[str, ...]) -> "PlainRun":
-        """The loop in a process of its own."""
-        whole, (took, accuracy) = fresh(plain, recipe, speakers, n_cores())
+    def of(cls, recipe: Recipe, speakers: tuple[str, ...], out: Path) -> "PlainRun":
+        """The loop in a process of its own, which writes its adapters to `out`."""
+        whole, (took, accuracy) = fresh(plain, recipe, speakers, n_cores(), out)
         return cls(whole - sum(took.values()), took, accuracy)
 
     def and_also(self, other: "PlainRun") -> "PlainRun":
@@ -204,6 +225,14 @@ def wer(recipe: Recipe) -> float:
         for name in ("ref.trn", "hyp.trn")
     )
     return round(total(counts_of(references, hypotheses), "utterances").rate, 4)
+
+
+def wer_with(recipe: Recipe, adapters: Path) -> float:
+    """The same, with adapters of another folder."""
+    root = recipe.packed_dir / "speakers"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(adapters, root)
+    return wer(recipe)
 
 
 def fresh[T](call: Callable[..., T], *arguments: Any) -> tuple[float, T]:

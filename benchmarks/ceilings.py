@@ -1,4 +1,4 @@
-"""What the machine can do at most: the rate at which memory is read, and of products of float32 matrices."""
+"""What the machine can do at most: the rate at which memory is read, and of products of matrices."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from pqm_plugin.processes import n_cores
 _READ_ROWS = 1 << 14
 _READ_COLUMNS = 1 << 12
 _MATRIX = 2048
-_REPEATS = 7
+_REPEATS = 5
 
 
 def ceilings(device: str = "cpu") -> dict[str, dict[str, float]]:
@@ -21,7 +21,7 @@ def ceilings(device: str = "cpu") -> dict[str, dict[str, float]]:
 
     The best of some tries each, in 1e9 bytes or operations a second: `read_gbyte_per_s` of a matrix of 256 MiB times a
     vector, which is what a step of a decoder with one hypothesis does; `float32_gflop_per_s` of square matrices, which
-    is what an encoder does, by the faster of the libraries that torch brings.
+    is what an encoder does, by the faster of the libraries that torch brings; `bfloat16_gflop_per_s` of the same.
     """
     if device == "cuda":
         return {"cuda": _rates(device)}
@@ -46,9 +46,12 @@ def _rates(device: str) -> dict[str, float]:
     if device == "cpu":
         with fast_products():
             product_s = min(product_s, _best(lambda: functional.linear(square, square), device))
+    halves = square.to(torch.bfloat16)
+    half_s = _best(lambda: functional.linear(halves, halves), device)
     return {
         "read_gbyte_per_s": round(matrix.nbytes / read_s / 1e9, 1),
         "float32_gflop_per_s": round(2 * _MATRIX**3 / product_s / 1e9, 1),
+        "bfloat16_gflop_per_s": round(2 * _MATRIX**3 / half_s / 1e9, 1),
     }
 
 

@@ -21,8 +21,6 @@ import torch
 from benchmarks.ceilings import ceilings
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_json
-from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.provenance import circumstances
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +29,8 @@ SHARED = Path(os.environ.get("PQM_SHARED") or ROOT.parent / "shared")
 CONFIG = ROOT / "egs" / "librispeech" / "conf" / "pqm.yaml"
 """Of the recipe whose quantisation and adapters are measured."""
 DEVICES = ("cpu", "cuda")
+SAMPLE_RATE = 16000
+"""Of the speech and the model."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,23 @@ def meta(seed: int, n_threads: int, device: str = "cpu") -> dict[str, Any]:
     memory = {"memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
     about = circumstances(command, seed, threads) | memory | {"kernel": platform.release()}
     gpu = {"cuda_device": torch.cuda.get_device_name()} if device == "cuda" else {}
-    return about | gpu | {"threads": n_threads, "load_average": [round(load, 2) for load in os.getloadavg()]}
+    busy = {"load_average": [round(load, 2) for load in os.getloadavg()], "others_running": others_running()}
+    return about | gpu | {"threads": n_threads} | busy
+
+
+def others_running(n_samples: int = 20) -> float:
+    """Mean number of threads of others that run or wait for a core, of samples over some tenths of a second.
+
+    The load average of a minute would count what this process, or its predecessor, has just done. 0 outside Linux.
+    """
+    path = Path("/proc/loadavg")
+    if not path.is_file():
+        return 0.0
+    found = []
+    for _ in range(n_samples):
+        time.sleep(0.02)
+        found.append(int(path.read_text().split()[3].split("/")[0]) - 1)
+    return round(statistics.mean(found), 2)
 
 
 def _shown(argument: str) -> str:
@@ -100,18 +116,6 @@ def _shown(argument: str) -> str:
     if not path.is_absolute():
         return argument
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-
-
-def ready(recognizer: Recognizer, model: Path, search: SearchOptions) -> Recognizer:
-    """The recogniser of `model` in evaluation.
-
-    Raises:
-        PqmError: if the batched search does not fit it.
-    """
-    recognizer.network.eval()
-    if recognizer.max_batch != search.batch_size:
-        raise PqmError(f"{model}: the batched search does not fit this model, see the log")
-    return recognizer
 
 
 def write(wanted: argparse.Namespace, about: Mapping[str, Any], **found: Any) -> None:
@@ -128,10 +132,25 @@ def readers_clips(speech: Path, n_readers: int, choose: Callable[[list[Path]], l
     Raises:
         PqmError: if there are fewer readers.
     """
-    readers = sorted(folder for folder in speech.iterdir() if folder.is_dir())[:n_readers]
-    if len(readers) < n_readers:
-        raise PqmError(f"{speech}: {len(readers)} readers are there, {n_readers} were asked for")
-    return [_clip(path) for reader in readers for path in choose(sorted(reader.rglob("*.flac")))]
+    named = readers(speech, n_readers)
+    return [clip_of(path) for name in named for path in choose(sorted((speech / name).rglob("*.flac")))]
+
+
+def readers(speech: Path, n: int) -> list[str]:
+    """The first `n` readers by name.
+
+    Raises:
+        PqmError: if there are fewer.
+    """
+    found = sorted(folder.name for folder in speech.iterdir() if folder.is_dir())[:n]
+    if len(found) < n:
+        raise PqmError(f"{speech}: {len(found)} readers are there, {n} were asked for")
+    return found
+
+
+def longest_first(clips: Sequence[Clip]) -> list[Clip]:
+    """As stage 6 batches them."""
+    return sorted(clips, key=lambda clip: -clip.seconds)
 
 
 def middling(files: list[Path]) -> list[Path]:
@@ -139,10 +158,11 @@ def middling(files: list[Path]) -> list[Path]:
     return [sorted(files, key=lambda path: (path.stat().st_size, path.name))[len(files) // 2]]
 
 
-def _clip(path: Path) -> Clip:
+def clip_of(path: Path) -> Clip:
+    """The utterance of an audio file, with its words in the letter case of the model."""
     [listing] = path.parent.glob("*.trans.txt")
     texts = dict(line.split(" ", 1) for line in listing.read_text(encoding="utf-8").splitlines())
-    return Clip(path, texts[path.stem].lower())  # the letter case of the model
+    return Clip(path, texts[path.stem].lower())
 
 
 def seconds_of(call: Callable[[], Any], device: str = "cpu") -> float:

@@ -1,10 +1,11 @@
 """How fast the batched search decodes beside stock ESPnet: the same model, beam and words.
 
 `python benchmarks/decode.py --out FILE` decodes some utterances of real speech with ESPnet's Speech2Text, and with the
-same weights here, in float32 and in 4 bits, one by one and in a batch, at beam 10 and 1. All take turns in one process,
-so that what else the machine does meets every one of them. Features are part of every time. Ratios are medians over the
-turns, each against stock in the same turn; `speedup` of a beam is that of the float weights in a batch. `limits` says
-how far the float weights are from what the machine can do. About a minute and a half on two idle cores.
+same weights here, in float32 (`full`) and in 4 bits (`exact`: unpacked once; `small`: at every use), one by one and in
+a batch, at beam 10 and 1. All take turns in one process, so that what else the machine does meets every one of them.
+Features are part of every time. Ratios are medians over the turns, each against stock in the same turn; `speedup` of a
+beam is that of the float weights in a batch. `limits` says how far the float weights are from what the machine can do.
+About two minutes on two idle cores.
 """
 
 import sys
@@ -18,35 +19,19 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from espnet2.bin.asr_inference import Speech2Text
 
-from benchmarks.common import (
-    CONFIG,
-    Clip,
-    meta,
-    middling,
-    parse,
-    parser,
-    ratios,
-    readers_clips,
-    ready,
-    spread,
-    turns,
-    write,
-)
+from benchmarks.common import longest_first, meta, middling, parse, parser, ratios, readers_clips, spread, turns, write
 from benchmarks.limits import limits
+from benchmarks.openers import opened, stock, texts_of
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_folder
-from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.stages.common.calibration import weight_format
-from pqm_plugin.stages.config import load_config
-from pqm_plugin.stages.quantize import quantized_kinds
 
 Decoder = Callable[[], list[str]]
 BEAMS = (10, 1)
+WEIGHTS = ("full", "exact", "small")
+SAME_WORDS = {"small": "exact"}
+"""What computes on the same numbers, so that its words must be the same."""
 
 
 def main() -> None:
@@ -66,69 +51,33 @@ def main() -> None:
     found: dict[str, Any] = {"utterances": len(clips), "audio_s": round(length_s, 1), "batch_size": wanted.batch_size}
     for beam in BEAMS:
         search = SearchOptions(beam_size=beam, batch_size=wanted.batch_size)
-        full, packed = (opened(wanted.model, search, wanted.device, pack) for pack in (False, True))
+        ours = {weights: opened(wanted.model, search, wanted.device, weights) for weights in WEIGHTS}
         audio = [clip.samples for clip in clips]
-        systems = decoders(stock(wanted.model, search, wanted.device), full, packed, audio, wanted.batch_size)
-        found[f"beam{beam}"] = compare(systems, length_s, wanted.repeats, wanted.device)
-        found[f"beam{beam}"]["limits"] = limits(full, audio, wanted.device)
-        found[f"beam{beam}"]["scores"] = scores(wanted.model, search, wanted.device, full, audio)
+        systems = decoders(stock(wanted.model, search, wanted.device), ours, audio, wanted.batch_size)
+        found[f"beam{beam}"] = compare(systems, length_s, wanted.repeats, wanted.device) | {
+            "limits": limits(ours["full"], audio, sorted({1, wanted.batch_size}), wanted.device),
+            "scores": scores(wanted.model, search, wanted.device, ours["full"], audio),
+        }
     write(wanted, about, decode=found)
 
 
-def longest_first(clips: Sequence[Clip]) -> list[Clip]:
-    """As stage 6 batches them."""
-    return sorted(clips, key=lambda clip: -clip.seconds)
-
-
-def opened(model: Path, search: SearchOptions, device: str, pack: bool) -> Recognizer:
-    """The model here, in float32 or in 4 bits as the recipe has it."""
-    recognizer = family_of(model).load_float(model, search, device)
-    if pack:
-        config = load_config(CONFIG).quantize
-        quantize_layers(recognizer.network, list(quantized_kinds(recognizer, config)), weight_format(config))
-        recognizer.network.to(device)
-    return ready(recognizer, model, search)
-
-
 def decoders(
-    espnet: Callable[[Sequence[np.ndarray]], list[str]],
-    full: Recognizer,
-    packed: Recognizer,
-    audio: Sequence[np.ndarray],
-    batch_size: int,
+    theirs: Any, ours: Mapping[str, Recognizer], audio: Sequence[np.ndarray], batch_size: int
 ) -> dict[str, Decoder]:
-    """All that take turns; names end in the batch size."""
-    found: dict[str, Decoder] = {"stock": partial(espnet, audio)}
+    """All that take turns; names end in the batch size. `small` is for batches, where it unpacks seldom."""
+    found: dict[str, Decoder] = {"stock": partial(texts_of, theirs, audio, 1)}
     for size in sorted({1, batch_size}):
-        found[f"full_batch{size}"] = partial(decode, full, size, audio)
-        found[f"nf4_batch{size}"] = partial(decode, packed, size, audio)
+        for weights, recognizer in ours.items():
+            if size == batch_size or weights != "small":
+                found[f"{weights}_batch{size}"] = partial(texts_of, recognizer, audio, size)
     return found
-
-
-def stock(model: Path, search: SearchOptions, device: str) -> Callable[[Sequence[np.ndarray]], list[str]]:
-    """Words of ESPnet's own inference, as its users call it."""
-    speech2text = theirs(model, search, device)
-    return lambda audio: [speech2text(one)[0][0] for one in audio]
-
-
-def theirs(model: Path, search: SearchOptions, device: str, dtype: str = "float32") -> Speech2Text:
-    """ESPnet's own inference."""
-    with espnet_folder.config_file(model) as config:
-        return Speech2Text(
-            str(config),
-            str(espnet_folder.weights_file(model)),
-            device=device,
-            dtype=dtype,
-            beam_size=search.beam_size,
-            ctc_weight=search.ctc_weight,
-        )
 
 
 def scores(
     model: Path, search: SearchOptions, device: str, full: Recognizer, audio: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """How far scores are apart at most: ours and stock's, and each from what stock gives in float64."""
-    by_stock = {dtype: theirs(model, search, device, dtype) for dtype in ("float32", "float64")}
+    by_stock = {dtype: stock(model, search, device, dtype) for dtype in ("float32", "float64")}
     float32, float64 = ([float(one(clip)[0][3].score) for clip in audio] for one in by_stock.values())
     ours = [full.recognize([clip])[0].score for clip in audio]
     return {
@@ -143,14 +92,8 @@ def apart(some: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(one - other) for one, other in zip(some, others, strict=True))
 
 
-def decode(recognizer: Recognizer, size: int, audio: Sequence[np.ndarray]) -> list[str]:
-    """Words of each, `size` at a time."""
-    batches = (audio[start : start + size] for start in range(0, len(audio), size))
-    return [found.text for batch in batches for found in recognizer.recognize(batch)]
-
-
 def compare(systems: Mapping[str, Decoder], length_s: float, repeats: int, device: str) -> dict[str, Any]:
-    """Real-time factor of every system, and how many times faster than stock it is.
+    """Seconds and real-time factor of every system, and how many times faster than stock it is.
 
     Raises:
         PqmError: if the float weights do not find stock's words, or a batch finds others than its utterances alone.
@@ -170,7 +113,8 @@ def compare(systems: Mapping[str, Decoder], length_s: float, repeats: int, devic
 
 def same(words: Mapping[str, list[str]], name: str) -> bool:
     """Whether a system's words are those that its weights give one by one."""
-    return name == "stock" or words[name] == words[f"{name.partition('_')[0]}_batch1"]
+    weights = name.partition("_")[0]
+    return name == "stock" or words[name] == words[f"{SAME_WORDS.get(weights, weights)}_batch1"]
 
 
 if __name__ == "__main__":

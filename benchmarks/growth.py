@@ -5,7 +5,7 @@ with other weights, and measures with 1, 10, 100 and 1,000 of them: the memory o
 any one; once with all in memory, where no switch may touch a file, and once within `--memory_mib`, where those longest
 unused are paged out. Then the time of a batch by the number of distinct adapters in it, of an utterance by its length,
 and of some utterances by the beam. `bend` is how far the worst point is from the straight line that fits all points
-best, relative to its own value. About a minute on two idle cores.
+best, relative to its own value. What is cheap has more turns than `--repeats`. About a minute on two idle cores.
 """
 
 import ctypes
@@ -29,7 +29,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.common import (
     CONFIG,
+    SAMPLE_RATE,
     Clip,
+    longest_first,
     meta,
     middling,
     parse,
@@ -41,8 +43,8 @@ from benchmarks.common import (
     turns,
     write,
 )
-from benchmarks.decode import longest_first, opened
 from benchmarks.limits import watched
+from benchmarks.openers import opened
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach, parameter_counts
 from pqm_plugin.adapters.names import WEIGHTS
@@ -56,7 +58,8 @@ BASE = "0" * 64
 LENGTHS_S = (2, 4, 8, 16, 32)
 BEAMS = (1, 2, 5, 10, 20)
 BATCH = 8
-SAMPLE_RATE = 16000
+CHEAP = 4
+"""So many times as many turns has what takes half a second."""
 
 
 def main() -> None:
@@ -76,12 +79,12 @@ def main() -> None:
     audio = [clip.samples for clip in clips[: 2 if wanted.quick else BATCH]]
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
         folders = make_adapters(wanted.model, Path(scratch), wanted.adapters)
-        recognizer = opened(wanted.model, SearchOptions(batch_size=BATCH), wanted.device, pack=True)
+        recognizer = opened(wanted.model, SearchOptions(batch_size=BATCH), wanted.device, "exact")
         recognizer.recognize(audio[-1:])
         counts = [n for n in (1, 10, 100, 1000) if n <= wanted.adapters]
-        paged = by_adapters(recognizer.network, folders, counts, wanted.switches, wanted.memory_mib * 2**20)
-        held = by_adapters(recognizer.network, folders, counts, wanted.switches, None)
-        batch = by_distinct(recognizer, folders, clips, wanted.repeats, wanted.device)
+        among = partial(by_adapters, recognizer.network, folders, counts, wanted.switches, device=wanted.device)
+        paged, held = among(wanted.memory_mib * 2**20), among(None)
+        batch = by_distinct(recognizer, folders, clips, CHEAP * wanted.repeats, wanted.device)
     length = by_length(recognizer, clips, LENGTHS_S[:2] if wanted.quick else LENGTHS_S, wanted.repeats, wanted.device)
     beam = by_beam(wanted.model, audio, BEAMS[:2] if wanted.quick else BEAMS, wanted.repeats, wanted.device)
     adapters = {"memory_mib": wanted.memory_mib, "held": held, "paged": paged}
@@ -112,7 +115,12 @@ def make_adapters(model: Path, folder: Path, n: int) -> list[Path]:
 
 
 def by_adapters(
-    network: Any, folders: Sequence[Path], counts: Sequence[int], switches: int, limit_bytes: int | None
+    network: Any,
+    folders: Sequence[Path],
+    counts: Sequence[int],
+    switches: int,
+    limit_bytes: int | None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Memory, and times of switches among the first n adapters, each drawn at random; None is no limit."""
     bank = AdapterBank(network, BASE, sys.maxsize if limit_bytes is None else limit_bytes)
@@ -122,12 +130,12 @@ def by_adapters(
     before = resident_bytes() - bank.held_bytes
     known = 1
     for n in counts:
-        load_s = [seconds_of(partial(bank.load, [folder])) for folder in folders[known:n]]
+        load_s = [seconds_of(partial(bank.load, [folder]), device) for folder in folders[known:n]]
         known = max(known, n)
         took, loads = [], 0
         for folder in draw.choices(folders[:n], k=switches):
             loads += len(bank.load([folder])) if limit_bytes is None else 0
-            took.append(seconds_of(partial(_switch, bank, folder)))
+            took.append(seconds_of(partial(_switch, bank, folder), device))
         if loads:
             raise RuntimeError(f"{loads} of {switches} switches read a file")
         found[str(n)] = {
@@ -204,7 +212,7 @@ def by_beam(
     """Seconds of all utterances in one batch."""
     systems = {}
     for beam in beams:
-        recognizer = opened(model, SearchOptions(beam_size=beam, batch_size=len(audio)), device, pack=True)
+        recognizer = opened(model, SearchOptions(beam_size=beam, batch_size=len(audio)), device, "exact")
         systems[str(beam)] = partial(recognizer.recognize, audio)
         systems[str(beam)]()
     took = turns(systems, repeats, device)

@@ -1,4 +1,4 @@
-"""The figure of growth: four panels, each with the straight line that fits its points best."""
+"""The figure of growth: five panels, of which length and beam have the straight line that fits their points best."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from pqm_plugin.report.canvas import FAINT, GRID, INK, bare, figure, headline
 
 HELD, PAGED = "#0969DA", "#BC4C00"
-_SIZE_INCH = (8.4, 6.4)
+_SIZE_INCH = (11.2, 6.4)
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
@@ -17,15 +17,17 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     growth = results["growth"]
     with figure(path, *_SIZE_INCH) as drawn:
         headline(drawn, "Cost as speakers, length and beam grow", results["meta"]["hardware"], 0.6)
-        panels = drawn.subplots(2, 2)
-        drawn.subplots_adjust(left=0.09, right=0.97, bottom=0.08, top=0.84, wspace=0.26, hspace=0.46)
+        panels = drawn.subplots(2, 3)
+        drawn.subplots_adjust(left=0.07, right=0.97, bottom=0.08, top=0.84, wspace=0.26, hspace=0.46)
         _adapters(panels[0][0], growth["adapters"], "memory of factors, MB", lambda one: one["held_bytes"] / 1e6)
         panels[0][0].set_yscale("log")  # against a logarithmic axis, what grows in proportion is straight
         _adapters(panels[0][1], growth["adapters"], "switch, ms (95th percentile)", lambda one: one["switch_ms"]["p95"])
         panels[0][1].axhline(5, color=FAINT, linewidth=0.8, linestyle=":")
         panels[0][1].set_ylim(bottom=0)
+        _points(panels[0][2], growth["batch"], "distinct adapters among eight rows", "a batch, s")
         _line(panels[1][0], growth["length"]["by_seconds"], "length of the utterance, s")
         _line(panels[1][1], growth["beam"]["by_beam"], "beam")
+        panels[1][2].set_axis_off()
 
 
 def _adapters(axes: Any, adapters: Mapping[str, Any], title: str, of: Any) -> None:
@@ -43,17 +45,23 @@ def _adapters(axes: Any, adapters: Mapping[str, Any], title: str, of: Any) -> No
 
 
 def _line(axes: Any, points: Mapping[str, Any], label: str) -> None:
+    x, y = _points(axes, points, label, "decoding, s, and the best straight line")
+    slope, start = np.polyfit(x, y, 1, w=1 / y)
+    axes.plot(x, slope * x + start, color=FAINT, linewidth=0.8)
+
+
+def _points(axes: Any, points: Mapping[str, Any], label: str, title: str) -> tuple[np.ndarray, np.ndarray]:
+    """Medians with their spreads; gives their places."""
     x = np.array([float(name) for name in points])
     times = [one["s"] for one in points.values()]
     y = np.array([one["median"] for one in times])
     around = [[one["median"] - one["low"] for one in times], [one["high"] - one["median"] for one in times]]
-    slope, start = np.polyfit(x, y, 1, w=1 / y)
-    axes.plot(x, slope * x + start, color=FAINT, linewidth=0.8)
     axes.errorbar(x, y, yerr=around, fmt="o", color=INK, markersize=4, linewidth=0.8)
     axes.set_xlabel(label)
-    axes.set_title("decoding, s, and the best straight line", fontsize=9, loc="left")
+    axes.set_title(title, fontsize=9, loc="left")
     axes.set_ylim(bottom=0)
     _plain(axes)
+    return x, y
 
 
 def _plain(axes: Any) -> None:

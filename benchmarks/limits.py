@@ -1,7 +1,7 @@
 """How far decoding is from what the machine can do: operations of the encoder, bytes that a decoder's step reads."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,19 +51,30 @@ def watched(network: Any, device: str = "cpu") -> Iterator[Split]:
             hook.remove()
 
 
-def limits(recognizer: Any, audio: Sequence[np.ndarray], device: str = "cpu") -> dict[str, float]:
-    """One utterance after the other, beside the ceilings of as many threads, measured now.
+def limits(
+    recognizer: Any, audio: Sequence[np.ndarray], sizes: Sequence[int], device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """By batch size, `batch1` and so on, how far decoding is from the ceilings of as many threads, measured now."""
+    most = ceilings(device)["cuda" if device == "cuda" else f"threads{min(2, torch.get_num_threads())}"]
+    return {f"batch{size}": _distance(recognizer, audio, size, most, device) for size in sizes}
 
-    `encoder_gflop_per_audio_s` is counted; `encoder_share_of_product` is its rate over that of matrix products.
-    `decoder_mbyte_per_step` is what a step must read: all weights of the decoder but the embedding, of which it reads a
-    row; `decoder_share_of_bandwidth` is its rate over that of reading memory. It may be more than 1 where weights stay
-    in the processor's cache, and is less where the small operations of a step cost more than its reading.
+
+def _distance(
+    recognizer: Any, audio: Sequence[np.ndarray], size: int, most: Mapping[str, float], device: str
+) -> dict[str, float]:
+    """`size` utterances at a time.
+
+    `encoder_gflop_per_audio_s` is counted, padding included; `encoder_share_of_product` is its rate over that of matrix
+    products. `decoder_mbyte_per_step` is what a step must read: all weights of the decoder but the embedding, of which
+    it reads a row; `decoder_share_of_bandwidth` is its rate over that of reading memory. It may be more than 1 where
+    weights stay in the processor's cache, and is less where the small operations of a step cost more than its reading.
     """
     length_s = sum(map(len, audio)) / recognizer.facts.sample_rate
+    batches = [audio[start : start + size] for start in range(0, len(audio), size)]
     with FlopCounterMode(display=False) as counter:
-        for samples in audio:
-            recognizer.greedy([recognizer.features(samples)])
-    decode = lambda: [recognizer.recognize([samples]) for samples in audio]  # noqa: E731
+        for batch in batches:
+            recognizer.greedy([recognizer.features(samples) for samples in batch])
+    decode = lambda: [recognizer.recognize(batch) for batch in batches]  # noqa: E731
     decode()
     with watched(recognizer.network, device) as split:
         took = seconds_of(decode, device)
@@ -72,7 +83,6 @@ def limits(recognizer: Any, audio: Sequence[np.ndarray], device: str = "cpu") ->
     embedded = {id(parameter) for parameter in decoder.embed.parameters()}
     n_bytes = sum(one.nbytes for one in decoder.parameters() if id(one) not in embedded)
     search_s = took - split.encoder_s - features_s
-    most = ceilings(device)["cuda" if device == "cuda" else f"threads{min(2, torch.get_num_threads())}"]
     flop_per_s = counter.get_total_flops() / split.encoder_s
     return {
         "encoder_gflop_per_audio_s": round(counter.get_total_flops() / length_s / 1e9, 3),

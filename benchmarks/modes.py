@@ -7,19 +7,20 @@ from outside, from /proc: the peak while opening, and the peak while decoding, t
 less what its peak is lower than the float model's peak. So what both need alike, libraries and activations, cancels
 out; what only one needs, unpacked layers, counts. Linux. On a CUDA device the peaks are those of its own memory.
 
-`wer` is of more speech: the last utterances of each reader, which are among those that the recipe tests on, in batches.
-`small` computes what `exact` computes, and has its words; both are in 4 bits by rounding to the nearest level, without
-the recipe's calibration. About two and a half minutes on two idle cores.
+All modes are opened as stage 6 opens them. `wer` is of more speech: the last utterances of each reader, which are among
+those that the recipe tests on, decoded by every mode in batches, by stock one by one. 4 bits are by rounding to the
+nearest level, without the recipe's calibration. `bfloat16` says what `fast` can gain by the processor. About three
+minutes on two idle cores.
 """
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, ready, spread, write
+from benchmarks.bfloat16 import bfloat16
+from benchmarks.common import (
+    Clip,
+    longest_first,
+    meta,
+    middling,
+    parse,
+    parser,
+    ratios,
+    readers_clips,
+    spread,
+    write,
+)
+from benchmarks.openers import open_mode, packed_folder, stock, texts_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.processes import SHORT_SPIN, freed_memory_returned, n_cores, peak_rss_of
-from pqm_plugin.quantize.checkpoint import load_packed, save_packed
-from pqm_plugin.quantize.layers import quantize_layers
+from pqm_plugin.processes import SHORT_SPIN, n_cores, peak_rss_of
 from pqm_plugin.quantize.names import MODES, PACKED
-from pqm_plugin.stages.common.calibration import weight_format
-from pqm_plugin.stages.config import load_config
-from pqm_plugin.stages.quantize import quantized_kinds
 
-Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 SAME_WORDS = {"small": "exact", "stock": "full"}
-"""What computes the same, so that its words need not be found twice."""
+"""What computes on the same numbers, so that its words must be the same."""
 
 
 def main() -> None:
@@ -61,7 +69,7 @@ def main() -> None:
     tested = readers_clips(wanted.speech, wanted.wer_readers, lambda files: files[-wanted.wer_utterances :])
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
         packed = Path(scratch) / "packed"
-        float_bytes = pack(wanted.model, packed)
+        float_bytes = packed_folder(wanted.model, packed)
         folders = {"stock": wanted.model, "full": wanted.model, **dict.fromkeys(MODES, packed)}
         runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in folders}
         for _ in range(wanted.repeats):
@@ -77,6 +85,7 @@ def main() -> None:
         "wer_utterances": len(tested),
         "beam": wanted.beam,
         "float_weights_bytes": float_bytes,
+        "bfloat16": bfloat16(wanted.model, wanted.beam, wanted.device),
     }
     write(wanted, about, modes=facts | found)
 
@@ -86,46 +95,14 @@ def word_errors(
 ) -> dict[str, dict[str, Any]]:
     """Word error rate of every mode."""
     torch.set_num_threads(n_cores())
-    ordered = sorted(clips, key=lambda clip: -clip.seconds)
+    ordered = longest_first(clips)
     found: dict[str, dict[str, Any]] = {}
-    for mode in sorted(folders, key=lambda mode: mode in SAME_WORDS):
-        if mode in SAME_WORDS:
-            found[mode] = found[SAME_WORDS[mode]]
-            continue
-        recognizer = open_mode(folders[mode], mode, search, device)
-        texts = []
-        for start in range(0, len(ordered), search.batch_size):
-            batch = [clip.samples for clip in ordered[start : start + search.batch_size]]
-            texts += [one.text for one in recognizer.recognize(batch)]
+    for mode, folder in folders.items():
+        recognizer = (stock if mode == "stock" else partial(open_mode, mode=mode))(folder, search=search, device=device)
+        texts = texts_of(recognizer, [clip.samples for clip in ordered], search.batch_size)
         counts = total(counts_of([clip.text for clip in ordered], texts), "clips")
         found[mode] = {"wer": round(counts.rate, 4), "words": counts.words, "errors": counts.errors}
     return found
-
-
-def open_mode(folder: Path, mode: str, search: SearchOptions, device: str) -> Any:
-    """The float model (`full`) or the packed one in a mode."""
-    with freed_memory_returned(from_now_on=mode == "small"):
-        if mode == "full":
-            recognizer = family_of(folder).load_float(folder, search, device)
-        else:
-            recognizer = family_of(folder).load_skeleton(folder, search, device)
-            load_packed(folder / PACKED, recognizer.network, mode)
-            recognizer.network.to(device)
-    return ready(recognizer, folder, search)
-
-
-def pack(model: Path, out: Path) -> int:
-    """Write the model in 4 bits as the recipe does, and give the bytes of its float32 weights."""
-    out.mkdir()
-    family = family_of(model)
-    config = load_config(CONFIG).quantize
-    recognizer = family.load_float(model, SearchOptions(), "cpu")
-    float_bytes = sum(4 * parameter.numel() for parameter in recognizer.network.parameters())
-    quantize_layers(recognizer.network, list(quantized_kinds(recognizer, config)), weight_format(config))
-    save_packed(out / PACKED, recognizer.network, config.rest_dtype)
-    for path in family.side_files(model):
-        shutil.copyfile(path, out / path.name)
-    return float_bytes
 
 
 def weights_bytes(folder: Path, mode: str) -> int:

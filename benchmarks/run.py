@@ -1,9 +1,10 @@
 """All benchmarks one after the other, and the page that shows them: what `make bench` runs.
 
-`python benchmarks/run.py` runs decode.py, modes.py, adapt.py and growth.py, each in a process of its own, and writes
-results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. About 16 minutes on two cores that do
-nothing else. A script that has ended is not run again while code, options and machine are the same: a run that was cut
-off goes on. speakers.py, which takes longer, is run by hand (docs/cluster.md quotes it).
+`python benchmarks/run.py` runs decode.py, modes.py, adapt.py, step.py and growth.py, each in a process of its own, and
+writes results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. About 14 minutes on two cores that
+do nothing else; where something else runs, it says so. A script that has ended is not run again while code, options and
+machine are the same: a run that was cut off goes on. same_words.py, which the page shows, and speakers.py, which
+docs/cluster.md quotes, take longer and are run by hand.
 """
 
 import argparse
@@ -19,16 +20,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import DEVICES, meta
+from benchmarks.common import DEVICES, meta, others_running
 from benchmarks.growth_figure import draw
-from benchmarks.page import FIGURE, page
+from benchmarks.page import FIGURE, beside, page
 from benchmarks.results import merged, missing
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.processes import SHORT_SPIN, n_cores
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("decode", "modes", "adapt", "growth")
+SCRIPTS = ("decode", "modes", "adapt", "step", "growth")
+IDLE = 0.5
+"""Running threads of others above which something else is said to run."""
 _UNCOMMITTED = "uncommitted"
 
 
@@ -43,6 +46,8 @@ def main() -> None:
     wanted = parser.parse_args()
     if wanted.quick and wanted.out.resolve() == HERE:
         parser.error("--quick measures nothing that should stand here: name another folder with --out")
+    if wanted.device != "cpu" and wanted.out.resolve() == HERE:
+        parser.error(f"--device {wanted.device} would overwrite the CPU's page: name another folder with --out")
     if not wanted.page:
         measure(wanted.out, wanted.parts or wanted.out / ".parts", wanted.device, wanted.quick)
     show(wanted.out)
@@ -57,6 +62,7 @@ def measure(out: Path, parts: Path, device: str, quick: bool) -> None:
     about = meta(0, n_cores(), device)
     found, took_s = {}, 0.0
     for name in SCRIPTS:
+        warn_if_busy(name)
         options = ["--device", device, *(["--quick"] if quick else [])]
         found[name] = part(name, parts / f"{name}.json", options, about["commit"])
         took_s += found[name]["request"]["took_s"]
@@ -64,6 +70,12 @@ def measure(out: Path, parts: Path, device: str, quick: bool) -> None:
     if not quick and (lacking := missing(results)):
         raise PqmError(f"the benchmarks ended without {', '.join(lacking)}: see {parts}")
     write_json(out / "results.json", results)
+
+
+def warn_if_busy(name: str) -> None:
+    """Say so if the machine does something else."""
+    if (running := others_running()) > IDLE:
+        print(f"{name}: {running:.1f} threads of others run here: times count on a machine that does nothing else")
 
 
 def part(name: str, path: Path, options: Sequence[str], commit: str) -> dict[str, Any]:
@@ -110,7 +122,7 @@ def show(out: Path) -> None:
     """Write the page and its figure from results.json."""
     results = read_json(out / "results.json")
     draw(results, out / FIGURE)
-    write_text(out / "RESULTS.md", page(results))
+    write_text(out / "RESULTS.md", page(results, beside()))
 
 
 if __name__ == "__main__":

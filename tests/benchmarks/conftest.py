@@ -16,6 +16,7 @@ def part_meta(name: str) -> dict[str, Any]:
         "command": f"python benchmarks/{name}.py",
         "threads": 2,
         "load_average": [0.25, 0.5, 1.0],
+        "others_running": 0.25,
     }
 
 
@@ -49,15 +50,18 @@ def beam() -> dict[str, Any]:
     full = {"s": three(2.0), "rtf": three(0.05), "speedup": three(4.0)}
     alone = {"s": three(3.2), "rtf": three(0.08), "speedup": three(2.5)}
     packed = {"s": three(4.0), "rtf": three(0.1), "speedup": three(2.0)}
+    small = {"s": three(5.0), "rtf": three(0.125), "speedup": three(1.6)}
     apart = {"ours_to_stock": 1e-5, "ours_to_float64": 2e-5, "stock_to_float64": 3e-5}
     stock = {"s": three(8.0), "rtf": three(0.2)}
-    systems = {"stock": stock, "full_batch1": alone, "nf4_batch1": packed, "full_batch8": full}
-    return {"speedup": 4.0, "same_words": True, **systems, "limits": limits, "scores": apart}
+    systems = {"stock": stock, "full_batch1": alone, "exact_batch1": packed, "full_batch8": full, "small_batch8": small}
+    both = {"batch1": limits, "batch8": {**limits, "encoder_share_of_product": 0.7}}
+    return {"speedup": 4.0, "same_words": True, **systems, "limits": both, "scores": apart}
 
 
 def adapters(held_bytes: int) -> dict[str, Any]:
     switch = {**three(0.25), "p95": 0.75}
     return {
+        "load_ms": three(1.25),
         "in_memory": 1,
         "held_bytes": held_bytes,
         "process_grew_by_bytes": held_bytes,
@@ -76,9 +80,9 @@ RESULTS = {
         "versions": {"torch": "2.14.1", "bitsandbytes": "0.50.2", "espnet": "202611"},
         "took_s": 840.0,
         "quick": False,
-        "parts": {name: part_meta(name) for name in ("decode", "modes", "adapt", "growth")},
+        "parts": {name: part_meta(name) for name in ("decode", "modes", "adapt", "step", "growth")},
     },
-    "ceilings": {"threads1": {"read_gbyte_per_s": 20.0, "float32_gflop_per_s": 150.0}},
+    "ceilings": {"threads1": {"read_gbyte_per_s": 20.0, "float32_gflop_per_s": 150.0, "bfloat16_gflop_per_s": 300.0}},
     "decode": {"utterances": 8, "audio_s": 40.0, "batch_size": 8, "beam10": beam(), "beam1": beam()},
     "modes": {
         "utterances": 10,
@@ -86,10 +90,13 @@ RESULTS = {
         "wer_utterances": 100,
         "beam": 10,
         "float_weights_bytes": 62_000_000,
+        "bfloat16": {"supported": True, "layer": [704, 176], "by_rows": {"10": three(0.75), "250": three(1.5)}},
         **{name: mode(1.0, 0.1) for name in ("stock", "full", "exact", "fast")},
         "small": mode(0.25, 0.1),
     },
     "adapt": {
+        "sat_readers": 5,
+        "schedule": "linear",
         "epochs": 2,
         "learning_rates": {"all": 1e-3, "top": 2e-3},
         "threads_of_plain": 2,
@@ -97,12 +104,19 @@ RESULTS = {
         "speakers10": {
             "speedup": 3.5,
             "way": "all_layers",
-            "plain": {"s": 70.0, "dev_accuracy": 0.9},
+            "plain": {"s": 70.0, "dev_accuracy": 0.9, "wer": 0.125},
             "all_layers": {"s": 20.0, "dev_accuracy": 0.9, "speedup": 3.5},
         },
     },
     "step": {
         "batch_frames": 2000,
+        "batches": {
+            "readers": 10,
+            "n": 100,
+            "full": 0.9,
+            "under_filled_share": 0.25,
+            "frames_in_under_filled_share": 0.125,
+        },
         "by_seconds": {"1": {n: {"ms": three(40.0), "over_most": three(ratio)} for n, ratio in (("1", 4), ("20", 1))}},
     },
     "switch": {"ms": 0.25, "ms_p95": 0.75, "adapters": 1000, "reloads": 0},
@@ -122,6 +136,37 @@ RESULTS = {
         "beam": {"by_beam": {str(n): {"s": three(1 + n / 10)} for n in (1, 5, 20)}, "bend": 0.05},
     },
 }
+
+
+CASE = {"utterance": "1-2-0003", "same_words": False, "ours": -4.5, "stock": -4.25, "stock_float64": -4.375}
+SAME_WORDS = {
+    "meta": {
+        "command": "python benchmarks/same_words.py",
+        "commit": "ba9876543210",
+        "date": "2026-11-23",
+        "hardware": "A processor",
+        "quick": False,
+    },
+    "readers": 10,
+    "tolerance": 1e-4,
+    "beams": {
+        "beam10": {"utterances": 318, "same_words": 317, "largest_difference": 5e-5, "cases": [CASE]},
+        "beam1": {"utterances": 318, "same_words": 318, "largest_difference": 2e-5, "cases": []},
+    },
+}
+RECIPE = {
+    "meta": {"commit": "fedcba987654"},
+    "systems": {
+        name: {"wer": wer, "utterances": 318, "words": 5339}
+        for name, wer in (("espnet", 0.125), ("full", 0.125), ("nf4", 0.25), ("nf4+sat", 0.0625))
+    },
+}
+
+
+@pytest.fixture
+def others() -> dict[str, Any]:
+    """Return what the page shows beside, which a test may change."""
+    return copy.deepcopy({"same_words": SAME_WORDS, "recipe": RECIPE})
 
 
 @pytest.fixture

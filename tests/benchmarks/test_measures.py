@@ -1,18 +1,25 @@
 """What the benchmarks compute from what they measure, and that they measure what they say."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from benchmarks._adapt_step import by_batch, cut
-from benchmarks.adapt import chosen
-from benchmarks.common import Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns
+from benchmarks.adapt import changed, chosen
+from benchmarks.bfloat16 import bfloat16
+from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns
 from benchmarks.growth import bend, by_adapters, make_adapters
 from benchmarks.limits import watched
+from benchmarks.same_words import Known, compare, for_test
+from benchmarks.step import by_batch, cut, shares
+from pqm_plugin.adapters.batches import Example
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.stages.config import load_config
 
 
 def test_a_straight_line_has_no_bend_and_a_square_has():
@@ -43,6 +50,18 @@ def test_the_speed_up_is_that_of_the_fastest_way_that_loses_nothing():
 
     assert (found["speedup"], found["way"]) == (2.0, "all_layers")
     assert (none["speedup"], none["way"]) == (0.0, "")
+
+
+def test_settings_of_adapting_are_those_of_the_recipe_but_for_what_is_named(tmp_path):
+    path = tmp_path / "pqm.yaml"
+    path.write_text(changed({"adapt": {"epochs": 3}, "quantize": {"calibrate": 48}}))
+
+    ours, recipe = load_config(path), load_config(CONFIG)
+
+    assert (ours.adapt.epochs, ours.quantize.calibrate) == (3, 48)
+    assert dataclasses.replace(ours.adapt, epochs=recipe.adapt.epochs) == recipe.adapt
+    assert dataclasses.replace(ours.quantize, calibrate=recipe.quantize.calibrate) == recipe.quantize
+    assert (ours.lora, ours.pretrain, ours.decode) == (recipe.lora, recipe.pretrain, recipe.decode)
 
 
 def test_utterances_are_those_of_middling_size_and_too_few_readers_are_an_error(make_corpus):
@@ -103,7 +122,7 @@ def test_a_step_is_timed_for_batches_of_utterances_of_one_length(tiny_conformer,
     recognizer = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu")
 
     [(features, tokens)] = cut(recognizer, clips, 1.5)
-    found = by_batch(tiny_conformer, clips, {1: (1, 3)}, repeats=1)
+    found = by_batch(recognizer, clips, {1: (1, 3)}, repeats=1)
 
     whole = recognizer.token_ids("a b c d")
     assert len(features) == len(recognizer.features(noise[:24000]))
@@ -131,3 +150,80 @@ def test_the_encoder_is_timed_and_steps_are_counted_while_watched(tiny_conformer
     assert split.encoder_s > 0
     assert 1 <= steps <= 4
     assert split.steps == steps
+
+
+def test_a_batch_counts_as_filled_by_the_frames_that_it_may_have():
+    def speech(frames):
+        return [Example(torch.zeros(n, 1), torch.zeros(1)) for n in frames]
+
+    # 3 x 30 of 100 frames and 2 x 50 of them; one alone; one that is longer than a batch.
+    found = shares([speech([30, 30, 30, 50, 50]), speech([20]), speech([150])], 100)
+
+    assert (found["readers"], found["n"]) == (3, 4)
+    assert found["under_filled_share"] == 0.25
+    assert found["frames_in_under_filled_share"] == round(20 / (90 + 100 + 20 + 150), 3)
+
+
+def test_products_in_bfloat16_are_timed_with_the_largest_layer_of_the_encoder(tiny_conformer):
+    found = bfloat16(tiny_conformer, 10)
+
+    encoder = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu").network.encoder
+    largest = max(layer.weight.numel() for layer in encoder.modules() if isinstance(layer, torch.nn.Linear))
+    assert found["layer"][0] * found["layer"][1] == largest
+    assert list(found["by_rows"]) == ["10", "250"]
+    assert all(one["median"] > 0 for one in found["by_rows"].values())
+
+
+def test_only_cases_that_differ_are_asked_of_float64():
+    clips = [Clip(Path(f"{name}.flac"), "") for name in "abc"]
+    ours = [("go on", -1.0), ("stop", -2.0), ("a cat", -3.0)]
+    theirs = [("go on", -1.00001), ("stop", -2.001), ("a cut", -3.5)]
+    asked = []
+
+    def exact(some):
+        asked.extend(clip.path.stem for clip in some)
+        return [("stop", -2.0005), ("a cat", -3.1)]
+
+    found = compare(clips, ours, theirs, exact)
+
+    assert asked == ["b", "c"]
+    assert (found["utterances"], found["same_words"]) == (3, 2)
+    assert found["largest_difference"] == pytest.approx(1e-3)
+    assert [(case["utterance"], case["same_words"], case["stock_float64"]) for case in found["cases"]] == [
+        ("b", True, -2.0005),
+        ("c", False, -3.1),
+    ]
+
+
+def test_what_was_decoded_is_not_decoded_again_unless_the_request_changes(tmp_path):
+    clips = [Clip(Path(f"{name}.flac"), "") for name in "abc"]
+    decoded = []
+
+    def start():
+        def decode(batch):
+            if len(decoded) == 1:
+                raise KeyboardInterrupt
+            decoded.append([clip.path.stem for clip in batch])
+            return [(clip.path.stem.upper(), -1.0) for clip in batch]
+
+        return decode
+
+    with pytest.raises(KeyboardInterrupt):
+        Known(tmp_path / "parts.json", {"commit": "abc"}).of("full", clips, 2, start)
+    decoded.clear()
+    found = Known(tmp_path / "parts.json", {"commit": "abc"}).of("full", clips, 2, start)
+    resumed = list(decoded)
+    decoded.clear()
+    with pytest.raises(KeyboardInterrupt):
+        Known(tmp_path / "parts.json", {"commit": "other"}).of("full", clips, 2, start)
+
+    assert found == [("A", -1.0), ("B", -1.0), ("C", -1.0)]
+    assert resumed == [["c"]]
+    assert decoded == [["a", "b"]]
+
+
+def test_the_utterances_that_are_compared_are_those_that_the_recipe_tests_on():
+    files = [Path(f"1-1-{number:04d}.flac") for number in range(5)]
+
+    assert [path.stem for path in for_test(files, 0)] == ["1-1-0003", "1-1-0004"]
+    assert [path.stem for path in for_test(files, 1)] == ["1-1-0003"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.growth_figure import draw
-from benchmarks.page import FIGURE, GOALS, page
+from benchmarks.page import FIGURE, GOALS, beside, page, unmet
 from benchmarks.results import REQUIRED, merged, missing, value
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -20,7 +20,7 @@ def test_the_committed_page_is_what_the_committed_numbers_give(path):
 
     assert missing(results) == []
     assert not results["meta"]["quick"]
-    assert path.with_name("RESULTS.md").read_text(encoding="utf-8") == page(results)
+    assert path.with_name("RESULTS.md").read_text(encoding="utf-8") == page(results, beside())
     assert (HERE / FIGURE).is_file()
 
 
@@ -50,49 +50,81 @@ def test_every_required_number_but_the_reference_modes_has_a_goal():
 def test_the_page_says_which_goals_are_met(results):
     results["modes"]["small"]["weights_memory_ratio"] = 0.5
 
-    written = page(results)
+    written = page(results, {})
 
     assert "| `decode.beam10.speedup` | 4 | >= 3 | yes |" in written
     assert "| `modes.small.weights_memory_ratio` | 0.5 | <= 0.35 | no |" in written
-    assert "| 10 | `full_batch8` | 0.050 [0.025, 0.100] | 4.00 [2.00, 8.00] |" in written
+    assert "| 10 | `full_batch8` | 2.000 [1.000, 4.000] | 0.050 [0.025, 0.100] | 4.00 [2.00, 8.00] |" in written
     assert "torch 2.14.1" in written
     assert "24.0 GB of memory" in written
     assert "show that the scripts work" not in written
+    assert unmet(results) == ["`small`: memory of weights over that of float32"]
 
 
 def test_the_page_says_for_every_beam_how_much_faster_each_way_of_decoding_is(results):
     results["decode"]["beam1"]["full_batch1"]["speedup"]["median"] = 1.5
 
-    written = page(results)
+    written = page(results, {})
 
-    assert "| beam | float, one at a time | 4 bits, one at a time | float, batches of 8 |" in written
-    assert "| 10 | 2.50 | 2.00 | 4.00 |" in written
-    assert "| 1 | 1.50 | 2.00 | 4.00 |" in written
+    heads = "float, one at a time | 4 bits, one at a time | float, batches of 8 | `small`, batches of 8"
+    assert f"| beam | {heads} |" in written
+    assert "| 10 | 2.50 | 2.00 | 4.00 | 1.60 |" in written
+    assert "| 1 | 1.50 | 2.00 | 4.00 | 1.60 |" in written
+    assert "| 10 | 8 | 0.02 | 0.5 | 1 | 0.7 | 8.7 | 2.5 | 0.3 |" in written
 
 
 def test_the_page_says_what_a_fuller_batch_could_bring(results):
-    written = page(results)
+    written = page(results, {})
 
     assert "hold up to 2,000 frames" in written
+    assert "Of the 100 batches of 10 readers' train utterances 25 % are filled by less than 90 %, with 12 %" in written
     assert "| 1 | 1 | 40.0 [20.0, 80.0] | 4.00 [2.00, 8.00] |" in written
+
+
+def test_the_page_quotes_the_real_run_and_the_comparison_of_all_words_where_they_are_there(results, others):
+    written, alone = page(results, others), page(results, {})
+
+    assert "* beam 10: 317 of 318 utterances have stock's words" in written
+    assert "| 10 | 1-2-0003 | others | -4.50000 | -4.25000 | -4.37500 |" in written
+    assert "at commit `fedcba987654`: WER of `espnet` (stock) 12.50 %, `full` (the float model here) 12.50 %" in written
+    assert "The same words" not in alone
+    assert "The recipe's own run" not in alone
+    others["same_words"]["beams"]["beam10"]["cases"] = []
+    assert "No words differ, and no score by more than 0.0001." in page(results, others)
+
+
+def test_the_page_says_what_fast_is_for_by_what_was_measured(results):
+    slower = page(results, {})
+    results["modes"]["fast"]["speed_of_stock"]["median"] *= 2
+    faster = page(results, {})
+
+    assert "704 x 176, is 0.75 times as fast for 10 rows and 1.50 times as fast for 250 rows" in slower
+    assert "decodes 1.00 times as fast as `full`." in slower
+    assert "decodes 2.00 times as fast as `full`." in faster
+    results["modes"]["fast"]["speed_of_stock"]["median"] /= 4
+    assert "0.50 times as fast as `full`, which is slower: it is for wider models" in page(results, {})
+
+
+def test_the_dev_errors_of_the_plain_loop_are_shown_beside_the_others(results):
+    assert "| 10 | plain | 0.001 | 70.0 | 0.9000 | 12.50 | 1.00 |" in page(results, {})
 
 
 def test_a_quick_run_is_marked_as_one_and_may_lack_what_it_does_not_measure(results):
     results["meta"]["quick"] = True
     results["adapt"]["speakers2"] = results["adapt"].pop("speakers10")
 
-    written = page(results)
+    written = page(results, {})
 
     assert "show that the scripts work, and nothing else" in written
     assert "| `adapt.speakers10.speedup` | – | >= 3 | – |" in written
 
 
-def test_the_figure_has_its_four_panels_and_the_same_bytes_every_time(results, tmp_path):
+def test_the_figure_has_its_five_panels_and_the_same_bytes_every_time(results, tmp_path):
     draw(results, tmp_path / "first.svg")
     draw(results, tmp_path / "again.svg")
 
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "again.svg").read_bytes()
-    assert (tmp_path / "first.svg").read_text().count('id="axes_') == 4
+    assert (tmp_path / "first.svg").read_text().count('id="axes_') == 6
 
 
 def test_parts_are_merged_with_the_highest_ceilings_that_were_measured():

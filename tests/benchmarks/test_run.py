@@ -66,6 +66,7 @@ def test_a_script_that_fails_is_named_with_its_log_and_leaves_no_part(here):
 
 def test_results_that_lack_what_others_quote_are_not_written(here, monkeypatch):
     monkeypatch.setattr(run, "SCRIPTS", ("decode",))
+    monkeypatch.setattr(run, "others_running", lambda: 0.0)
 
     with pytest.raises(PqmError, match="without decode.beam10.speedup, decode.beam1.speedup"):
         run.measure(here, here / "parts", "cpu", quick=False)
@@ -82,7 +83,7 @@ def test_the_page_and_the_figure_are_written_from_the_numbers_alone(results, tmp
     assert (tmp_path / "figures/growth.svg").is_file()
 
 
-@pytest.mark.parametrize("name", [*run.SCRIPTS, "speakers", "run"])
+@pytest.mark.parametrize("name", [*run.SCRIPTS, "speakers", "same_words", "run"])
 def test_every_script_says_what_it_does(name, monkeypatch, capsys):
     module = importlib.import_module(f"benchmarks.{name}")
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
@@ -105,3 +106,22 @@ def test_a_quick_run_does_not_overwrite_what_is_published(monkeypatch, capsys):
         run.main()
 
     assert "name another folder with --out" in capsys.readouterr().err
+
+
+def test_a_gpu_does_not_overwrite_the_page_of_the_cpu(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "--device", "cuda"])
+
+    with pytest.raises(SystemExit):
+        run.main()
+
+    assert "--device cuda would overwrite the CPU's page: name another folder with --out" in capsys.readouterr().err
+
+
+def test_a_machine_that_does_something_else_is_named_before_a_part(monkeypatch, capsys):
+    for running in (0.25, 1.5):
+        monkeypatch.setattr(run, "others_running", lambda running=running: running)
+        run.warn_if_busy("decode")
+
+    assert capsys.readouterr().out.splitlines() == [
+        "decode: 1.5 threads of others run here: times count on a machine that does nothing else"
+    ]

@@ -1,0 +1,96 @@
+"""The model as benchmarks open it: stock ESPnet, float weights here, or packed ones as the recipe packs them."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from espnet2.bin.asr_inference import Speech2Text
+
+from benchmarks.common import CONFIG
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models import espnet_folder
+from pqm_plugin.models.families import family_of
+from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.processes import freed_memory_returned
+from pqm_plugin.quantize.checkpoint import load_packed, save_packed
+from pqm_plugin.quantize.layers import quantize_layers
+from pqm_plugin.quantize.names import PACKED
+from pqm_plugin.stages.common.calibration import weight_format
+from pqm_plugin.stages.config import load_config
+from pqm_plugin.stages.quantize import quantized_kinds
+
+
+def stock(model: Path, search: SearchOptions, device: str, dtype: str = "float32") -> Speech2Text:
+    """ESPnet's own inference, as its users call it."""
+    with espnet_folder.config_file(model) as config:
+        return Speech2Text(
+            str(config),
+            str(espnet_folder.weights_file(model)),
+            device=device,
+            dtype=dtype,
+            beam_size=search.beam_size,
+            ctc_weight=search.ctc_weight,
+        )
+
+
+def opened(model: Path, search: SearchOptions, device: str, mode: str = "full") -> Recognizer:
+    """The float model here (`full`), or its weights packed as the recipe does without calibration, in a mode."""
+    recognizer = family_of(model).load_float(model, search, device)
+    if mode != "full":
+        packed(recognizer, mode)
+        recognizer.network.to(device)
+    return ready(recognizer, model, search)
+
+
+def packed(recognizer: Recognizer, mode: str = "exact") -> None:
+    """Pack what the recipe packs, each weight rounded to its nearest level."""
+    config = load_config(CONFIG).quantize
+    quantize_layers(recognizer.network, list(quantized_kinds(recognizer, config)), weight_format(config), mode)
+
+
+def packed_folder(model: Path, out: Path) -> int:
+    """Write the model in 4 bits as the recipe does, and give the bytes of its float32 weights."""
+    out.mkdir()
+    family = family_of(model)
+    recognizer = family.load_float(model, SearchOptions(), "cpu")
+    float_bytes = sum(4 * parameter.numel() for parameter in recognizer.network.parameters())
+    packed(recognizer)
+    save_packed(out / PACKED, recognizer.network, load_config(CONFIG).quantize.rest_dtype)
+    for path in family.side_files(model):
+        shutil.copyfile(path, out / path.name)
+    return float_bytes
+
+
+def open_mode(folder: Path, mode: str, search: SearchOptions, device: str) -> Recognizer:
+    """The float model (`full`) or the packed one of a folder in a mode, as stage 6 opens them."""
+    with freed_memory_returned(from_now_on=mode == "small"):
+        if mode == "full":
+            recognizer = family_of(folder).load_float(folder, search, device)
+        else:
+            recognizer = family_of(folder).load_skeleton(folder, search, device)
+            load_packed(folder / PACKED, recognizer.network, mode)
+            recognizer.network.to(device)
+    return ready(recognizer, folder, search)
+
+
+def ready(recognizer: Recognizer, model: Path, search: SearchOptions) -> Recognizer:
+    """The recogniser of `model` in evaluation.
+
+    Raises:
+        PqmError: if the batched search does not fit it.
+    """
+    recognizer.network.eval()
+    if recognizer.max_batch != search.batch_size:
+        raise PqmError(f"{model}: the batched search does not fit this model, see the log")
+    return recognizer
+
+
+def texts_of(recognizer: Any, audio: Sequence[np.ndarray], size: int) -> list[str]:
+    """Words of each, `size` at a time; of stock ESPnet, which takes one."""
+    if isinstance(recognizer, Speech2Text):
+        return [recognizer(samples)[0][0] for samples in audio]
+    batches = (audio[start : start + size] for start in range(0, len(audio), size))
+    return [found.text for batch in batches for found in recognizer.recognize(batch)]

@@ -1,0 +1,123 @@
+"""The page of benchmarks: adaptation, what a fuller batch could bring, and growth."""
+
+from benchmarks.shown import Results, mappings, spread_of
+from pqm_plugin.report.markdown import NOTHING, table
+
+
+def adaptation(results: Results) -> str:
+    """Every way of adapting, by the number of readers."""
+    found = results["adapt"]
+    rates = found["learning_rates"]
+    rows = [
+        [
+            name.removeprefix("speakers"),
+            way.replace("_", " "),
+            f"{rates['top' if way.startswith('top') else 'all']:g}",
+            f"{one['s']:.1f}",
+            f"{one['dev_accuracy']:.4f}",
+            f"{100 * one['wer']:.2f}" if "wer" in one else NOTHING,
+            f"{one.get('speedup', 1):.2f}",
+        ]
+        for name, ways in mappings(found).items()
+        if name.startswith("speakers")
+        for way, one in mappings(ways).items()
+    ]
+    heads = (
+        "speakers",
+        "layers that learn",
+        "learning rate",
+        "s",
+        "dev accuracy",
+        "dev WER %",
+        "times faster than plain",
+    )
+    return (
+        f"## Adaptation\n\n{found['epochs']} epochs over {found['utterances_a_speaker']:g} utterances a speaker, from "
+        f"an adapter of {found['sat_readers']} SAT readers to a base packed without calibration; the rest is as in the "
+        "recipe's `adapt`, but for the learning rate of uppermost layers: both fall by its schedule, "
+        f"`{found['schedule']}`. `plain` is a PEFT loop "
+        f"of {found['threads_of_plain']} threads over all layers and the same batches. Times are of whole commands, "
+        "imports and opening included, of one run each: they have no spread. From `adapt.py`.\n\n"
+        + table(heads, rows, text_columns=2)
+    )
+
+
+def step(results: Results) -> str:
+    """What a batch of several speakers could bring."""
+    found = results["step"]
+    rows = [
+        [seconds, n, spread_of(one["ms"], 1), spread_of(one["over_most"], 2)]
+        for seconds, sizes in found["by_seconds"].items()
+        for n, one in sizes.items()
+    ]
+    heads = ("seconds of an utterance", "utterances in the batch", "ms an utterance", "over those of the largest batch")
+    batches = found["batches"]
+    return (
+        f"A speaker's batches hold up to {found['batch_frames']:,} frames, a hundred to a second. A step, forward and "
+        "backward, on one thread, for one utterance of so many that share it: several speakers in one batch, each with "
+        "its own adapter, could bring no more than the last column, and only where one speaker's utterances do not "
+        f"fill it. Of the {batches['n']} batches of {batches['readers']} readers' train utterances "
+        f"{100 * batches['under_filled_share']:.0f} % are filled by less than {100 * batches['full']:.0f} %, with "
+        f"{100 * batches['frames_in_under_filled_share']:.0f} % of the frames. Stage 5 does not mix speakers; it runs "
+        "them side by side. From `step.py`.\n\n" + table(heads, rows)
+    )
+
+
+def growth(results: Results, figure: str) -> str:
+    """Cost against speakers, length and beam."""
+    found = results["growth"]
+    batch = [[n, spread_of(one["s"]), spread_of(one["over_none"], 2)] for n, one in found["batch"].items()]
+    length, beam = found["length"], found["beam"]
+    lengths = [
+        [name, spread_of(one["s"]), f"{one['encoder_s']:.3f}", str(one["steps"])]
+        for name, one in length["by_seconds"].items()
+    ]
+    beams = [[name, spread_of(one["s"])] for name, one in beam["by_beam"].items()]
+    return "\n".join(
+        [
+            "## Growth\n\nSwitching is all that is between one speaker's last frame and the next one's first; `held`: "
+            "no file is read; else those longest unused make room, and a switch to one of them reads it. `load`: to "
+            "read an adapter for the first time. From `growth.py`.\n",
+            _adapters(found["adapters"]),
+            f"![Memory and switching against the number of adapters, a batch by those in it, time against length and "
+            f"beam]({figure})\n",
+            "One batch of eight equally long utterances, by the number of distinct adapters among its rows:\n",
+            table(("distinct adapters", "s", "over none"), batch),
+            "One utterance by its length. What bends the line upwards is quadratic: the encoder attends over pairs of "
+            "frames, and each step of the search, of which there are as many as tokens, reads all frames. The "
+            f"worst point is {100 * length['bend']:.0f} % from the straight line.\n",
+            table(("seconds", "s", "encoder s", "steps"), lengths),
+            "By beam. Encoder and reading of weights cost the same for one hypothesis as for many, so that the line "
+            "starts above zero; what it rises by is each hypothesis's own. "
+            f"The worst point is {100 * beam['bend']:.0f} % from the straight line.\n",
+            table(("beam", "s"), beams),
+        ]
+    )
+
+
+def _adapters(found: Results) -> str:
+    rows = [
+        [
+            n,
+            way if way == "held" else f"within {found['memory_mib']} MiB",
+            str(one["in_memory"]),
+            f"{one['held_bytes'] / 1e6:.1f}",
+            f"{one['process_grew_by_bytes'] / 1e6:.1f}",
+            f"{one['switch_ms']['median']:.3f}",
+            f"{one['switch_ms']['p95']:.3f}",
+            spread_of(one["load_ms"], 2) if "load_ms" in one else NOTHING,
+        ]
+        for way in ("held", "paged")
+        for n, one in found[way].items()
+    ]
+    heads = (
+        "adapters",
+        "kept",
+        "in memory",
+        "MB of factors",
+        "MB the process grew",
+        "switch ms",
+        "95th percentile",
+        "load ms",
+    )
+    return table(heads, rows, text_columns=2)
