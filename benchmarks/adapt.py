@@ -44,10 +44,9 @@ from pqm_plugin.stages.recipe import Recipe
 ACCURACY_SLACK = 0.001
 """Share of teacher-forced dev tokens that sums rounded in another order may cost."""
 FOR_TIME: Mapping[str, Mapping[str, Any]] = {"quantize": {"calibrate": 0}, "pretrain": {"joined_s": 0}}
-"""What differs from the recipe's YAML in what all ways start from, besides epochs and the number of SAT readers."""
+"""What differs from the recipe's YAML in what all ways start from; of `adapt` the epochs differ."""
 TOP_RATE = 3.0e-3
 """Learning rate where fewer layers learn; the recipe's is for all."""
-SAT_SET = "train-clean-5"
 Run = tuple[float, Mapping[str, float]]
 """Seconds, and dev accuracies by speaker."""
 
@@ -59,21 +58,19 @@ def main() -> None:
         speakers=(10, 2, "readers"),
         epochs=(3, 1, "epochs of every speaker, none is left out"),
         top_layers=(3, 3, "layers that learn in the second way"),
-        sat_readers=(4, 3, "readers that the speaker-independent adapter learns from"),
     )
     wanted = parse(options)
     logging.disable(logging.INFO)
     about = meta(0, n_cores(), wanted.device)
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
-        corpus = corpus_of(Path(scratch) / "corpus", wanted.speech, wanted.sat_readers)
         settings = Path(scratch) / "pqm.yaml"
         settings.write_text(changed({**FOR_TIME, "adapt": {"epochs": wanted.epochs}}))
-        recipe = prepare(Path(scratch), corpus, wanted.speech.name, wanted.model, settings)
+        recipe = prepare(Path(scratch), wanted.speech, wanted.model, settings)
         recipe = dataclasses.replace(
             recipe, speakers=tuple(readers(wanted.speech, wanted.speakers)), ngpu=int(wanted.device == "cuda")
         )
         measured = measure(recipe, wanted.top_layers)
-    write(wanted, about, adapt={"sat_readers": wanted.sat_readers, **measured})
+    write(wanted, about, adapt=measured)
 
 
 def changed(values: Mapping[str, Mapping[str, Any]]) -> str:
@@ -84,22 +81,13 @@ def changed(values: Mapping[str, Mapping[str, Any]]) -> str:
     return yaml.safe_dump(settings)
 
 
-def corpus_of(folder: Path, speech: Path, n_sat: int) -> Path:
-    """A corpus of the set `speech` and of the first readers of the SAT set beside it."""
-    folder.mkdir()
-    (folder / speech.name).symlink_to(speech.resolve())
-    for name in readers(speech.parent / SAT_SET, n_sat):
-        shutil.copytree(speech.parent / SAT_SET / name, folder / SAT_SET / name)
-    return folder
-
-
-def prepare(folder: Path, corpus: Path, target_set: str, model: Path, settings: Path) -> Recipe:
+def prepare(folder: Path, speech: Path, model: Path, settings: Path) -> Recipe:
     """A recipe up to its speaker-independent adapter."""
     recipe = Recipe(
-        corpus=corpus,
+        corpus=speech.parent,
         base=str(model),
-        target_set=target_set,
-        sat_sets=(SAT_SET,),
+        target_set=speech.name,
+        sat_sets=("train-clean-5",),
         datadir=folder / "data",
         expdir=folder / "exp",
         pqm_config=settings,

@@ -95,7 +95,6 @@ RESULTS = {
         "small": mode(0.25, 0.1),
     },
     "adapt": {
-        "sat_readers": 5,
         "schedule": "linear",
         "epochs": 2,
         "learning_rates": {"all": 1e-3, "top": 2e-3},
