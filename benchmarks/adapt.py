@@ -7,8 +7,8 @@ learning rate of the uppermost layers. Each is timed as a command: a fresh proce
 base included; one run a way. The plain loop runs before and after, half of the speakers each, so that what else the
 machine does meets both; what it takes beside its speakers is counted once. `speedup` is that of the fastest way whose
 mean dev accuracy is the plain loop's or better, but for `ACCURACY_SLACK`; `way` names it. `wer` is that of each way's
-adapters on the dev utterances. Stage 5 with all layers, which computes what the plain loop computes, is shown for two
-readers, and for all where fewer layers lose accuracy. About eight minutes on two idle cores.
+adapters on the dev utterances. Stage 5 with all layers, which computes what the plain loop computes, is shown for one
+reader, and for all where fewer layers lose accuracy. About eight minutes on two idle cores.
 """
 
 import dataclasses
@@ -43,10 +43,11 @@ from pqm_plugin.stages.recipe import Recipe
 
 ACCURACY_SLACK = 0.001
 """Share of teacher-forced dev tokens that sums rounded in another order may cost."""
-FOR_TIME: Mapping[str, Mapping[str, Any]] = {"quantize": {"calibrate": 0}, "pretrain": {"joined_s": 0}}
+FOR_TIME: Mapping[str, Mapping[str, Any]] = {"quantize": {"calibrate": 48}, "pretrain": {"joined_s": 0}}
 """What differs from the recipe's YAML in what all ways start from; of `adapt` the epochs differ."""
 TOP_RATE = 3.0e-3
-"""Learning rate where fewer layers learn; the recipe's is for all."""
+"""Learning rate where fewer layers learn; the recipe's is for all. With it, of five readers, the four uppermost layers
+reach what all reach (0.868 of dev tokens), with the recipe's they reach 0.862, three layers 0.863."""
 Run = tuple[float, Mapping[str, float]]
 """Seconds, and dev accuracies by speaker."""
 
@@ -57,7 +58,7 @@ def main() -> None:
         __doc__,
         speakers=(10, 2, "readers"),
         epochs=(3, 1, "epochs of every speaker, none is left out"),
-        top_layers=(3, 3, "layers that learn in the second way"),
+        top_layers=(4, 4, "layers that learn in the second way"),
     )
     wanted = parse(options)
     logging.disable(logging.INFO)
@@ -113,9 +114,9 @@ def measure(recipe: Recipe, top_layers: int) -> dict[str, Any]:
     earlier = PlainRun.of(recipe, recipe.speakers[:half], plain_dir)
     runs: dict[tuple[str, ...], dict[str, Run]] = {recipe.speakers: {top: stage_5(uppermost)}}
     wers = {top: wer(uppermost)}
-    for n, name, way in ((2, every, recipe), (1, top, uppermost)):
-        few = dataclasses.replace(way, speakers=recipe.speakers[:n], nj=min(n, recipe.nj))
-        runs.setdefault(few.speakers, {})[name] = stage_5(few)
+    for name, way in ((every, recipe), (top, uppermost)):
+        alone = dataclasses.replace(way, speakers=recipe.speakers[:1], nj=1)
+        runs.setdefault(alone.speakers, {})[name] = stage_5(alone)
     loop = earlier.and_also(PlainRun.of(recipe, recipe.speakers[half:], plain_dir))
     wers["plain"] = wer_with(recipe, plain_dir)
     if not summary(runs[recipe.speakers], loop, recipe.speakers)["way"]:

@@ -59,7 +59,7 @@ def main() -> None:
         __doc__,
         utterances=(6, 2, "utterances of the turns, of as many readers"),
         wer_readers=(10, 2, "readers whose words are counted"),
-        wer_utterances=(3, 1, "utterances of each of these"),
+        wer_utterances=(2, 1, "utterances of each of these"),
         beam=(10, 10, "beam of the search"),
         repeats=(2, 1, "turns"),
     )

@@ -33,8 +33,8 @@ def adaptation(results: Results) -> str:
     )
     return (
         f"## Adaptation\n\n{found['epochs']} epochs over {found['utterances_a_speaker']:g} utterances a speaker, from "
-        "a speaker-independent adapter to a base packed without calibration, learned of no joined speech; the rest is "
-        "as in the recipe's `adapt`, but for the learning rate of uppermost layers: both fall by its schedule, "
+        "a speaker-independent adapter that learned of no joined speech, to a base rounded by 48 utterances; the rest "
+        "is as in the recipe's `adapt`, but for the learning rate of uppermost layers: both fall by its schedule, "
         f"`{found['schedule']}`. `plain` is a PEFT loop "
         f"of {found['threads_of_plain']} threads over all layers and the same batches. Times are of whole commands, "
         "imports and opening included, of one run each: they have no spread. From `adapt.py`.\n\n"

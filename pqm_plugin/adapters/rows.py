@@ -81,8 +81,10 @@ class AdapterBank:
 
     def _read(self, folder: Path) -> Factors:
         found = read_factors(folder, self._base_sha256, device_of(self._network))
-        # As peft does: torch chooses its product by whether a weight wants a gradient, even where none is computed.
-        self._network.requires_grad_(False)
+        if not self._layouts:
+            # As peft does: torch chooses its product by whether a weight wants a gradient, even where none is computed.
+            # Once: walking through the network takes longer than reading an adapter.
+            self._network.requires_grad_(False)
         if found.layout not in self._layouts:
             for name, down, up in found.layout:
                 self._layers[name] = _layer(self._network, folder, name, (up[0], *down[1:]))

@@ -110,6 +110,20 @@ def test_an_adapter_is_loaded_once_and_the_longest_unused_makes_room_by_its_byte
     assert (len(bank), bank.held_bytes) == (2, sizes[0] + sizes[1])
 
 
+def test_the_whole_network_is_frozen_with_the_first_adapter_and_not_walked_through_again(folders):
+    network = build()
+    walks = []
+    network.requires_grad_ = lambda wanted: walks.append(wanted) or nn.Module.requires_grad_(network, wanted)
+    bank = AdapterBank(network, "abc")
+
+    bank.load(folders[:1])
+    frozen = not any(parameter.requires_grad for parameter in network.parameters())
+    bank.load(folders)
+
+    assert frozen
+    assert walks == [False]
+
+
 @torch.no_grad()
 def test_one_batch_may_need_more_than_the_limit(folders):
     x = torch.randn(3, 6, 10)
