@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import ratios, spread, turns
+from pqm_plugin.devices import multiplies_bfloat16
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import quantize_layers
@@ -37,16 +38,7 @@ def bfloat16(model: Path, beam: int, device: str = "cpu") -> dict[str, Any]:
         found = {str(rows): _speedup(shape, rows, device) for rows in (beam, UTTERANCE_ROWS)}
     finally:
         torch.set_num_threads(n_threads)
-    return {"supported": supported(device), "layer": list(shape), "by_rows": found}
-
-
-def supported(device: str) -> bool:
-    """Whether there are instructions for products in bfloat16; False where torch does not tell."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    # Private to torch, which has no public name for it.
-    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return bool(torch.backends.mkldnn.is_available() and known is not None and known())
+    return {"supported": multiplies_bfloat16(device), "layer": list(shape), "by_rows": found}
 
 
 def _speedup(shape: tuple[int, ...], rows: int, device: str) -> dict[str, float]:

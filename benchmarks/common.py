@@ -52,10 +52,14 @@ class Clip:
         return soundfile.info(self.path).duration
 
 
-def parser(doc: str, **sizes: tuple[int, int, str]) -> argparse.ArgumentParser:
-    """The options that all benchmarks have, and sizes: each a value, a value for `--quick`, and a help."""
+def parser(doc: str, out: Path | None = None, **sizes: tuple[int, int, str]) -> argparse.ArgumentParser:
+    """The options that all benchmarks have, and sizes: each a value, a value for `--quick`, and a help.
+
+    Args:
+        out: where it writes if nothing is said.
+    """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    made.add_argument("--out", type=Path, default=out, required=out is None, help="JSON file to write")
     made.add_argument("--model", type=Path, default=SHARED / "models" / "conformer_small", help="ESPnet experiment")
     made.add_argument("--speech", type=Path, default=SHARED / "data/LibriSpeech/dev-clean", help="folder of readers")
     made.add_argument("--device", choices=DEVICES, default="cpu", help="where torch computes (default cpu)")

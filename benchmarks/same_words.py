@@ -4,7 +4,7 @@
 with ESPnet's Speech2Text, one at a time, and here with the same float weights, in batches, at beam 10 and 1, and writes
 same_words.json beside itself, or `--out`. Where words differ, or scores by more than `TOLERANCE`, the score of stock in
 float64 tells which of the two is nearer. What is decoded is kept in `--parts` and not decoded again while the commit,
-the model and the options are the same. By hand: about ten minutes on two idle cores, most of them stock's.
+the model and the options are the same. By hand; most of its time is stock's.
 """
 
 import sys
@@ -37,14 +37,12 @@ def main() -> None:
     """Decode what has not been decoded, compare and write."""
     options = parser(
         __doc__,
+        HERE / "same_words.json",
         readers=(10, 2, "readers"),
         utterances=(0, 2, "test utterances of each reader, 0 for all"),
         batch_size=(8, 2, "utterances of a batch"),
         threads=(2, 2, "threads"),
     )
-    options.set_defaults(out=HERE / "same_words.json")
-    for action in options._actions:
-        action.required = False
     options.add_argument("--parts", type=Path, help="file for what is decoded (default OUT with .parts.json)")
     wanted = parse(options)
     if wanted.quick and wanted.out.resolve().parent == HERE:

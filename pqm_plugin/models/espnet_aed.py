@@ -91,8 +91,10 @@ class EspnetAed:
 
     @cached_property
     def max_batch(self) -> int:
-        """How many pieces of audio `recognize` takes at once; its trials are of rows without adapters."""
-        if self._batched is None or self._attentions is None:
+        """How many pieces of audio `recognize` takes at once."""
+        # Both trials now: in a batch whose rows have adapters they could not be made.
+        batched, _ = self._batched, self._attentions
+        if batched is None:
             return 1
         size = self._search.batch_size
         return size if size == 1 or self._pads_unseen() else 1

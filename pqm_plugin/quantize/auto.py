@@ -6,7 +6,7 @@ AUTO = "auto"
 _SHARE = 4
 """Weights may take one part in so many of the memory that is free: the search needs some, and so do others."""
 _BYTES = {"exact": 4, "fast": 2}
-"""What a weight takes in memory beside its half byte of code; in `small` it takes nothing."""
+"""What a weight takes in memory, unpacked; in `small`, which keeps its codes, half a byte."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ def pick_mode(n_weights: int, free_bytes: int, *, bfloat16: bool) -> Picked:
 
     What they cost, in the order in which they are tried; `benchmarks/RESULTS.md` has what was measured on a CPU:
 
-    * `exact`: 4.5 bytes a weight. Its words are the reference.
-    * `fast`: 2.5 bytes a weight. On a CPU with bfloat16 instructions its lead over `exact` lies within the spread
-      of both, and it rounds every product, so that words differ now and then: it never comes before `exact`.
-    * `small`: half a byte a weight, and half as much time again as `exact`, for every use of a weight unpacks it; the
-      words of `exact`, but for the order of sums on a GPU.
+    * `exact`: 4 bytes a weight. Its words are the reference.
+    * `fast`: 2 bytes a weight. It gains in wide layers alone, on a CPU with bfloat16 instructions too, and it rounds
+      every product, so that words may differ: it never comes before `exact`.
+    * `small`: half a byte a weight, and more than half as much time again as `exact`, for every use of a weight
+      unpacks it; the words of `exact`, but for the order of sums on a GPU.
 
     Args:
         free_bytes: 0 where nobody knows; it is then `exact`.

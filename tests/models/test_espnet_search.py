@@ -157,9 +157,7 @@ def test_each_row_of_a_batch_is_searched_with_its_own_adapter(sharp_conformer, t
     assert len({together[0].score, together[1].score, without[0].score}) == 3
 
 
-def test_so_many_adapters_as_a_trial_has_not_rows_leave_the_encoder_its_faster_attention(
-    sharp_conformer, tmp_path, caplog
-):
+def test_more_adapters_than_trial_rows_leave_the_encoder_its_fast_attention(sharp_conformer, tmp_path, caplog):
     search = SearchOptions(beam_size=3, max_length_ratio=-6.0)
     folders = [saved_adapter(sharp_conformer, search, tmp_path / f"{n}", "attention", n) for n in (1, 2, 3)]
     recognizer = family_of(sharp_conformer).load_float(sharp_conformer, search, "cpu")
