@@ -37,7 +37,9 @@ def adaptation(results: Results) -> str:
         "is as in the recipe's `adapt`, but for the learning rate of uppermost layers: both fall by its schedule, "
         f"`{found['schedule']}`. `plain` is a PEFT loop "
         f"of {found['threads_of_plain']} threads over all layers and the same batches. Times are of whole commands, "
-        "imports and opening included, of one run each: they have no spread. From `adapt.py`.\n\n"
+        "imports and opening included, of one run each: they have no spread. A way may keep the plain loop's dev "
+        "accuracy, the share of teacher-forced tokens that are right, and make more word errors, or the other way "
+        "round; the goal by words was added when that had been seen. From `adapt.py`.\n\n"
         + table(heads, rows, text_columns=2)
     )
 

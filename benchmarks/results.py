@@ -11,6 +11,7 @@ REQUIRED = (
     "modes.fast.weights_memory_ratio",
     "modes.small.weights_memory_ratio",
     "adapt.speakers10.speedup",
+    "adapt.speakers10.speedup_by_words",
     "switch.ms",
 )
 """Numbers that README and tests quote: they must be there under these names."""
@@ -50,5 +51,5 @@ def merged(parts: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> 
             known = ceilings.setdefault(threads, {})
             known.update({name: max(rate, known.get(name, 0)) for name, rate in rates.items()})
         found |= {name: content for name, content in part.items() if name not in ("meta", "ceilings", "request")}
-    of_parts = {name: part["meta"] for name, part in parts.items()}
+    of_parts = {name: part["meta"] | {"took_s": part["request"]["took_s"]} for name, part in parts.items()}
     return {"meta": {**about, "parts": of_parts}, "ceilings": ceilings, **found}

@@ -54,14 +54,23 @@ def speed() -> str:
 
 
 def _adapted(ways: Mapping[str, Any]) -> str:
-    way, plain = ways["way"], ways["plain"]["dev_accuracy"]
-    if not way:
-        return f"No way of adapting keeps the plain loop's teacher-forced dev accuracy, {plain:.4f}."
-    layers = f"the {way.split('_')[1]} uppermost layers" if way.startswith("top_") else "all layers"
-    return (
-        f"Speakers are adapted in {layers}, with a teacher-forced dev accuracy of {ways[way]['dev_accuracy']:.4f}; the "
-        f"plain loop, in all layers, has {plain:.4f}."
-    )
+    """Which way of adapting ten speakers each of the two goals was measured on."""
+    plain = ways["plain"]
+    kept = [
+        (_layers(ways[key]), f"{what} ({shown(ways[ways[key]])} for {shown(plain)})")
+        for key, what, shown in (
+            ("way", "keep the plain loop's teacher-forced dev accuracy", lambda way: f"{way['dev_accuracy']:.4f}"),
+            ("way_by_words", "make no more dev word errors than it", lambda way: f"{100 * way['wer']:.2f} %"),
+        )
+        if ways[key]
+    ]
+    if not kept:
+        return "No way of adapting ten speakers loses nothing."
+    return "Of the ways to adapt ten speakers, " + "; ".join(f"{layers} {what}" for layers, what in kept) + "."
+
+
+def _layers(way: str) -> str:
+    return f"the {way.split('_')[1]} uppermost layers" if way.startswith("top_") else "all layers"
 
 
 if __name__ == "__main__":

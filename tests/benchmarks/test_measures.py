@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from benchmarks.adapt import changed, chosen
+from benchmarks.adapt import by_words, changed, chosen
 from benchmarks.bfloat16 import bfloat16
 from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns
 from benchmarks.growth import bend, by_adapters, make_adapters
@@ -50,6 +50,22 @@ def test_the_speed_up_is_that_of_the_fastest_way_that_loses_nothing():
 
     assert (found["speedup"], found["way"]) == (2.0, "all_layers")
     assert (none["speedup"], none["way"]) == (0.0, "")
+
+
+def test_by_words_the_speed_up_is_that_of_the_fastest_way_with_no_more_errors():
+    ways = {
+        "plain": {"s": 60.0},
+        "all_layers": {"speedup": 2.0},
+        "top_1_layers": {"speedup": 6.0},
+        "unrated": {"speedup": 9},
+    }
+
+    found = by_words(ways, {"plain": 0.125, "all_layers": 0.125, "top_1_layers": 0.13})
+    none = by_words(ways, {"plain": 0.125, "top_1_layers": 0.13})
+
+    assert (found["speedup_by_words"], found["way_by_words"]) == (2.0, "all_layers")
+    assert found["top_1_layers"] == {"speedup": 6.0, "wer": 0.13}
+    assert (none["speedup_by_words"], none["way_by_words"]) == (0.0, "")
 
 
 def test_settings_of_adapting_are_those_of_the_recipe_but_for_what_is_named(tmp_path):

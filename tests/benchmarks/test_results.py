@@ -36,6 +36,7 @@ def test_what_is_not_there_or_no_finite_number_is_named(results):
         "decode.beam1.speedup",
         "modes.small.weights_memory_ratio",
         "adapt.speakers10.speedup",
+        "adapt.speakers10.speedup_by_words",
         "switch.ms",
     ]
 
@@ -130,11 +131,12 @@ def test_the_figure_has_its_five_panels_and_the_same_bytes_every_time(results, t
 def test_parts_are_merged_with_the_highest_ceilings_that_were_measured():
     def part(name, rate):
         ceilings = {"threads1": {"read_gbyte_per_s": rate, "float32_gflop_per_s": 10 - rate}}
-        return {"meta": {"command": name}, "ceilings": ceilings, "request": {}, name: {"speedup": rate}}
+        return {"meta": {"command": name}, "ceilings": ceilings, "request": {"took_s": rate}, name: {"speedup": rate}}
 
     found = merged({"decode": part("decode", 4.0), "modes": part("modes", 6.0)}, {"seed": 0})
 
     assert found["ceilings"] == {"threads1": {"read_gbyte_per_s": 6.0, "float32_gflop_per_s": 6.0}}
     assert value(found, "decode.speedup") == 4.0
-    assert found["meta"] == {"seed": 0, "parts": {"decode": {"command": "decode"}, "modes": {"command": "modes"}}}
+    parts = {"decode": {"command": "decode", "took_s": 4.0}, "modes": {"command": "modes", "took_s": 6.0}}
+    assert found["meta"] == {"seed": 0, "parts": parts}
     assert "request" not in found
