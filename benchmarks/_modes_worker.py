@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmarks.common import whole_float32_everywhere
 from benchmarks.openers import open_mode, stock
 from pqm_plugin.models.options import SearchOptions
 
@@ -20,6 +21,7 @@ def main() -> None:
     """Open the model of a folder in a mode, decode the clips, and wait for a line after each step."""
     folder, mode, beam, device, *clips = sys.argv[1:]
     torch.set_num_threads(1)
+    whole_float32_everywhere()
     audio = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
     # On a CUDA device its own memory counts, which is empty as yet.
     say(step="ready", **({} if device == "cpu" else {"resident_bytes": 0}))

@@ -67,10 +67,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
         settings = Path(scratch) / "pqm.yaml"
         settings.write_text(changed({**FOR_TIME, "adapt": {"epochs": wanted.epochs}}))
-        recipe = prepare(Path(scratch), wanted.speech, wanted.model, settings)
-        recipe = dataclasses.replace(
-            recipe, speakers=tuple(readers(wanted.speech, wanted.speakers)), ngpu=int(wanted.device == "cuda")
-        )
+        recipe = prepare(Path(scratch), wanted.speech, wanted.model, settings, wanted.device)
+        recipe = dataclasses.replace(recipe, speakers=tuple(readers(wanted.speech, wanted.speakers)))
         measured = measure(recipe, wanted.top_layers)
     write(wanted, about, adapt=measured)
 
@@ -83,7 +81,7 @@ def changed(values: Mapping[str, Mapping[str, Any]]) -> str:
     return yaml.safe_dump(settings)
 
 
-def prepare(folder: Path, speech: Path, model: Path, settings: Path) -> Recipe:
+def prepare(folder: Path, speech: Path, model: Path, settings: Path, device: str) -> Recipe:
     """A recipe up to its speaker-independent adapter."""
     recipe = Recipe(
         corpus=speech.parent,
@@ -96,6 +94,7 @@ def prepare(folder: Path, speech: Path, model: Path, settings: Path) -> Recipe:
         systems=("nf4+speaker",),
         nj=n_cores(),
         inference_nj=n_cores(),
+        ngpu=int(device == "cuda"),
         n_threads=n_cores(),
     )
     for stage in ("data", "base", "quantize", "pretrain"):

@@ -82,10 +82,16 @@ def parse(options: argparse.ArgumentParser, arguments: Sequence[str] | None = No
             setattr(wanted, name, values[wanted.quick])
     if wanted.device == "cuda" and not torch.cuda.is_available():
         raise PqmError("--device cuda: torch finds no CUDA device here; leave the option out")
+    whole_float32_everywhere()
     for folder in (wanted.model, wanted.speech):
         if not folder.is_dir():
             raise PqmError(f"{folder} is not there: name another with --model and --speech, or set PQM_SHARED")
     return wanted
+
+
+def whole_float32_everywhere() -> None:
+    """Let no GPU drop bits of float32 in stock ESPnet either: decoders that compute with fewer find other words."""
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def meta(seed: int, n_threads: int, device: str = "cpu") -> dict[str, Any]:

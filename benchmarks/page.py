@@ -98,7 +98,11 @@ def _head(results: Results) -> str:
         *(f"command of {name}: `{part['command']}`" for name, part in meta["parts"].items()),
         f"seed: {meta['seed']}",
         f"hardware: {meta['hardware']}, {meta['memory_bytes'] / 1e9:.1f} GB of memory",
-        *([f"CUDA device: {meta['cuda_device']}"] if "cuda_device" in meta else []),
+        *(
+            [f"CUDA device: {meta['cuda_device']}; float32 without TF32, of stock tools too"]
+            if "cuda_device" in meta
+            else []
+        ),
         f"date: {meta['date']}",
         f"versions: {versions}",
         "threads of others that ran before " + ", ".join(f"{name} {n:.1f}" for name, n in running.items()),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pqm_plugin.devices import device_of, free_bytes, multiplies_bfloat16
+from pqm_plugin.devices import device_of, free_bytes, multiplies_bfloat16, whole_float32
 from pqm_plugin.processes import free_memory_bytes
 
 
@@ -37,3 +37,26 @@ def test_of_a_gpu_its_own_memory_is_told():
     free = free_bytes("cuda")
 
     assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
+
+
+def test_convolutions_of_float32_drop_no_bits_within_and_as_many_as_before_afterwards(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    with pytest.raises(ValueError, match="no clip"), whole_float32():
+        assert not torch.backends.cudnn.allow_tf32
+        raise ValueError("no clip")
+
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_convolution_of_float32_computes_in_float32():
+    torch.manual_seed(0)
+    conv, x = nn.Conv1d(256, 256, 15), torch.randn(4, 256, 100)
+    exact = conv.double()(x.double())
+    there = conv.float().cuda()
+
+    with whole_float32():
+        found = there(x.cuda())
+
+    assert (found.cpu() - exact).abs().max() < 1e-5

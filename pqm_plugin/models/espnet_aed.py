@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pqm_plugin.devices import device_of
+from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_stock, espnet_train
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
@@ -206,6 +206,7 @@ class EspnetAed:
         front = ["encoder.embed"] if getattr(encoder, "embed", None) is not None else []
         return front + [f"encoder.encoders.{place}" for place in range(n_blocks)]
 
+    @whole_float32()
     def _encode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         padded = pad_sequence(list(features), batch_first=True).to(self._device)
         lengths = torch.tensor([len(row) for row in features], device=self._device)

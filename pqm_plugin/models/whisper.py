@@ -17,7 +17,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-from pqm_plugin.devices import device_of
+from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import whisper_folder, whisper_stock, whisper_train
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
@@ -194,6 +194,7 @@ class Whisper:
         hidden = self._whisper.model(encoder_outputs=encoded, decoder_input_ids=ids[:, :-1], use_cache=False)
         return self._whisper.proj_out(hidden.last_hidden_state), labels
 
+    @whole_float32()
     def _encode(self, features: Sequence[Tensor]) -> BaseModelOutput:
         """Encode each row with silence after it: up to the window, or a second after the longest clip."""
         longest = max(len(row) for row in features)

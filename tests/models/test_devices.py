@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from pqm_plugin.adapters.batches import Example
@@ -107,6 +108,22 @@ def test_a_packed_model_is_searched_where_its_network_is_each_row_with_its_adapt
     assert found[1] == pytest.approx(scores, abs=close, rel=close)
     assert found[0] == words
     assert "ESPnet's own" not in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.real
+def test_on_a_gpu_the_real_conformer_is_searched_in_batches_with_the_scores_that_the_cpu_finds(shared, caplog):
+    base = shared / "models" / "conformer_small"
+    files = sorted((shared / "data/LibriSpeech/dev-clean/1272").rglob("*.flac"), key=lambda path: path.stat().st_size)
+    audio = [soundfile.read(path, dtype="float32")[0] for path in (*files[:3], files[20])]
+    search = SearchOptions(beam_size=4)
+    recognizers = [family_of(base).load_float(base, search, device) for device in ("cpu", "cuda")]
+
+    here, there = ([(one.text, one.score) for one in recognizer.recognize(audio)] for recognizer in recognizers)
+
+    assert "one utterance after the other" not in caplog.text
+    assert [text for text, _ in there] == [text for text, _ in here]
+    assert [score for _, score in there] == pytest.approx([score for _, score in here], abs=CLOSE)
 
 
 def test_losses_and_gradients_are_computed_where_the_network_is(packed, with_gpu):
