@@ -50,8 +50,10 @@ BESIDE = {
 """What the page shows of other programs' results, where they are there."""
 
 
-def beside() -> dict[str, Results]:
-    """Those of `BESIDE` that are there."""
+def beside(results: Results) -> dict[str, Results]:
+    """Those of `BESIDE` that are there; beside what a GPU did, none: they were computed on a CPU."""
+    if "cuda_device" in results["meta"]:
+        return {}
     return {name: read_json(path) for name, path in BESIDE.items() if path.is_file()}
 
 
@@ -61,17 +63,16 @@ def page(results: Results, others: Mapping[str, Results]) -> str:
     Args:
         others: what `beside` gives.
     """
-    parts = [
-        _head(results),
-        _goals(results),
-        _ceilings(results),
-        decoding(results),
-        same_words(others.get("same_words")),
-        modes(results, others.get("recipe")),
-        adaptation(results),
-        step(results),
-        growth(results, FIGURE),
-    ]
+    sections = {
+        "decode": [lambda: decoding(results), lambda: same_words(others.get("same_words"))],
+        "modes": [lambda: modes(results, others.get("recipe"))],
+        "adapt": [lambda: adaptation(results)],
+        "step": [lambda: step(results)],
+        "growth": [lambda: growth(results, FIGURE)],
+    }
+    skipped = results["meta"].get("skipped", ())
+    parts = [_head(results), _goals(results), _ceilings(results)]
+    parts += [section() for script, written in sections.items() if script not in skipped for section in written]
     return "\n".join(part for part in parts if part)
 
 
@@ -94,7 +95,7 @@ def _head(results: Results) -> str:
     running = {name: part["others_running"] for name, part in meta["parts"].items()}
     lines = [
         f"commit: `{meta['commit']}`",
-        f"command: `{meta['command']}`",
+        *([f"command: `{meta['command']}`"] if "command" in meta else []),
         *(f"command of {name}: `{part['command']}`" for name, part in meta["parts"].items()),
         f"seed: {meta['seed']}",
         f"hardware: {meta['hardware']}, {meta['memory_bytes'] / 1e9:.1f} GB of memory",
@@ -107,10 +108,11 @@ def _head(results: Results) -> str:
         f"versions: {versions}",
         "threads of others that ran before " + ", ".join(f"{name} {n:.1f}" for name, n in running.items()),
         f"took {meta['took_s'] / 60:.1f} minutes{_of_parts(meta)}",
+        *([f"left out: {', '.join(meta['skipped'])}"] if meta.get("skipped") else []),
     ]
     quick = "\n**Sizes of `--quick`: these numbers show that the scripts work, and nothing else.**\n"
     return (
-        "# Benchmarks\n\nThis page is written by `make bench` from stored results; do not edit it.\n"
+        "# Benchmarks\n\nThis page is written by `benchmarks/run.py` from stored results; do not edit it.\n"
         "Numbers are medians over turns, with the lowest and the highest; ratios are taken turn by turn. What was "
         "measured once has no spread.\n"
         + (quick if meta["quick"] else "")

@@ -55,6 +55,7 @@ def step(results: Results) -> str:
     heads = ("seconds of an utterance", "utterances in the batch", "ms an utterance", "over those of the largest batch")
     batches = found["batches"]
     return (
+        "## A step of adaptation\n\n"
         f"A speaker's batches hold up to {found['batch_frames']:,} frames, a hundred to a second. A step, forward and "
         "backward, on one thread, for one utterance of so many that share it: several speakers in one batch, each with "
         "its own adapter, could bring no more than the last column, and only where one speaker's utterances do not "
@@ -79,7 +80,7 @@ def growth(results: Results, figure: str) -> str:
         [
             "## Growth\n\nSwitching is all that is between one speaker's last frame and the next one's first; `held`: "
             "no file is read; else those longest unused make room, and a switch to one of them reads it. `load`: to "
-            "read an adapter for the first time. From `growth.py`.\n",
+            f"read an adapter for the first time. {_where_factors_are(results)}From `growth.py`.\n",
             _adapters(found["adapters"]),
             f"![Memory and switching against the number of adapters, a batch by those in it, time against length and "
             f"beam]({figure})\n",
@@ -95,6 +96,11 @@ def growth(results: Results, figure: str) -> str:
             table(("beam", "s"), beams),
         ]
     )
+
+
+def _where_factors_are(results: Results) -> str:
+    there = "cuda_device" in results["meta"]
+    return "Factors are in the device's memory, the process's own grows by what describes them. " if there else ""
 
 
 def _adapters(found: Results) -> str:

@@ -42,31 +42,37 @@ def main() -> None:
     parser.add_argument("--parts", type=Path, help="folder for what each script writes (default OUT/.parts)")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where torch computes (default cpu)")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it work, not how fast it is")
+    parser.add_argument("--skip", nargs="+", choices=SCRIPTS, default=[], help="scripts to leave out; the page says so")
     parser.add_argument("--page", action="store_true", help="run nothing: write the page from results.json again")
     wanted = parser.parse_args()
     if wanted.quick and wanted.out.resolve() == HERE:
         parser.error("--quick measures nothing that should stand here: name another folder with --out")
     if wanted.device != "cpu" and wanted.out.resolve() == HERE:
         parser.error(f"--device {wanted.device} would overwrite the CPU's page: name another folder with --out")
+    if wanted.skip and wanted.out.resolve() == HERE:
+        parser.error("--skip leaves out what README quotes from this folder: name another with --out")
     if not wanted.page:
-        measure(wanted.out, wanted.parts or wanted.out / ".parts", wanted.device, wanted.quick)
+        measure(wanted.out, wanted.parts or wanted.out / ".parts", wanted.device, wanted.quick, wanted.skip)
     show(wanted.out)
 
 
-def measure(out: Path, parts: Path, device: str, quick: bool) -> None:
+def measure(out: Path, parts: Path, device: str, quick: bool, skipped: Sequence[str] = ()) -> None:
     """Write results.json.
+
+    Args:
+        skipped: scripts that are left out.
 
     Raises:
         PqmError: if a script fails, or what others quote is not among the results.
     """
     about = meta(0, n_cores(), device)
     found, took_s = {}, 0.0
-    for name in SCRIPTS:
+    for name in (name for name in SCRIPTS if name not in skipped):
         warn_if_busy(name)
         options = ["--device", device, *(["--quick"] if quick else [])]
         found[name] = part(name, parts / f"{name}.json", options, about["commit"])
         took_s += found[name]["request"]["took_s"]
-    results = merged(found, about | {"took_s": round(took_s, 1), "quick": quick})
+    results = merged(found, about | {"took_s": round(took_s, 1), "quick": quick, "skipped": list(skipped)})
     if not quick and (lacking := missing(results)):
         raise PqmError(f"the benchmarks ended without {', '.join(lacking)}: see {parts}")
     write_json(out / "results.json", results)
@@ -122,7 +128,7 @@ def show(out: Path) -> None:
     """Write the page and its figure from results.json."""
     results = read_json(out / "results.json")
     draw(results, out / FIGURE)
-    write_text(out / "RESULTS.md", page(results, beside()))
+    write_text(out / "RESULTS.md", page(results, beside(results)))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,19 @@ def speed() -> str:
     found = table(("what", "measured"), [[what, f"{value(results, key):g}"] for key, what, *_ in GOALS])
     missed = unmet(results)
     goals = f"Missed goals: {'; '.join(missed)}." if missed else "All goals are met."
-    return f"{found}\n{goals} {_adapted(results['adapt']['speakers10'])}"
+    return f"{found}\n{goals} {_adapted(results['adapt']['speakers10'])}{_on_a_gpu()}"
+
+
+def _on_a_gpu() -> str:
+    path = ROOT / "benchmarks/cuda/results.json"
+    if not path.is_file():
+        return ""
+    results = read_json(path)
+    ten, one = (results["decode"][f"beam{beam}"]["speedup"] for beam in (10, 1))
+    return (
+        f"\n\nOn one {results['meta']['cuda_device']} ([its page](benchmarks/cuda/RESULTS.md)): beam 10 {ten:g} and beam "
+        f"1 {one:g} times faster than stock ESPnet on the same GPU."
+    )
 
 
 def _adapted(ways: Mapping[str, Any]) -> str:

@@ -11,17 +11,17 @@ from benchmarks.page import FIGURE, GOALS, beside, page, unmet
 from benchmarks.results import REQUIRED, merged, missing, value
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks"
-COMMITTED = [path for path in [HERE / "results.json"] if path.is_file()]
+COMMITTED = [path for path in (HERE / "results.json", HERE / "cuda/results.json") if path.is_file()]
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_the_committed_page_is_what_the_committed_numbers_give(path):
     results = json.loads(path.read_text(encoding="utf-8"))
 
     assert missing(results) == []
     assert not results["meta"]["quick"]
-    assert path.with_name("RESULTS.md").read_text(encoding="utf-8") == page(results, beside())
-    assert (HERE / FIGURE).is_file()
+    assert path.with_name("RESULTS.md").read_text(encoding="utf-8") == page(results, beside(results))
+    assert (path.parent / FIGURE).is_file()
 
 
 def test_what_is_not_there_or_no_finite_number_is_named(results):
@@ -39,6 +39,29 @@ def test_what_is_not_there_or_no_finite_number_is_named(results):
         "adapt.speakers10.speedup_by_words",
         "switch.ms",
     ]
+
+
+def test_a_script_that_was_left_out_owes_no_number_and_has_no_section(results):
+    del results["adapt"], results["switch"], results["growth"]
+    results["meta"]["skipped"] = ["adapt", "growth"]
+
+    written = page(results, {})
+
+    assert missing(results) == []
+    assert "* left out: adapt, growth\n" in written
+    assert "| `adapt.speakers10.speedup` | – | >= 3 | – |" in written
+    assert not {"## Adaptation\n", "## Growth\n"} & set(written.splitlines(keepends=True))
+    assert "## A step of adaptation\n" in written
+
+
+def test_a_gpu_has_its_own_page_without_what_a_cpu_found(results, others):
+    results["meta"]["cuda_device"] = "NVIDIA H200"
+
+    written = page(results, beside(results))
+
+    assert "CUDA device: NVIDIA H200; float32 without TF32, of stock tools too" in written
+    assert "Factors are in the device's memory" in written
+    assert beside(results) == {}
 
 
 def test_every_required_number_but_the_reference_modes_has_a_goal():

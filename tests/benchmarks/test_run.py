@@ -125,3 +125,12 @@ def test_a_machine_that_does_something_else_is_named_before_a_part(monkeypatch, 
     assert capsys.readouterr().out.splitlines() == [
         "decode: 1.5 threads of others run here: times count on a machine that does nothing else"
     ]
+
+
+def test_a_page_that_others_quote_has_every_part(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "--skip", "adapt"])
+
+    with pytest.raises(SystemExit):
+        run.main()
+
+    assert "--skip leaves out what README quotes from this folder" in capsys.readouterr().err
