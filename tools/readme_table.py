@@ -60,8 +60,8 @@ def _on_a_gpu() -> str:
     results = read_json(path)
     ten, one = (results["decode"][f"beam{beam}"]["speedup"] for beam in (10, 1))
     return (
-        f"\n\nOn one {results['meta']['cuda_device']} ([its page](benchmarks/cuda/RESULTS.md)): beam 10 {ten:g} and beam "
-        f"1 {one:g} times faster than stock ESPnet on the same GPU."
+        f"\n\nOn one {results['meta']['cuda_device']} ([its page](benchmarks/cuda/RESULTS.md)): beam 10 {ten:g} and "
+        f"beam 1 {one:g} times faster than stock ESPnet on the same GPU."
     )
 
 
