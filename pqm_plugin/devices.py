@@ -36,9 +36,14 @@ def whole_float32() -> Iterator[None]:
     """Within it, a GPU's convolutions of float32 compute in float32, as its matrix products do by torch's default.
 
     By default torch lets them drop 13 of the 23 bits (TF32), and a clip is then not encoded alone as it is in a batch:
-    sixteen Conformer blocks make more than 1e-3 of it.
+    sixteen Conformer blocks make more than 1e-3 of it. A program that has set torch's newer option for convolutions
+    alone, `torch.backends.cudnn.conv.fp32_precision`, has chosen for itself.
     """
-    before = torch.backends.cudnn.allow_tf32
+    try:
+        before = torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        yield
+        return
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield

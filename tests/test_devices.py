@@ -49,6 +49,18 @@ def test_convolutions_of_float32_drop_no_bits_within_and_as_many_as_before_after
     assert torch.backends.cudnn.allow_tf32
 
 
+def test_what_a_program_has_set_for_convolutions_alone_is_left_to_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    conv = torch.backends.cudnn.conv
+    conv.fp32_precision = "ieee"
+
+    try:
+        with whole_float32():
+            assert conv.fp32_precision == "ieee"
+    finally:
+        conv.fp32_precision = "tf32"
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_a_convolution_of_float32_computes_in_float32():
     torch.manual_seed(0)
