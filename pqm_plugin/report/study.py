@@ -14,6 +14,7 @@ from pqm_plugin.report.tables import Results, float32_bytes
 Study = Mapping[str, Any]
 SEEDS = "seeds"
 """The section whose table has mean and range; minutes have rows and a figure of their own, all others share one."""
+SEEDED = (SAT, "nf4+speaker")
 _PARTLY = "**The study is of commit {}: not every cell of the recipe's study is there for the settings above.**"
 
 
@@ -36,10 +37,24 @@ def made_sentence(study: Study, section: str, results: Results) -> str:
     own, now = reference(study, results).get("meta", {}), results["meta"]
     if any(own.get(key) != now.get(key) for key in ("commit", "date")):
         whole += (
-            f" They were made before the tables above: what the recipe has is here that of commit {own['commit']}, "
-            f"{own['date']}, from which each cell differs by what it names."
+            " They are of another run than the tables above: what the recipe has is here that of commit "
+            f"{own['commit']}, {own['date']}, {own['hardware']}, from which each cell differs by what it names."
         )
+        whole += _above_sentence(own, section, results)
     return whole
+
+
+def _above_sentence(own: Mapping[str, Any], section: str, results: Results) -> str:
+    """Of seeds, how far two runs of one seed are apart on two processors; "" where both ran on one."""
+    if section != SEEDS or own["hardware"] == results["meta"].get("hardware"):
+        return ""
+    rates = ", ".join(
+        f"`{key}` {percent(results['systems'][key]['wer'])} %" for key in SEEDED if key in results["systems"]
+    )
+    return (
+        " Another processor rounds sums in another order, and the same seed then learns another adapter: in the tables "
+        f"above seed {results['meta']['seed']} has {rates}."
+    )
 
 
 def section_table(study: Study, section: str, results: Results) -> str:

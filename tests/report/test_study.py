@@ -24,7 +24,7 @@ def test_other_sections_say_what_differs_and_how_small_it_is(systems, study):
 def test_cells_are_compared_with_what_the_recipe_gave_when_they_were_made(systems, study):
     now = {
         "systems": systems | {"nf4": entry(190, 90, 0)},
-        "meta": {"commit": "b2", "date": "tomorrow"},
+        "meta": {"commit": "b2", "date": "tomorrow", "seed": 0, "hardware": "two cores"},
         "comparisons": [],
     }
     made = {"commit": "a1", "date": "today", "seed": 0, "hardware": "two cores"}
@@ -37,8 +37,26 @@ def test_cells_are_compared_with_what_the_recipe_gave_when_they_were_made(system
     assert reference({"cells": []}, now) is now
     # The row of the recipe has the model and the errors of that time, 14.00 %, and not those of now, 19.00 %.
     assert "| as the recipe has it | – | 14.00 |" in page and "19.00" not in page.partition("### Study: bits")[2]
-    assert page.count("Cells of commit a1, today; seed 0; two cores. They were made before the tables above") == 3
+    assert (
+        page.count("Cells of commit a1, today; seed 0; two cores. They are of another run than the tables above") == 3
+    )
+    assert "Another processor" not in page
     assert made_sentence(study, "bits", now | {"meta": made}).endswith("two cores.")
+
+
+def test_a_seed_that_was_run_on_two_processors_is_told_of_both(systems, study):
+    made = {"commit": "a1", "date": "today", "seed": 0, "hardware": "two cores"}
+    for row in study["cells"]:
+        row["meta"] = made
+    study["reference"] = {"systems": systems, "meta": made}
+    now = {"systems": systems | {"nf4+speaker": entry(95, 90, 10)}, "comparisons": []}
+    now["meta"] = {"commit": "b2", "date": "tomorrow", "seed": 0, "hardware": "other cores"}
+
+    said, bits = (made_sentence(study, section, now) for section in ("seeds", "bits"))
+
+    assert "the same seed then learns another adapter: in the tables above seed 0 has" in said
+    assert "`nf4+speaker` 9.50 %" in said
+    assert "Another processor" not in bits
 
 
 def test_a_study_that_is_not_whole_says_so_beside_every_section(results, study):
