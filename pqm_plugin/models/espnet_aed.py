@@ -215,8 +215,7 @@ class EspnetAed:
         # Some encoders feed what the CTC layer finds in a middle layer to the next one.
         ctc = {"ctc": self._espnet.ctc} if getattr(self._espnet.encoder, "interctc_use_conditioning", False) else {}
         encoded, lengths, _ = self._espnet.encoder(padded, lengths, **ctc)
-        if isinstance(encoded, tuple):
-            encoded = encoded[0]
+        encoded = encoded[0] if isinstance(encoded, tuple) else encoded
         if self._espnet.postencoder is not None:
             encoded, lengths = self._espnet.postencoder(encoded, lengths)
         return encoded, lengths
