@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -142,16 +142,21 @@ def chosen(ways: Mapping[str, Any]) -> dict[str, Any]:
     """The ways, and before them the speed-up of the fastest that loses nothing; 0 where all do."""
     enough = ways["plain"]["dev_accuracy"] - ACCURACY_SLACK
     fair = [name for name, way in ways.items() if name != "plain" and way["dev_accuracy"] >= enough]
-    best = max(fair, key=lambda name: ways[name]["speedup"], default="")
-    return {"speedup": ways[best]["speedup"] if best else 0.0, "way": best, **ways}
+    best, speedup = _fastest(ways, fair)
+    return {"speedup": speedup, "way": best, **ways}
 
 
 def by_words(ways: Mapping[str, Any], wers: Mapping[str, float]) -> dict[str, Any]:
     """The ways with their dev WER, and the speed-up of the fastest that makes no more errors; 0 where all do."""
     rated = {name: way | {"wer": wers[name]} if name in wers else way for name, way in ways.items()}
     fair = [name for name in wers if name != "plain" and wers[name] <= wers["plain"]]
+    best, speedup = _fastest(ways, fair)
+    return {"speedup_by_words": speedup, "way_by_words": best, **rated}
+
+
+def _fastest(ways: Mapping[str, Any], fair: Sequence[str]) -> tuple[str, float]:
     best = max(fair, key=lambda name: ways[name]["speedup"], default="")
-    return {"speedup_by_words": ways[best]["speedup"] if best else 0.0, "way_by_words": best, **rated}
+    return best, ways[best]["speedup"] if best else 0.0
 
 
 def _summary(took: float, accuracy: Mapping[str, float]) -> dict[str, Any]:
