@@ -1,7 +1,6 @@
 """What comparisons show: a table, and sentences that claim no more than it does."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from pqm_plugin.report.markdown import number, percent, percent_interval, table
@@ -24,19 +23,12 @@ _LEVEL = 0.05
 
 
 def comparison(results: Mapping[str, Any], system: str, against: str) -> Row | None:
-    """The row of a pair, or None; against the mean of all others, its reduction alone where stage 7 did not compare."""
-    for row in results["comparisons"]:
-        if (row["system"], row["against"]) == (system, against):
-            found: Row = row
-            return found
+    """The row of a pair, or None; the mean of all others' adapters is the one other's where there is one."""
     others = others_of(results["systems"])
-    if against != OTHERS or not others or system not in results["systems"]:
-        return None
-    if len(others) == 1:
-        return comparison(results, system, others[0])
-    theirs = mean(results["systems"][other]["errors"] for other in others)
-    reduction = 1 - results["systems"][system]["errors"] / theirs if theirs else None
-    return {"system": system, "against": OTHERS, "mean_of": others, "relative_wer_reduction": reduction}
+    if against == OTHERS and len(others) == 1:
+        against = others[0]
+    rows = results["comparisons"]
+    return next((row for row in rows if (row["system"], row["against"]) == (system, against)), None)
 
 
 def comparisons_table(results: Mapping[str, Any]) -> str:

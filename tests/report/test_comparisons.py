@@ -105,12 +105,12 @@ def test_the_headlines_have_the_mean_of_others_instead_of_one_of_them():
     assert "mean of 2" in own
 
 
-def test_results_of_earlier_versions_give_the_mean_of_others_without_an_interval():
-    errors = {"nf4+speaker": 90, "nf4+other": 110, "nf4+other2": 130}
-    old = {"comparisons": [], "systems": {key: {"errors": value} for key, value in errors.items()}}
+def test_the_mean_of_one_other_is_that_other_and_of_several_what_was_compared():
+    alone = {"system": "nf4+speaker", "against": "nf4+other"}
+    pooled = {"system": "nf4+speaker", "against": "nf4+others"}
 
-    row = comparison(old, "nf4+speaker", "nf4+others")
-
-    assert row["relative_wer_reduction"] == 0.25
-    assert "ci95" not in row
-    assert comparison(old, "nf4+speaker", "nf4+sat") is None
+    one = {"systems": ["nf4+speaker", "nf4+other"], "comparisons": [alone]}
+    assert comparison(one, "nf4+speaker", "nf4+others") == alone
+    two = {"systems": ["nf4+other", "nf4+other2"], "comparisons": [alone, pooled]}
+    assert comparison(two, "nf4+speaker", "nf4+others") == pooled
+    assert comparison({**two, "comparisons": [alone]}, "nf4+speaker", "nf4+others") is None
