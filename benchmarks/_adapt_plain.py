@@ -15,6 +15,7 @@ from pqm_plugin.adapters.train import set_training_mode
 from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.models.interface import Loss
+from pqm_plugin.stages.adapting.speech import allowed_speech
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base
 from pqm_plugin.stages.recipe import Recipe
@@ -83,7 +84,7 @@ class PlainLoop:
 
     def _groups(self, speaker: str, split: str) -> list[list[Utterance]]:
         """Batches of the very composition that stage 5 has."""
-        utterances = self.material.utterances(split, speaker)
+        utterances = allowed_speech(self.material, split, speaker)
         ready = examples(self.recognizer, utterances, self.material.fit)
         if len(ready) != len(utterances):
             raise ValueError(f"{speaker}: stage 5 leaves out an utterance, so that batches would differ")

@@ -40,13 +40,20 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.processes import n_cores
 from pqm_plugin.stages import run_stage
+from pqm_plugin.stages.adapting.speech import allowed_speech
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.recipe import Recipe
 
 ACCURACY_SLACK = 0.001
 """Share of teacher-forced dev tokens that sums rounded in another order may cost."""
-FOR_TIME: Mapping[str, Mapping[str, Any]] = {"quantize": {"calibrate": 48}, "pretrain": {"joined_s": 0}}
-"""What differs from the recipe's YAML in what all ways start from; of `adapt` the epochs differ."""
+MINUTES = 2.5
+"""Speech of each reader, of which a third is for dev."""
+FOR_TIME: Mapping[str, Any] = {
+    "quantize": {"calibrate": 48},
+    "pretrain": {"joined_s": 0},
+    "adapt_minutes": MINUTES,
+}
+"""What differs from the recipe's YAML in all ways; of `adapt` the epochs differ, too."""
 TOP_RATE = 3.0e-3
 """Learning rate where fewer layers learn; the recipe's is for all."""
 Run = tuple[float, Mapping[str, float]]
@@ -73,11 +80,11 @@ def main() -> None:
     write(wanted, about, adapt=measured)
 
 
-def changed(values: Mapping[str, Mapping[str, Any]]) -> str:
-    """The recipe's YAML with other values in some of its sections."""
+def changed(values: Mapping[str, Any]) -> str:
+    """The recipe's YAML with other values, in some of its sections or beside these."""
     settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    for section, fields in values.items():
-        settings[section] = settings.get(section, {}) | fields
+    for name, value in values.items():
+        settings[name] = settings.get(name, {}) | value if isinstance(value, Mapping) else value
     return yaml.safe_dump(settings)
 
 
@@ -125,9 +132,16 @@ def measure(recipe: Recipe, top_layers: int) -> dict[str, Any]:
     found = {f"speakers{len(some)}": summary(ways, loop, some) for some, ways in runs.items()}
     found[f"speakers{len(recipe.speakers)}"] = by_words(found[f"speakers{len(recipe.speakers)}"], wers)
     material = Material(recipe)
-    utterances = [len(material.utterances("train", speaker)) for speaker in recipe.speakers]
-    facts = {"epochs": adapt.epochs, "threads_of_plain": n_cores(), "utterances_a_speaker": statistics.mean(utterances)}
-    return facts | {"learning_rates": {"all": adapt.learning_rate, "top": TOP_RATE}, "schedule": adapt.schedule} | found
+    heard = [len(allowed_speech(material, "train", speaker)) for speaker in recipe.speakers]
+    facts = {
+        "epochs": adapt.epochs,
+        "threads_of_plain": n_cores(),
+        "utterances_a_speaker": statistics.mean(heard),
+        "minutes_a_speaker": MINUTES,
+        "learning_rates": {"all": adapt.learning_rate, "top": TOP_RATE},
+        "schedule": adapt.schedule,
+    }
+    return facts | found
 
 
 def summary(runs: Mapping[str, Run], loop: "PlainRun", speakers: tuple[str, ...]) -> dict[str, Any]:
