@@ -45,8 +45,16 @@ def training_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Se
     Products are, as far as weights are frozen. So an adapter learns on the very numbers that it is used with, up to the
     order of sums.
     """
+    [found] = training_losses(recognizer, features, tokens, [len(tokens)])
+    return found
+
+
+def training_losses(
+    recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]
+) -> list[Loss]:
+    """The same of groups of rows that are computed together, see `Recognizer.losses`."""
     with fast_products(), recognizer.fast_layers():
-        return recognizer.loss(features, tokens)
+        return recognizer.losses(features, tokens, sizes)
 
 
 def prepare_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> PreparedLoss:
