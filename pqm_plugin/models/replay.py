@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,6 +56,15 @@ def training_losses(
     """The same of groups of rows that are computed together, see `Recognizer.losses`."""
     with fast_products(), recognizer.fast_layers():
         return recognizer.losses(features, tokens, sizes)
+
+
+def losses_by_group(
+    recognizer: Recognizer,
+) -> Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[int]], list[Loss]]:
+    """`training_losses` of a recogniser, to be called where rows have adapters of their own."""
+    # Trials of faster layers now: there they could not be made.
+    with recognizer.fast_layers():
+        return partial(training_losses, recognizer)
 
 
 def prepare_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> PreparedLoss:
