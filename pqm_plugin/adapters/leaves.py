@@ -102,10 +102,11 @@ class LearningRows:
         )
 
 
-def _learning(module: nn.Module) -> Iterator[_Place]:
+def _learning(module: Any) -> Iterator[_Place]:
     for adapter in module.active_adapters if isinstance(module, LoraLayer) else ():
-        down, up = (getattr(factors[adapter], "weight", None) for factors in (module.lora_A, module.lora_B))
-        if isinstance(down, nn.Parameter) and isinstance(up, nn.Parameter) and down.requires_grad:
+        # Of adapters on embeddings there are others, which a row has not.
+        if adapter in module.lora_A and module.lora_A[adapter].weight.requires_grad:
+            down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
             yield _Place(module, down, up, float(module.scaling[adapter]), module.lora_dropout[adapter])
 
 
