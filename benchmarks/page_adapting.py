@@ -65,8 +65,25 @@ def step(results: Results) -> str:
         "its own adapter, could bring no more than the last column, and only where one speaker's utterances do not "
         f"fill it. Of the {batches['n']} batches of {batches['readers']} readers' train utterances "
         f"{100 * batches['under_filled_share']:.0f} % are filled by less than {100 * batches['full']:.0f} %, with "
-        f"{100 * batches['frames_in_under_filled_share']:.0f} % of the frames. Stage 5 does not mix speakers; it runs "
-        "them side by side. From `step.py`.\n\n" + table(heads, rows)
+        f"{100 * batches['frames_in_under_filled_share']:.0f} % of the frames. By default stage 5 mixes none; it "
+        "runs them side by side. From `step.py`.\n\n" + table(heads, rows) + _mixed(found.get("mixed"))
+    )
+
+
+def _mixed(found: Results | None) -> str:
+    """What batches of several speakers do bring; empty where that was not measured."""
+    if found is None:
+        return ""
+    rows = [
+        [name, spread_of(found[way]["ms"], 1)] for way, name in (("alone", "one after another"), ("mixed", "in one"))
+    ]
+    epoch = found["epoch"]
+    return (
+        f"\nOne batch of each of {found['readers']} readers, of {', '.join(map(str, found['frames']))} frames, "
+        f"{found['padded']} together, forward, backward and Adam: `--speakers_per_batch {found['readers']}` computes "
+        f"them {spread_of(found['speedup'], 2)} times as fast. An epoch of these readers has "
+        f"{epoch['steps_mixed']} steps instead of {epoch['steps_alone']}, with {epoch['padded_over_own']:.2f} times as "
+        "many frames, for batches of unlike length are padded to one.\n\n" + table(("batches", "ms"), rows)
     )
 
 

@@ -4,7 +4,8 @@
 to one length, for batches of several sizes, which take turns after one that is not counted. One adapter for all is the
 least that a batch can cost: rows of several speakers, each with its own, cost more. So it bounds what stage 5, whose
 batches are of one speaker, could gain by mixing speakers; and only in batches that a speaker's own speech does not
-fill. `batches` says how many of these there are among those that stage 5 makes of ten readers. About half a minute.
+fill. `batches` says how many of these there are among those that stage 5 makes of ten readers, and `mixed` what
+batches of four readers take one after another and in one, each with its own adapter. About a minute.
 """
 
 import sys
@@ -34,6 +35,7 @@ from benchmarks.common import (
     turns,
     write,
 )
+from benchmarks.mixing import mixed
 from pqm_plugin.adapters.batches import Example, batches_by_length
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.train import set_training_mode
@@ -61,13 +63,19 @@ def main() -> None:
     sizes = {seconds: counts[:2] for seconds, counts in SIZES.items()} if wanted.quick else SIZES
     recognizer = family_of(wanted.model).load_float(wanted.model, SearchOptions(), wanted.device)
     with tempfile.TemporaryDirectory(prefix="pqm_bench_") as scratch:
-        batches = filled(recognizer, wanted.model, wanted.speech, wanted.speakers, Path(scratch))
+        by_reader = learned_from(recognizer, wanted.model, wanted.speech, wanted.speakers, Path(scratch))
+    adapt = load_config(CONFIG).adapt
     clips = readers_clips(wanted.speech, wanted.speakers, middling)
-    write(wanted, about, step={"batches": batches, **by_batch(recognizer, clips, sizes, wanted.repeats, wanted.device)})
+    adapted = with_adapter(recognizer)
+    timed = by_batch(recognizer, adapted, clips, sizes, wanted.repeats, wanted.device)
+    together = mixed(recognizer, adapted, by_reader, adapt, wanted.repeats, wanted.device)
+    write(wanted, about, step={"batches": shares(by_reader, adapt.batch_frames), **timed, "mixed": together})
 
 
-def filled(recognizer: Recognizer, model: Path, speech: Path, n_speakers: int, scratch: Path) -> dict[str, Any]:
-    """How full the batches are that stage 5 makes of the readers' training utterances."""
+def learned_from(
+    recognizer: Recognizer, model: Path, speech: Path, n_speakers: int, scratch: Path
+) -> list[list[Example]]:
+    """The readers' training utterances, as stage 5 has them."""
     named = readers(speech, n_speakers)
     recipe = Recipe(
         corpus=speech.parent,
@@ -81,8 +89,17 @@ def filled(recognizer: Recognizer, model: Path, speech: Path, n_speakers: int, s
     for stage in ("data", "base"):
         run_stage(stage, recipe)
     material = Material(recipe)
-    by_reader = [examples(recognizer, material.utterances("train", name), material.fit) for name in named]
-    return shares(by_reader, recipe.config.adapt.batch_frames)
+    return [examples(recognizer, material.utterances("train", name), material.fit) for name in named]
+
+
+def with_adapter(recognizer: Recognizer) -> nn.Module:
+    """The network with the recipe's adapter around it, which learns."""
+    config = load_config(CONFIG)
+    lora = config.lora
+    targets = recognizer.adapter_targets(lora.targets) if isinstance(lora.targets, str) else list(lora.targets)
+    adapted = attach(recognizer.network, targets, lora.rank, lora.alpha, lora.dropout)
+    set_training_mode(adapted, network_dropout=config.adapt.network_dropout)
+    return adapted
 
 
 def shares(by_reader: Sequence[Sequence[Example]], batch_frames: int) -> dict[str, Any]:
@@ -107,6 +124,7 @@ def shares(by_reader: Sequence[Sequence[Example]], batch_frames: int) -> dict[st
 
 def by_batch(
     recognizer: Recognizer,
+    adapted: nn.Module,
     clips: Sequence[Clip],
     sizes: Mapping[float, Sequence[int]],
     repeats: int,
@@ -115,14 +133,10 @@ def by_batch(
     """Milliseconds an utterance, by seconds of speech and batch size.
 
     Args:
+        adapted: see `with_adapter`.
         clips: what utterances are cut from, in turn; shorter ones are passed over.
         sizes: for each length in seconds the batch sizes, upwards; `over_most` is over the last.
     """
-    config = load_config(CONFIG)
-    lora = config.lora
-    targets = recognizer.adapter_targets(lora.targets) if isinstance(lora.targets, str) else list(lora.targets)
-    adapted = attach(recognizer.network, targets, lora.rank, lora.alpha, lora.dropout)
-    set_training_mode(adapted, network_dropout=config.adapt.network_dropout)
     found: dict[str, Any] = {}
     for seconds, wanted in sizes.items():
         examples = cut(recognizer, clips, seconds)
@@ -135,7 +149,7 @@ def by_batch(
         found[f"{seconds:g}"] = {
             name: {"ms": spread(one, 1), "over_most": spread(ratios(one, most), 2)} for name, one in each.items()
         }
-    return {"batch_frames": config.adapt.batch_frames, "by_seconds": found}
+    return {"batch_frames": load_config(CONFIG).adapt.batch_frames, "by_seconds": found}
 
 
 def cut(recognizer: Recognizer, clips: Sequence[Clip], seconds: float) -> list[tuple[Tensor, Tensor]]:

@@ -14,7 +14,7 @@ from pqm_plugin.processes import share_cores, start_log
 from pqm_plugin.stages import STAGES, run_stage
 from pqm_plugin.stages.recipe import BACKENDS, DECODING_MODES, Recipe, options
 
-_FROM_ONE = ("nj", "inference_nj", "n_threads", "speakers_per_job")
+_FROM_ONE = ("nj", "inference_nj", "n_threads", "speakers_per_job", "speakers_per_batch")
 _EPILOG = """stages:
   1 data      the corpus as distributed -> Kaldi folders and the speaker partition
   2 base      train, fetch or copy the full-precision model

@@ -37,6 +37,8 @@ class PreparedBatch(Protocol):
 
 
 LossFunction = Callable[[Sequence[Tensor], Sequence[Tensor]], BatchLoss]
+LossesFunction = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[int]], Sequence[BatchLoss]]
+"""The same of groups of rows, one after another, of as many rows as the last argument says."""
 Augmentation = Callable[[Tensor], Tensor]
 Preparation = Callable[[Sequence[Tensor], Sequence[Tensor]], PreparedBatch]
 
@@ -54,8 +56,27 @@ class Memory:
         return fits
 
 
-class Batches:
-    """The batches of a split; what does not change in one is computed at its first use, as far as memory goes."""
+class Grouped:
+    """The batches of a split, each features and tokens of some utterances."""
+
+    def __init__(self, examples: Sequence[Example], batch_frames: int, augment: Augmentation | None = None) -> None:
+        """Group `examples`; `augment` changes the features (T, D) of one anew at every use."""
+        chosen = [[examples[i] for i in batch] for batch in batches_by_length(examples, batch_frames)]
+        self._batches = [([e.features for e in batch], [e.tokens for e in batch]) for batch in chosen]
+        self._augment = augment
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._batches)
+
+    def batch(self, index: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The features and the tokens of its utterances."""
+        features, tokens = self._batches[index]
+        return features if self._augment is None else [self._augment(each) for each in features], tokens
+
+
+class Batches(Grouped):
+    """Batches with their losses; what does not change in one is computed at its first use, as far as memory goes."""
 
     def __init__(
         self,
@@ -71,25 +92,17 @@ class Batches:
         Args:
             augment: changes the features (T, D) of an example anew at every use, so that nothing of it is prepared.
         """
-        chosen = [[examples[i] for i in batch] for batch in batches_by_length(examples, batch_frames)]
-        self._batches = [([e.features for e in batch], [e.tokens for e in batch]) for batch in chosen]
+        super().__init__(examples, batch_frames, augment)
         self._prepared: dict[int, PreparedBatch] = {}
         self._loss = loss
         self._prepare = None if augment else prepare
-        self._augment = augment
         self._memory = memory or Memory()
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self._batches)
 
     def loss(self, index: int) -> BatchLoss:
         """The loss of a batch, as the model is now; the model must be in the same mode whenever this is called."""
         if (ready := self._prepared.get(index)) is not None:
             return ready()
-        features, tokens = self._batches[index]
-        if self._augment is not None:
-            features = [self._augment(each) for each in features]
+        features, tokens = self.batch(index)
         if self._prepare is None:
             return self._loss(features, tokens)
         prepared = self._prepare(features, tokens)

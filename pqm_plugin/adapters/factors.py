@@ -97,10 +97,14 @@ def stacked(adapters: Sequence[Factors]) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _cut(flat: Tensor, layout: Layout) -> dict[str, tuple[Tensor, Tensor]]:
     """Views of `flat`, (n,) or (adapters, n), as `layout` says."""
-    shapes = [shape for _, down, up in layout for shape in (down, up)]
-    parts = flat.split([prod(shape) for shape in shapes], dim=-1)
-    factors = iter([part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)])
+    factors = iter(cut(flat, [shape for _, down, up in layout for shape in (down, up)]))
     return {name: (next(factors), next(factors)) for name, _, _ in layout}
+
+
+def cut(flat: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+    """Views of `flat`, (n,) or (rows, n), of these shapes or (rows, …), one after another."""
+    parts = flat.split([prod(shape) for shape in shapes], dim=-1)
+    return [part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _padded(adapters: Sequence[Factors]) -> dict[str, tuple[Tensor, Tensor]]:

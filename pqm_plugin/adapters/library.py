@@ -4,5 +4,6 @@ from pqm_plugin.imports import quick_imports
 
 with quick_imports():
     from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
-__all__ = ["LoraConfig", "LoraModel", "PeftModel", "get_peft_model"]
+__all__ = ["LoraConfig", "LoraLayer", "LoraModel", "PeftModel", "get_peft_model"]

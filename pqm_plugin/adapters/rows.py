@@ -23,6 +23,10 @@ _CONVOLUTIONS: Mapping[type[nn.Module], Callable[..., Tensor]] = {
 Forward = Callable[..., Tensor]
 
 
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
 class AdapterBank:
     """Adapters of one frozen network, loaded when they are first asked for; those longest unused make room.
 
@@ -73,11 +77,11 @@ class AdapterBank:
         before = {name: vars(layer).get("forward") for name, layer in self._layers.items()}
         try:
             for name, layer in self._layers.items():
-                _set_forward(layer, forwards.get(name))
+                set_forward(layer, forwards.get(name))
             yield
         finally:
             for name, layer in self._layers.items():
-                _set_forward(layer, before.get(name))
+                set_forward(layer, before.get(name))
 
     def _read(self, folder: Path) -> Factors:
         found = read_factors(folder, self._base_sha256, device_of(self._network))
@@ -99,14 +103,14 @@ class AdapterBank:
         if all(adapter is first for adapter in adapters):
             return {name: _alone(self._layers[name], *pair, first.scale) for name, pair in first.layers().items()}
         layers = stacked(adapters)
-        return {name: _by_row(self._layers[name], name, *pair) for name, pair in layers.items()}
+        return {name: by_row(name, self._layers[name], *pair) for name, pair in layers.items()}
 
     def without(self) -> AbstractContextManager[None]:
         """Within it the network computes as if it had no adapter."""
         return self.rows([])
 
 
-def _set_forward(layer: nn.Module, forward: Forward | None) -> None:
+def set_forward(layer: nn.Module, forward: Forward | None) -> None:
     """Give `layer` a forward of its own, or, with None, that of its class."""
     if forward is None:
         vars(layer).pop("forward", None)
@@ -153,8 +157,16 @@ def _alone(layer: Any, down: Tensor, up: Tensor, scale: float) -> Forward:
     return convolved
 
 
-def _by_row(layer: Any, name: str, down: Tensor, up: Tensor) -> Forward:
-    """The forward of `layer` with an adapter for each row, whose factors are as `stacked` gives them.
+def by_row(
+    name: str, layer: nn.Module, down: Tensor, up: Tensor, heard: Callable[[Tensor], Tensor] = _as_it_is
+) -> Forward:
+    """The forward of `layer` with an adapter for each row.
+
+    Args:
+        name: what an error calls the layer.
+        down: (rows, rank, in, …).
+        up: (rows, out, rank, …), scaled.
+        heard: what the adapter hears instead of what the layer does, such as dropout.
 
     Source: Chen et al. 2023 (Punica), section 3: gathered low-rank products.
     """
@@ -166,7 +178,7 @@ def _by_row(layer: Any, name: str, down: Tensor, up: Tensor) -> Forward:
         if rest or not repeats:
             raise ValueError(f"{name}: a batch of {len(x)} rows for {len(down)} adapters")
         result: Tensor = plain(layer, x)
-        return add(result, x.to(down.dtype), down, up, layer).to(result.dtype)
+        return add(result, heard(x.to(down.dtype)), down, up, layer).to(result.dtype)
 
     return forward
 

@@ -1,10 +1,8 @@
 """Train what learns in a network, mostly an adapter; the same seed gives the same bytes, interrupted or not."""
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +12,7 @@ from pqm_plugin.adapters.augment import masked
 from pqm_plugin.adapters.batches import Batches, Example, LossFunction, Memory, Preparation
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.progress import Epoch, Progress
+from pqm_plugin.adapters.steps import adam, begin_step, end_step, shuffled
 from pqm_plugin.errors import PqmError
 
 
@@ -53,7 +52,7 @@ def train_adapter(
     if not train or not dev:
         raise PqmError(f"{label}: {len(train)} training and {len(dev)} dev utterances; both must be there")
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.Adam(_groups(parameters, options.lora_plus), lr=options.learning_rate)
+    optimizer = adam(parameters, options)
     progress = Progress(checkpoint, parameters, optimizer, options.criterion)
     memory = Memory()
     augment = masked if options.spec_augment else None
@@ -93,13 +92,6 @@ class _Bar(tqdm):
             self._watch(self._done, self._of)
 
 
-def _groups(parameters: Mapping[str, nn.Parameter], lora_plus: float) -> list[dict[str, Any]]:
-    """Everything that learns, the up-projections apart if they learn at another rate."""
-    up = [value for name, value in parameters.items() if lora_plus != 1 and ".lora_B." in name]
-    rest = [value for name, value in parameters.items() if lora_plus == 1 or ".lora_B." not in name]
-    return [{"params": rest, "faster": 1.0}, *([{"params": up, "faster": lora_plus}] if up else [])]
-
-
 def _train_epoch(
     model: nn.Module,
     batches: Batches,
@@ -111,21 +103,16 @@ def _train_epoch(
 ) -> float:
     """One pass over the batches in an order and with a dropout that `seed` alone decides; gives the sum of losses."""
     torch.manual_seed(seed)
-    order = random.Random(seed).sample(range(len(batches)), len(batches))
-    learning = [value for group in optimizer.param_groups for value in group["params"]]
+    order = shuffled(len(batches), seed)
     set_training_mode(model, network_dropout=options.network_dropout)
     total = 0.0
     for done, index in enumerate(order):
-        rate = options.rate(epoch, done / len(order))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["faster"]
+        begin_step(optimizer, options.rate(epoch, done / len(order)))
         batch = batches.loss(index)
         if not torch.isfinite(batch.total):
             raise PqmError(f"{bar.desc}: the loss is no longer finite; use a smaller learning_rate")
-        optimizer.zero_grad(set_to_none=True)
         (batch.total / batch.n_utterances).backward()
-        nn.utils.clip_grad_norm_(learning, options.clip_norm)
-        optimizer.step()
+        end_step(optimizer, options.clip_norm)
         total += float(batch.total.detach())
         bar.update()
     model.eval()

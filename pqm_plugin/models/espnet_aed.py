@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_stock, espnet_train
+from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_loss, espnet_stock, espnet_train
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet_borrowed import check_borrowed
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
@@ -119,17 +119,13 @@ class EspnetAed:
         return "" if len(features) >= _MIN_FRAMES else f"it has {len(features)} frames, too few to train on"
 
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
-        """ESPnet's own mixture of CTC and attention losses with the model's `ctc_weight` and label smoothing."""
-        encoded, encoded_lengths = self._encode(features)
-        text = pad_sequence(list(tokens), batch_first=True, padding_value=self._espnet.ignore_id).to(self._device)
-        text_lengths = torch.tensor([len(row) for row in tokens], device=self._device)
-        attention, accuracy, *_ = self._espnet._calc_att_loss(encoded, encoded_lengths, text, text_lengths)
-        ctc, _ = self._espnet._calc_ctc_loss(encoded, encoded_lengths, text, text_lengths)
-        weight = self._espnet.ctc_weight
-        n_tokens = int(text_lengths.sum()) + len(tokens)
-        # ESPnet's losses are means over the batch's utterances.
-        total = (weight * ctc + (1 - weight) * attention) * len(tokens)
-        return Loss(total.squeeze(), len(tokens), round(float(accuracy) * n_tokens), n_tokens)
+        """ESPnet's own, see `losses`."""
+        [found] = self.losses(features, tokens, [len(tokens)])
+        return found
+
+    def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
+        """ESPnet's mixture of CTC and attention losses, see `espnet_loss.py`."""
+        return espnet_loss.losses(self._espnet, *self._encode(features), tokens, sizes)
 
     def fast_layers(self) -> AbstractContextManager[None]:
         """Self-attention over relative positions, where it is ESPnet's as it is known here and without dropout."""

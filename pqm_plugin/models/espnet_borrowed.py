@@ -12,12 +12,14 @@ _PRESENT = {
     "speech2text": ("asr_model", "tokenizer", "converter", "beam_search", "device", "nbest"),
     "asr_model": (
         *("preencoder", "encoder", "postencoder", "decoder", "ctc", "normalize"),
-        *("ctc_weight", "ignore_id", "blank_id", "token_list", "error_calculator"),
+        *("ctc_weight", "ignore_id", "blank_id", "sos", "eos", "token_list", "error_calculator"),
     ),
 }
 """Names that must be there, whatever their value: ESPnet sets a part to None that a model lacks."""
 _CALLED = {
-    "asr_model": {"_extract_feats": 2, "_calc_att_loss": 4, "_calc_ctc_loss": 4},
+    "asr_model": {"_extract_feats": 2, "_calc_ctc_loss": 4},
+    "criterion_att": {"forward": 2},
+    "decoder": {"forward": 4},
     "tokenizer": {"text2tokens": 1, "tokens2text": 1},
     "converter": {"tokens2ids": 1, "ids2tokens": 1},
     "ctc": {"argmax": 1, "log_softmax": 1},
@@ -40,12 +42,13 @@ def check_borrowed(speech2text: Any) -> None:
 def _lacking(speech2text: Any) -> Iterator[str]:
     model = getattr(speech2text, "asr_model", None)
     parts = {name: getattr(speech2text, name, None) for name in ("tokenizer", "converter")}
-    parts |= {"speech2text": speech2text, "asr_model": model, "ctc": getattr(model, "ctc", None)}
+    parts |= {"speech2text": speech2text, "asr_model": model}
+    parts |= {name: getattr(model, name, None) for name in ("criterion_att", "decoder", "ctc")}
     for part, names in _PRESENT.items():
         yield from (f"{type(parts[part]).__name__}.{name}" for name in names if not hasattr(parts[part], name))
     for part, methods in _CALLED.items():
         for name, n_arguments in methods.items():
-            # A model without a CTC layer is refused for that.
+            # A model without a decoder or a CTC layer is refused for that.
             if parts[part] is not None and not _takes(getattr(parts[part], name, None), n_arguments):
                 yield f"{type(parts[part]).__name__}.{name} of {n_arguments} arguments"
     yield from _attentions(model)

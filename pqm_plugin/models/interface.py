@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,12 @@ class Loss:
     n_utterances: int
     n_correct: int
     n_tokens: int
+
+
+def groups(sizes: Sequence[int]) -> list[slice]:
+    """The rows of each group of a batch, where groups of `sizes` follow one another."""
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,12 @@ class Recognizer(Protocol):
 
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
         """Teacher-forced training loss and token accuracy of a batch."""
+
+    def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
+        """The same of groups of rows that are computed together: the first `sizes[0]` rows, the next, and so on.
+
+        What learns sees all rows at once, in their order, but for layers behind encoder and decoder.
+        """
 
     def fast_layers(self) -> AbstractContextManager[None]:
         """Within it, layers that this project computes in fewer passes than their library are computed so."""

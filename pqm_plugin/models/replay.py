@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,8 +46,25 @@ def training_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Se
     Products are, as far as weights are frozen. So an adapter learns on the very numbers that it is used with, up to the
     order of sums.
     """
+    [found] = training_losses(recognizer, features, tokens, [len(tokens)])
+    return found
+
+
+def training_losses(
+    recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]
+) -> list[Loss]:
+    """The same of groups of rows that are computed together, see `Recognizer.losses`."""
     with fast_products(), recognizer.fast_layers():
-        return recognizer.loss(features, tokens)
+        return recognizer.losses(features, tokens, sizes)
+
+
+def losses_by_group(
+    recognizer: Recognizer,
+) -> Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[int]], list[Loss]]:
+    """`training_losses` of a recogniser, to be called where rows have adapters of their own."""
+    # Trials of faster layers now: there they could not be made.
+    with recognizer.fast_layers():
+        return partial(training_losses, recognizer)
 
 
 def prepare_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> PreparedLoss:

@@ -1,6 +1,5 @@
 """Whisper: encoder-decoders over a window of fixed length, in Hugging Face's format, as transformers computes them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,8 +18,8 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import whisper_folder, whisper_stock, whisper_train
-from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
+from pqm_plugin.models import whisper_folder, whisper_layers, whisper_stock, whisper_train
+from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer, groups
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.skeleton import WithoutInitialisation
@@ -28,23 +27,6 @@ from pqm_plugin.models.whisper_prompt import Prompt, read_prompt
 
 NAME = "Whisper"
 
-_KINDS = (
-    (r"model\.encoder\.conv\d", "encoder_conv"),
-    (r"model\.encoder\.layers\.\d+\.self_attn\..*", "encoder_attention"),
-    (r"model\.encoder\.layers\.\d+\.fc\d", "encoder_feed_forward"),
-    # One weight under two names.
-    (r"model\.decoder\.embed_tokens|proj_out", "embedding"),
-    (r"model\.decoder\.layers\.\d+\.self_attn\..*", "decoder_attention"),
-    (r"model\.decoder\.layers\.\d+\.encoder_attn\..*", "cross_attention"),
-    (r"model\.decoder\.layers\.\d+\.fc\d", "decoder_feed_forward"),
-)
-_ATTENTION = r"model\..*\.(self_attn|encoder_attn)\."
-_PRESETS = {
-    "qv": _ATTENTION + "[qv]_proj",
-    "attention": _ATTENTION + "(q|k|v|out)_proj",
-    "all_linear": r"model\.(encoder|decoder)\.layers\..*",
-    "all_linear_and_conv": r"model\.(encoder|decoder)\.(layers\..*|conv\d)",
-}
 _POSITIONS = "model.encoder.embed_positions.weight"
 _SAME_POSITIONS = 1e-3  # published checkpoints round the sinusoids to float16
 _IGNORED = -100
@@ -105,11 +87,25 @@ class Whisper:
 
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
         """Cross-entropy of text and end-of-text; start, language, task and no-timestamps tokens are given."""
+        [found] = self.losses(features, tokens, [len(tokens)])
+        return found
+
+    def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
+        """The same of each group; encoder and decoder run once."""
         logits, labels = self._forced(self._encode(features), tokens)
-        total = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="sum")
         counted = labels != _IGNORED
-        n_correct = int(((logits.argmax(-1) == labels) & counted).sum())
-        return Loss(total, len(tokens), n_correct, int(counted.sum()))
+        n_right, n_counted = ((logits.argmax(-1) == labels) & counted).sum(1).tolist(), counted.sum(1).tolist()
+        return [
+            Loss(
+                functional.cross_entropy(
+                    logits[rows].flatten(0, 1), labels[rows].flatten(), ignore_index=_IGNORED, reduction="sum"
+                ),
+                rows.stop - rows.start,
+                sum(n_right[rows]),
+                sum(n_counted[rows]),
+            )
+            for rows in groups(sizes)
+        ]
 
     def greedy(self, features: Sequence[Tensor]) -> list[str]:
         """Words of the likeliest token after token."""
@@ -129,25 +125,11 @@ class Whisper:
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; positions and normalisations are none."""
-        return {
-            name: kind
-            for name, _ in self.network.named_modules(remove_duplicate=False)
-            for kind in [next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, name)), None)]
-            if kind is not None
-        }
+        return whisper_layers.layer_kinds(self.network)
 
     def adapter_targets(self, preset: str) -> list[str]:
-        """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too.
-
-        With adapters on convolutions, `generate` of plain transformers wants `conv1.stride` and `conv2.stride` set.
-        """
-        if preset not in _PRESETS:
-            raise PqmError(f"LoRA targets {preset!r}: use one of {', '.join(_PRESETS)}, or a list of layer names")
-        return [
-            name
-            for name, module in self.network.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv1d) and re.fullmatch(_PRESETS[preset], name)
-        ]
+        """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too."""
+        return whisper_layers.adapter_targets(self.network, preset)
 
     def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
         """There is none."""

@@ -8,6 +8,7 @@ from pqm_plugin.stages.common.material import Material, examples, joined_example
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
 from pqm_plugin.stages.common.training import (
+    Lesson,
     Trained,
     adapter_is_done,
     attach_lora,
@@ -58,5 +59,5 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
     model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
     config = recipe.config
     trained = Trained(opened.recognizer, model, config.pretrain, config.lora)
-    train_and_save(trained, ready["sat_train"], ready["sat_dev"], request, folder, "sat")
+    train_and_save(trained, Lesson(ready["sat_train"], ready["sat_dev"], request, folder, "sat"))
     sweep_checkpoints(folder.parent, {"sat"})

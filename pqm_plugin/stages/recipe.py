@@ -73,6 +73,10 @@ class Recipe:
     command: str = _option("", "command line of the recipe, for the record")
     cmd_backend: str = _option("local", "where the jobs of stages 5 and 6 run: local, or slurm (see docs/cluster.md)")
     speakers_per_job: int = _option(100, "most speakers of one job of stages 5 and 6, for which it loads the base once")
+    speakers_per_batch: int = _option(
+        1,
+        "speakers of stage 5 that learn in one batch, faster on a GPU; their adapters depend on it by dropout's draws",
+    )
     slurm_partition: str = _option("", "partition of the jobs; default: the cluster's")
     slurm_time: str = _option("12:00:00", "time limit of a job, as sbatch takes it; 0 is none")
     slurm_mem: str = _option("", "memory of a job, such as 4G; default: the cluster's")

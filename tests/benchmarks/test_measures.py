@@ -13,9 +13,11 @@ from benchmarks.bfloat16 import bfloat16
 from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns
 from benchmarks.growth import bend, by_adapters, make_adapters
 from benchmarks.limits import watched
+from benchmarks.mixing import epoch, mixed
 from benchmarks.same_words import Known, compare, for_test
-from benchmarks.step import by_batch, cut, shares
+from benchmarks.step import by_batch, cut, shares, with_adapter
 from pqm_plugin.adapters.batches import Example
+from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
@@ -138,7 +140,7 @@ def test_a_step_is_timed_for_batches_of_utterances_of_one_length(tiny_conformer,
     recognizer = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu")
 
     [(features, tokens)] = cut(recognizer, clips, 1.5)
-    found = by_batch(recognizer, clips, {1: (1, 3)}, repeats=1)
+    found = by_batch(recognizer, with_adapter(recognizer), clips, {1: (1, 3)}, repeats=1)
 
     whole = recognizer.token_ids("a b c d")
     assert len(features) == len(recognizer.features(noise[:24000]))
@@ -148,6 +150,30 @@ def test_a_step_is_timed_for_batches_of_utterances_of_one_length(tiny_conformer,
     assert found["by_seconds"]["1"]["3"]["over_most"]["median"] == 1
     with pytest.raises(ValueError, match="no clip has 3 seconds"):
         cut(recognizer, clips, 3)
+
+
+def test_a_step_of_several_readers_is_timed_beside_one_of_each(tiny_conformer):
+    recognizer = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu")
+    noise = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
+    tokens = recognizer.token_ids("NO")
+    by_reader = [[Example(recognizer.features(noise[: 8000 * n]), tokens) for n in range(1, 5)] for _ in range(5)]
+
+    found = mixed(recognizer, with_adapter(recognizer), by_reader, TrainOptions(batch_frames=250), repeats=1)
+
+    frames = [len(example.features) for example in by_reader[0]]
+    # Batches of the two shortest, which are taken, and of each of the others.
+    assert (found["readers"], found["frames"], found["padded"]) == (4, [2 * frames[1]] * 4, 8 * frames[1])
+    assert found["epoch"] == {"steps_alone": 12, "steps_mixed": 3, "padded_over_own": 1.0}
+    assert found["speedup"]["median"] > 0
+
+
+def test_an_epoch_of_readers_whose_batches_come_in_other_orders_is_padded():
+    short, long = (Example(torch.zeros(n, 1), torch.zeros(1)) for n in (10, 20))
+
+    found = epoch([[[short], [long]], [[long, long]]])
+
+    # The seed of the first epoch leaves the order of two batches as it is: 10 frames are first, beside twice 20.
+    assert found == {"steps_alone": 3, "steps_mixed": 2, "padded_over_own": 1.14}
 
 
 def test_the_encoder_is_timed_and_steps_are_counted_while_watched(tiny_conformer):

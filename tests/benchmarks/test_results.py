@@ -54,6 +54,22 @@ def test_a_script_that_was_left_out_owes_no_number_and_has_no_section(results):
     assert "## A step of adaptation\n" in written
 
 
+def test_steps_of_several_speakers_have_a_paragraph_where_they_were_measured(results):
+    before = page(results, {})
+    one = {"median": 200.0, "low": 190.0, "high": 210.0}
+    results["step"]["mixed"] = {
+        **{"readers": 4, "frames": [1200, 1300], "padded": 2700, "speedup": {"median": 3.5, "low": 3.25, "high": 3.75}},
+        **{"alone": {"ms": one}, "mixed": {"ms": one}},
+        "epoch": {"steps_alone": 52, "steps_mixed": 15, "padded_over_own": 1.6},
+    }
+
+    written = page(results, {})
+
+    assert "--speakers_per_batch" not in before
+    assert "`--speakers_per_batch 4` computes them 3.50" in written
+    assert "15 steps instead of 52, with 1.60 times as many frames" in written
+
+
 def test_a_gpu_has_its_own_page_without_what_a_cpu_found(results, others):
     results["meta"]["cuda_device"] = "NVIDIA H200"
 

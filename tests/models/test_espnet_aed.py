@@ -106,6 +106,26 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_utterances(recognizer):
     assert batch.n_correct == sum(one.n_correct for one in single)
 
 
+@pytest.mark.parametrize("texts", [["A CAT"], ["A CAT", "NO", "GO ON"]])
+def test_loss_and_gradient_are_bit_for_bit_espnets_own(recognizer, texts):
+    features = [recognizer.features(noise(1.0 - 0.2 * place)) for place in range(len(texts))]
+    tokens = [recognizer.token_ids(text) for text in texts]
+    espnet = recognizer.network
+    weight = espnet.get_parameter("encoder.encoders.0.feed_forward.w_1.weight")
+
+    encoded, lengths = recognizer._encode(features)
+    text = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=espnet.ignore_id)
+    text_lengths = torch.tensor([len(row) for row in tokens])
+    attention, accuracy, *_ = espnet._calc_att_loss(encoded, lengths, text, text_lengths)
+    ctc, _ = espnet._calc_ctc_loss(encoded, lengths, text, text_lengths)
+    expected = (espnet.ctc_weight * ctc + (1 - espnet.ctc_weight) * attention) * len(texts)
+    found = recognizer.loss(features, tokens)
+
+    assert found.total.item() == expected.item()
+    assert found.n_correct / found.n_tokens == accuracy
+    assert torch.equal(*(torch.autograd.grad(total, weight)[0] for total in (found.total, expected.squeeze())))
+
+
 def test_the_symbols_are_what_the_tokens_spell_without_special_ones(recognizer):
     assert recognizer.facts.symbols == frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 

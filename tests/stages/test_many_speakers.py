@@ -34,7 +34,7 @@ def test_a_job_adapts_and_decodes_all_its_speakers_with_one_load_of_the_base(rec
     task = DecodeTask(recipe, parse_system("nf4+speaker", []), "dev", "test", ["10", "20"])
     loads.clear()
 
-    adapt_speakers(recipe, Voices("nf4"), ["10", "20"], adapted)
+    adapt_speakers(recipe, Voices("nf4"), [["10"], ["20"]], adapted)
     job.decode_speakers(task, [["10"], ["20"]], decoded, "exact")
 
     assert loads == ["nf4", "nf4"]

@@ -17,11 +17,12 @@ from pqm_plugin.adapters.library import PeftModel
 from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.own import save_own
-from pqm_plugin.adapters.train import train_adapter
+from pqm_plugin.adapters.together import Member, train_together
+from pqm_plugin.adapters.train import TrainResult, train_adapter
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.models.replay import prepare_loss, training_loss
+from pqm_plugin.models.replay import losses_by_group, prepare_loss, training_loss
 from pqm_plugin.stages.common.done import request_hash
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.config import LoraConfig
@@ -104,9 +105,18 @@ class Trained:
             raise TypeError(f"{type(self.model)} is no adapter, and no weights of its own are named")
 
 
-def train_and_save(
-    trained: Trained, train: list[Example], dev: list[Example], request: dict[str, Any], folder: Path, name: str
-) -> None:
+@dataclass(frozen=True)
+class Lesson:
+    """What an adapter learns from and is judged by, all that it depends on, where it is written, and whose it is."""
+
+    train: list[Example]
+    dev: list[Example]
+    request: dict[str, Any]
+    folder: Path
+    name: str
+
+
+def train_and_save(trained: Trained, lesson: Lesson) -> None:
     """Train what is trainable, say how much that is, and write it.
 
     A control that no epoch makes better is written as it starts; an adapter must have learned, or start from another.
@@ -114,6 +124,44 @@ def train_and_save(
     Raises:
         PqmError: if more than `lora.max_fraction` of the base would be trained.
     """
+    counts = _count(trained, lesson.name)
+    checkpoint = _checkpoint(lesson, lesson.request)
+    recognizer, options = trained.recognizer, trained.options
+    loss, prepare = partial(training_loss, recognizer), partial(prepare_loss, recognizer)
+    seed = lesson.request["seed"] * 1000
+    result = train_adapter(
+        trained.model, loss, lesson.train, lesson.dev, options, seed, checkpoint, lesson.name, prepare
+    )
+    _save(trained, result, counts, lesson)
+    checkpoint.unlink(missing_ok=True)
+
+
+def train_and_save_together(trained: Trained, lessons: Sequence[Lesson], label: str) -> None:
+    """The same of several speakers, who learn in the same batches; adapters that are done already are left alone.
+
+    Raises:
+        PqmError: as above, and, when all others are written, for the first that no epoch made better.
+    """
+    counts = _count(trained, label)
+    checkpoint = _checkpoint(lessons[0], {lesson.name: lesson.request for lesson in lessons})
+    losses = losses_by_group(trained.recognizer)
+    members = [Member(lesson.name, lesson.train, lesson.dev) for lesson in lessons]
+    seed = lessons[0].request["seed"] * 1000
+    results = train_together(trained.model, losses, members, trained.options, seed, checkpoint, label)
+    failed: list[PqmError] = []
+    for lesson, result in zip(lessons, results, strict=True):
+        if not adapter_is_done(lesson.folder, lesson.request):
+            try:
+                _save(trained, result, counts, lesson)
+            except PqmError as error:
+                failed.append(error)
+    if failed:
+        raise failed[0]
+    checkpoint.unlink(missing_ok=True)
+
+
+def _count(trained: Trained, name: str) -> tuple[int, int]:
+    """How many parameters an adapter has, and the base; logged under `name`."""
     model, lora = trained.model, trained.lora
     freeze(model, lower_layers(trained.recognizer, trained.options.top_layers))
     trainable, base = parameter_counts(model)
@@ -127,35 +175,42 @@ def train_and_save(
             f"{name}: the adapter has {trainable / base:.2%} of the base's parameters, allowed are up to "
             f"{lora.max_fraction:.2%}: lower lora.rank, choose fewer lora.targets, or raise lora.max_fraction"
         )
-    checkpoint = folder.with_name(f".{folder.name}.{_short(request)}.train")
-    seed = request["seed"] * 1000
-    recognizer = trained.recognizer
-    loss, prepare = partial(training_loss, recognizer), partial(prepare_loss, recognizer)
-    result = train_adapter(model, loss, train, dev, trained.options, seed, checkpoint, name, prepare)
+    return trainable, base
+
+
+def _checkpoint(first: Lesson, request: dict[str, Any]) -> Path:
+    """Named after a request: an interrupted run with other settings is not gone on with."""
+    return first.folder.with_name(f".{first.folder.name}.{request_hash(request)[:12]}.train")
+
+
+def _save(trained: Trained, result: TrainResult, counts: tuple[int, int], lesson: Lesson) -> None:
+    """Write what a training left in the model."""
+    name, request, options = lesson.name, lesson.request, trained.options
     last = result.log[result.best_epoch]
     logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
     starts = trained.own is not None or request.get("start_sha256")
-    if result.best_epoch == 0 and trained.options.epochs and not starts:
-        section = "pretrain" if folder.name == "sat" else "adapt"
+    if result.best_epoch == 0 and options.epochs and not starts:
+        section = "pretrain" if lesson.folder.name == "sat" else "adapt"
         raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower {section}.learning_rate")
-    info = AdapterInfo(request["base_sha256"], name, trainable, base, result.best_epoch, request, result.log)
-    trained.save(folder, info)
-    checkpoint.unlink(missing_ok=True)
+    info = AdapterInfo(request["base_sha256"], name, *counts, result.best_epoch, request, result.log)
+    trained.save(lesson.folder, info)
 
 
-def save_as_it_starts(trained: Trained, request: dict[str, Any], folder: Path, name: str) -> None:
+def save_as_it_starts(trained: Trained, lesson: Lesson) -> None:
     """Write the speaker-independent adapter as a speaker's own, who said nothing to learn from.
 
     Raises:
         PqmError: if there is none.
     """
+    request, name = lesson.request, lesson.name
     if not request["start_sha256"]:
         raise PqmError(
             f"{name}: nothing to learn from, and no speaker-independent adapter to keep: leave the speaker out with "
             "--speakers, or give transcripts"
         )
     logging.warning("%s: nothing to learn from; the speaker-independent adapter is kept", name)
-    trained.save(folder, AdapterInfo(request["base_sha256"], name, *parameter_counts(trained.model), 0, request))
+    info = AdapterInfo(request["base_sha256"], name, *parameter_counts(trained.model), 0, request)
+    trained.save(lesson.folder, info)
 
 
 def sweep_checkpoints(root: Path, names: Collection[str]) -> None:
@@ -164,8 +219,3 @@ def sweep_checkpoints(root: Path, names: Collection[str]) -> None:
         found = re.fullmatch(r"\.{1,2}([^.].*)\.[0-9a-f]{12}\.train(\.partial)?", path.name)
         if found and found[1] in names:
             path.unlink(missing_ok=True)
-
-
-def _short(request: dict[str, Any]) -> str:
-    """Names a checkpoint after its request: an interrupted run with other settings is not gone on with."""
-    return request_hash(request)[:12]
