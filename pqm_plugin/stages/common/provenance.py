@@ -13,6 +13,7 @@ from pqm_plugin.stages.recipe import BASE_RECORD, Recipe
 
 _CODE = ("pqm_plugin", "egs/*.sh", "egs/*/*.sh", "egs/*/conf", "egs/*/local")
 """What of the checkout a number is made by."""
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 _PACKAGES = ("espnet", "transformers", "torch", "bitsandbytes", "peft", "jiwer")
 
 
@@ -61,8 +62,12 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _processor() -> str:
+    """Its name, and the widest vectors that it has: by them sums are rounded, and some names say nothing of a model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+        about = dict([part.strip() for part in line.split(":", 1)] for line in reversed(lines) if ":" in line)
+        name = about["model name"]
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
+    flags = about.get("flags", "").split()
+    return name + next((f" with {said}" for flag, said in _VECTORS.items() if flag in flags), "")
