@@ -82,7 +82,12 @@ def share_cores() -> None:
         os.environ.setdefault(name, value)
 
 
-HEAVY = ("pqm_plugin.stages.adapt", "pqm_plugin.stages.decode")
+HEAVY = (
+    "pqm_plugin.stages.adapt",
+    "pqm_plugin.stages.decode",
+    "pqm_plugin.models.loaded",
+    "pqm_plugin.adapters.loaded",
+)
 """What workers import before they are forked: with these, all that their jobs need."""
 
 

@@ -1,4 +1,4 @@
-"""Libraries are imported without work that nothing here uses, and are left as they were."""
+"""Libraries are imported late, without work that nothing here uses, and are left as they were."""
 
 import subprocess
 import sys
@@ -7,25 +7,67 @@ import pytest
 import torch
 import typeguard
 
-from pqm_plugin.imports import quick_imports
+from pqm_plugin.imports import on_demand, quick_imports
 
 
 def test_decorators_leave_functions_alone_within_and_are_themselves_again_after():
-    before = typeguard.typechecked, torch.compile
+    before = typeguard.typechecked, torch.compile, torch.compiler.disable
 
     def made(size: int) -> int:
         return size
 
     with pytest.raises(KeyError), quick_imports():
-        assert typeguard.typechecked(made) is torch.compile(made) is made
+        assert typeguard.typechecked(made) is torch.compile(made) is torch.compiler.disable(made) is made
         assert torch.compile(dynamic=False)(made) is made
         raise KeyError
 
-    assert (typeguard.typechecked, torch.compile) == before
+    assert (typeguard.typechecked, torch.compile, torch.compiler.disable) == before
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_hidden_library_cannot_be_imported_within_and_is_as_before_after(monkeypatch, known):
+    import wave
+
+    if not known:
+        monkeypatch.delitem(sys.modules, "wave")
+
+    with quick_imports(["wave"]), pytest.raises(ImportError):
+        __import__("wave")
+
+    assert ("wave" in sys.modules) == known
+    assert not known or sys.modules["wave"] is wave
+
+
+def test_a_name_is_imported_when_it_is_asked_for(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+
+    asked = on_demand({"rgb_to_hsv": "colorsys"})
+
+    assert "colorsys" not in sys.modules
+    assert asked("rgb_to_hsv")(0, 0, 0) == (0.0, 0.0, 0)
+    with pytest.raises(AttributeError, match="hsv_to_rgb"):
+        asked("hsv_to_rgb")
 
 
 @pytest.mark.slow
-def test_what_adapts_loads_no_compiler():
-    program = "import sys, pqm_plugin.stages.adapt; sys.exit('torch._inductor.compile_fx' in sys.modules)"
+@pytest.mark.parametrize("stage", ["base", "quantize", "pretrain", "adapt", "decode", "score", "study", "sensitivity"])
+def test_a_stage_that_has_nothing_to_do_loads_none_of_the_large_libraries(stage):
+    large = {"espnet2", "transformers", "peft", "torch._dynamo"}
+    program = f"import sys, pqm_plugin.stages.{stage}; sys.exit(' '.join({large} & sys.modules.keys()))"
+
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert found.stderr.strip() == ""
+
+
+@pytest.mark.slow
+def test_workers_have_all_that_they_need_and_no_compiler():
+    program = (
+        "import importlib, sys\n"
+        "from pqm_plugin.processes import HEAVY\n"
+        "for name in HEAVY: importlib.import_module(name)\n"
+        "assert {'espnet2', 'transformers', 'peft'} <= sys.modules.keys()\n"
+        "sys.exit('torch._inductor.compile_fx' in sys.modules)"
+    )
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

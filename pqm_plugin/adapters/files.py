@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from pqm_plugin.adapters.library import PeftModel
+from pqm_plugin.adapters import library
 from pqm_plugin.adapters.names import CONFIG, INFO, OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.adapters.safety import check_adapter
 from pqm_plugin.errors import PqmError
@@ -39,7 +39,7 @@ class AdapterInfo:
     toolkit_trains: int = 0
 
 
-def save_adapter(folder: Path, model: PeftModel, info: AdapterInfo) -> None:
+def save_adapter(folder: Path, model: "library.PeftModel", info: AdapterInfo) -> None:
     """Write the active adapter as a whole folder; the same adapter gives the same bytes."""
     with whole_folder(folder) as scratch:
         with _no_model_card(model):
@@ -59,7 +59,7 @@ def write_info(folder: Path, info: AdapterInfo) -> None:
 
 
 @contextlib.contextmanager
-def _no_model_card(model: PeftModel) -> Iterator[None]:
+def _no_model_card(model: "library.PeftModel") -> Iterator[None]:
     """Keep peft from writing a README.md of placeholders, which takes longer than all the rest."""
     vars(model)["create_or_update_model_card"] = lambda folder: None
     try:
@@ -119,7 +119,7 @@ def read_info_for(folder: Path, base_sha256: str) -> AdapterInfo:
 
 def load_adapter(
     network: nn.Module, folder: Path, base_sha256: str, *, trainable: bool = False, name: str = "default"
-) -> PeftModel:
+) -> "library.PeftModel":
     """Put a saved adapter around `network`, in place, and make it the active one.
 
     A wrapped network keeps the adapters of other names that it has.
@@ -130,13 +130,13 @@ def load_adapter(
     read_info_for(folder, base_sha256)
     check_adapter(folder)
     try:
-        if isinstance(network, PeftModel):
+        if isinstance(network, library.PeftModel):
             if name in network.peft_config:
                 network.delete_adapter(name)
             network.load_adapter(str(folder), name, is_trainable=trainable)
             network.set_adapter(name)
             return network
-        return PeftModel.from_pretrained(network, str(folder), name, is_trainable=trainable)
+        return library.PeftModel.from_pretrained(network, str(folder), name, is_trainable=trainable)
     except (SafetensorError, RuntimeError, KeyError, OSError, json.JSONDecodeError) as error:
         raise PqmError(
             f"{folder} is damaged ({str(error).splitlines()[0]}): delete it and run its stage again"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pqm_plugin.adapters import library
 from pqm_plugin.adapters.factors import cut
-from pqm_plugin.adapters.library import LoraLayer
 from pqm_plugin.adapters.rows import Forward, by_row, set_forward
 from pqm_plugin.errors import PqmError
 
@@ -103,7 +103,7 @@ class LearningRows:
 
 
 def _learning(module: Any) -> Iterator[_Place]:
-    for adapter in module.active_adapters if isinstance(module, LoraLayer) else ():
+    for adapter in module.active_adapters if isinstance(module, library.LoraLayer) else ():
         # Of adapters on embeddings there are others, which a row has not.
         if adapter in module.lora_A and module.lora_A[adapter].weight.requires_grad:
             down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight

@@ -1,9 +1,17 @@
-"""What this project calls of peft, imported without the compiler that bitsandbytes loads for it."""
+"""What this project calls of peft, imported when it is first used: what decodes has no use for it."""
 
-from pqm_plugin.imports import quick_imports
+from typing import TYPE_CHECKING
 
-with quick_imports():
+from pqm_plugin.imports import on_demand
+
+if TYPE_CHECKING:
     from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
     from peft.tuners.lora import LoraLayer
 
 __all__ = ["LoraConfig", "LoraLayer", "LoraModel", "PeftModel", "get_peft_model"]
+__getattr__ = on_demand(
+    {
+        **dict.fromkeys(("LoraConfig", "LoraModel", "PeftModel", "get_peft_model"), "peft"),
+        "LoraLayer": "peft.tuners.lora",
+    }
+)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from pqm_plugin.adapters.library import LoraConfig, LoraModel, PeftModel, get_peft_model
+from pqm_plugin.adapters import library
 from pqm_plugin.errors import PqmError
 
 
-def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> PeftModel:
+def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> "library.PeftModel":
     """Wrap the named layers of `network`, in place, with a fresh LoRA that is the only thing to train.
 
     `network` keeps working under its own name: peft changes its layers, not its class.
@@ -27,9 +27,9 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
     if unknown or not targets:
         raise PqmError(f"LoRA targets match nothing: {unknown[:3] or 'the list is empty'}; see --help for the presets")
     # peft declares alpha an integer and only ever divides it.
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))  # type: ignore[arg-type]
-    model = get_peft_model(network, config)
-    if not isinstance(model, PeftModel):
+    config = library.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))  # type: ignore[arg-type]
+    model = library.get_peft_model(network, config)
+    if not isinstance(model, library.PeftModel):
         raise TypeError(f"peft gave {type(model)}")
     return model
 
@@ -37,18 +37,18 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
 def freeze(model: nn.Module, layers: Sequence[str]) -> None:
     """Let the adapters of the named layers of the network, and of all that is in them, stay as they are."""
     inside = tuple(f"{layer}." for layer in layers)
-    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    network = model.get_base_model() if isinstance(model, library.PeftModel) else model
     for name, parameter in network.named_parameters():
         if name.startswith(inside):
             parameter.requires_grad = False
 
 
-def merge(model: PeftModel) -> None:
+def merge(model: "library.PeftModel") -> None:
     """Add the active adapter to the float weights of the network that `model` wraps, in place, and take it off.
 
     Not for packed weights, which a small adapter does not move.
     """
-    if not isinstance(model.base_model, LoraModel):
+    if not isinstance(model.base_model, library.LoraModel):
         raise TypeError(f"{type(model.base_model)} is no LoRA")
     model.base_model.merge_and_unload()
 

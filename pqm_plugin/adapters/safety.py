@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pqm_plugin.adapters.library import LoraConfig
+from pqm_plugin.adapters import library
 from pqm_plugin.adapters.names import CONFIG, WEIGHTS
 from pqm_plugin.errors import PqmError
 
@@ -17,6 +17,14 @@ _MOST_RANK = 1024
 _FLOATS = ("F32", "F16", "BF16")
 # What peft writes beside the adapter's shape, and does not act upon when it puts a LoRA around a given network.
 _HARMLESS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
+
+_USUAL: Mapping[str, Any] = {
+    "bias": "none",
+    "init_lora_weights": True,
+    "megatron_core": "megatron.core",
+    "qalora_group_size": 16,
+}
+"""What peft writes of settings that were not made: peft itself, which knows, takes seconds to import."""
 
 
 def check_adapter(folder: Path) -> Mapping[str, Any]:
@@ -69,15 +77,15 @@ def _checked_config(path: Path) -> Mapping[str, Any]:
 
 def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
     known = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", *_HARMLESS)
-    defaults = _defaults()
     for name, value in config.items():
-        if name not in known and value != defaults.get(name) and value not in (None, False, {}, []):
+        usual = name in known or value in (None, False, {}, []) or value == _USUAL.get(name)
+        if not usual and value != _defaults().get(name):
             raise _wrong(path, f"sets {name[:60]!r}, which no adapter of this project has")
 
 
 @functools.cache
 def _defaults() -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(json.dumps(LoraConfig().to_dict(), default=str))
+    found: Mapping[str, Any] = json.loads(json.dumps(library.LoraConfig().to_dict(), default=str))
     return found
 
 

@@ -1,7 +1,6 @@
 """Hybrid CTC/attention encoder-decoders of ESPnet: Conformer, E-Branchformer or Transformer."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -15,13 +14,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_folder, espnet_layers, espnet_lora, espnet_loss, espnet_stock, espnet_train
+from pqm_plugin.models import (
+    espnet_folder,
+    espnet_layers,
+    espnet_library,
+    espnet_lora,
+    espnet_loss,
+    espnet_stock,
+    espnet_train,
+)
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet_borrowed import check_borrowed
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
-from pqm_plugin.models.espnet_library import Speech2Text
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
-from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer
+from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.products import fast_products
 from pqm_plugin.models.skeleton import WithoutInitialisation
@@ -43,7 +49,7 @@ class EspnetAed:
 
     def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
         with espnet_folder.config_file(folder) as config:
-            made = Speech2Text(
+            made = espnet_library.Speech2Text(
                 config,
                 None,
                 device=device,
@@ -225,23 +231,9 @@ class EspnetAed:
         return text
 
 
-def _symbols(token_list: Sequence[str]) -> frozenset[str]:
-    pieces = (token for token in token_list if not re.fullmatch(r"<.*>", token))
-    return frozenset("".join(pieces).replace("▁", " ")) | {" "}
-
-
 def claims(folder: Path) -> bool:
     """Whether `folder` has ESPnet's configuration of an ASR model."""
     return (folder / espnet_folder.CONFIG).is_file()
-
-
-def facts(folder: Path) -> Facts:
-    """Sampling rate of the frontend, and the characters of the token list."""
-    config = espnet_folder.read_config(folder)
-    tokens = config["token_list"]
-    if isinstance(tokens, str):
-        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
-    return Facts(espnet_folder.sample_rate(config.get("frontend_conf") or {}), _symbols(tokens))
 
 
 def search_options(search: SearchOptions) -> dict[str, Any]:
@@ -283,6 +275,7 @@ def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognize
         return EspnetAed(folder, search, device)
 
 
+facts = espnet_folder.facts
 fetch = espnet_folder.fetch
 side_files = espnet_folder.side_files
 weights_file = espnet_folder.weights_file

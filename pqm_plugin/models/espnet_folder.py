@@ -6,7 +6,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, write_text
+from pqm_plugin.models.interface import Facts
 
 CONFIG = "config.yaml"
 WEIGHTS = "valid.acc.ave.pth"
@@ -53,10 +54,31 @@ def sample_rate(frontend: Mapping[str, Any]) -> int:
     return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
 
 
+def facts(folder: Path) -> Facts:
+    """Sampling rate of the frontend, and the characters of the token list."""
+    config = read_config(folder)
+    tokens = config["token_list"]
+    if isinstance(tokens, str):
+        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+    return Facts(sample_rate(config.get("frontend_conf") or {}), _symbols(tokens))
+
+
+def _symbols(token_list: Sequence[str]) -> frozenset[str]:
+    pieces = (token for token in token_list if not re.fullmatch(r"<.*>", token))
+    return frozenset("".join(pieces).replace("▁", " ")) | {" "}
+
+
 @contextlib.contextmanager
 def config_file(folder: Path) -> Iterator[Path]:
-    """A temporary configuration that ESPnet can read from any working folder."""
+    """A temporary configuration that ESPnet can read from any working folder.
+
+    Raises:
+        PqmError: if it names parts of Hugging Face.
+    """
     config = read_config(folder) | {"init": None}
+    for name, value in config.items():
+        if str(value).startswith(("hugging_face", "huggingface")):
+            raise PqmError(f"{folder / CONFIG}: {name} {value} is of Hugging Face, and such parts are not known here")
     with tempfile.TemporaryDirectory(prefix="pqm_config") as scratch:
         path = Path(scratch) / CONFIG
         with no_space_as_error(path):

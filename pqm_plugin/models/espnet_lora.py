@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.espnet_library import create_adapter
+from pqm_plugin.models import espnet_library
 
 KEY = "espnet-lora"
 
@@ -36,7 +36,7 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
         raise PqmError(f"lora.alpha {alpha}: ESPnet's LoRA takes whole numbers alone")
     settings = {"rank": rank, "alpha": int(alpha), "dropout_rate": dropout, "target_modules": list(targets)}
     try:
-        create_adapter(network, "lora", settings)
+        espnet_library.create_adapter(network, "lora", settings)
     except ValueError as error:
         raise PqmError(f"lora.targets: {' '.join(str(error).split())}") from error
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, loralib.LoRALayer)}

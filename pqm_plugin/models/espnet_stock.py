@@ -11,8 +11,7 @@ import torch
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error
-from pqm_plugin.models import espnet_folder
-from pqm_plugin.models.espnet_library import Speech2Text
+from pqm_plugin.models import espnet_folder, espnet_library
 from pqm_plugin.models.interface import StockDecode
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.stock import run_stock
@@ -81,7 +80,7 @@ def _model_bytes(key: str, folder: Path, weights: Path) -> int:
     if key != "int8":
         return weights.stat().st_size
     with espnet_folder.config_file(folder) as config, tempfile.TemporaryFile() as file:
-        quantized = Speech2Text(config, str(weights), quantize_asr_model=True).asr_model
+        quantized = espnet_library.Speech2Text(config, str(weights), quantize_asr_model=True).asr_model
         if not any("quantized" in type(module).__module__ for module in quantized.modules()):
             raise PqmError(f"{weights}: dynamic int8 quantised no layer; the int8 row would be the float model")
         with no_space_as_error(Path(tempfile.gettempdir())):

@@ -12,13 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import sinusoids
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import whisper_folder, whisper_layers, whisper_stock, whisper_train
+from pqm_plugin.models import whisper_folder, whisper_layers, whisper_library, whisper_stock, whisper_train
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer, groups
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
@@ -37,14 +34,14 @@ class Whisper:
     """A Whisper model with its tokeniser, and transformers' own search over it."""
 
     def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
-        config = WhisperConfig.from_dict(whisper_folder.read_config(folder))
-        network: Any = WhisperForConditionalGeneration(config)
+        config = whisper_library.WhisperConfig.from_dict(whisper_folder.read_config(folder))
+        network: Any = whisper_library.WhisperForConditionalGeneration(config)
         self.network: nn.Module = network.to(device)
         self._whisper = network
         self._prompt: Prompt = read_prompt(folder, search.language)
         self._whisper.generation_config = self._prompt.generation_config
-        self._tokenizer = WhisperTokenizer.from_pretrained(folder)
-        self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        self._tokenizer = whisper_library.WhisperTokenizer.from_pretrained(folder)
+        self._extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
         self._beam_size = search.beam_size
         self._clip = search.context == "clip"
         self._window = 2 * config.max_source_positions
@@ -60,7 +57,7 @@ class Whisper:
     def built_in(self) -> frozenset[str]:
         """The sinusoids of the encoder's positions, where they are just these."""
         positions = self.network.get_parameter(_POSITIONS)
-        expected = sinusoids(*positions.shape).to(positions)
+        expected = whisper_library.sinusoids(*positions.shape).to(positions)
         return frozenset({_POSITIONS} if bool((positions - expected).abs().max() < _SAME_POSITIONS) else ())
 
     def features(self, audio: np.ndarray) -> Tensor:
@@ -160,13 +157,13 @@ class Whisper:
             for text, score, row in zip(texts, scores.tolist(), given, strict=True)
         ]
 
-    def _log_probabilities(self, encoded: BaseModelOutput, tokens: Sequence[Tensor]) -> Tensor:
+    def _log_probabilities(self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]) -> Tensor:
         """Of each text and its end under the model, float32 (B,)."""
         logits, labels = self._forced(encoded, tokens)
         flat = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none")
         return -flat.reshape(labels.shape).sum(1)
 
-    def _forced(self, encoded: BaseModelOutput, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _forced(self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits with each text given, (B, U, V), and the labels, int64 (B, U): the text and its end alone."""
         start, end = torch.tensor(self._prompt.tokens), torch.tensor([self._prompt.end])
         rows = [torch.cat([start, row.cpu(), end]) for row in tokens]
@@ -177,7 +174,7 @@ class Whisper:
         return self._whisper.proj_out(hidden.last_hidden_state), labels
 
     @whole_float32()
-    def _encode(self, features: Sequence[Tensor]) -> BaseModelOutput:
+    def _encode(self, features: Sequence[Tensor]) -> "whisper_library.BaseModelOutput":
         """Encode each row with silence after it: up to the window, or a second after the longest clip."""
         longest = max(len(row) for row in features)
         n_frames = min(self._window, 2 * -(-(longest + _CLIP_SILENCE) // 2)) if self._clip else self._window
@@ -186,13 +183,13 @@ class Whisper:
         encoder = self._whisper.model.encoder
         _show_strides(encoder)
         if n_frames == self._window:
-            return BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
+            return whisper_library.BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
         # transformers' encoder insists on the whole window: this is its forward over a part of the positions.
         hidden = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(mel)))).mT
         hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
         for layer in encoder.layers:
             hidden = layer(hidden, None)
-        return BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
+        return whisper_library.BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
 
 
 def _show_strides(encoder: Any) -> None:
@@ -204,7 +201,7 @@ def _show_strides(encoder: Any) -> None:
 
 def facts(folder: Path) -> Facts:
     """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
-    extractor = WhisperFeatureExtractor.from_pretrained(folder)
+    extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
     return Facts(int(extractor.sampling_rate), None)
 
 

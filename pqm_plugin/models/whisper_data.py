@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import WhisperFeatureExtractor, WhisperTokenizer
-from transformers.audio_utils import load_audio
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models import whisper_library
 from pqm_plugin.models.training_folder import read_lists
 from pqm_plugin.models.whisper_options import AugmentOptions, TrainOptions, WhisperOptions
 from pqm_plugin.models.whisper_tokens import encode_transcript
@@ -60,13 +59,15 @@ class Batch:
         return Batch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-def feature_extractor(options: WhisperOptions) -> WhisperFeatureExtractor:
+def feature_extractor(options: WhisperOptions) -> "whisper_library.WhisperFeatureExtractor":
     """Whisper's own, for the window of these options."""
-    return WhisperFeatureExtractor(feature_size=options.model.num_mel_bins, chunk_length=options.window_s)
+    return whisper_library.WhisperFeatureExtractor(
+        feature_size=options.model.num_mel_bins, chunk_length=options.window_s
+    )
 
 
 def load_utterances(
-    folder: Path, texts: dict[str, str], tokenizer: WhisperTokenizer, options: WhisperOptions
+    folder: Path, texts: dict[str, str], tokenizer: "whisper_library.WhisperTokenizer", options: WhisperOptions
 ) -> list[Utterance]:
     """Features and tokens of a data folder; what is longer than the window or the decoder is left out, with a warning.
 
@@ -103,7 +104,7 @@ def load_utterances(
 
 def _audio(path: Path) -> np.ndarray:
     try:
-        samples = load_audio(str(path), sampling_rate=SAMPLE_RATE, backend="soundfile")
+        samples = whisper_library.load_audio(str(path), sampling_rate=SAMPLE_RATE, backend="soundfile")
     except (RuntimeError, ValueError, OSError) as error:
         raise PqmError(
             f"{path} cannot be read ({' '.join(str(error).split())}): mend it or drop the utterance"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
+from pqm_plugin.models import whisper_library
 from pqm_plugin.models.whisper_data import IGNORED, Batch
 from pqm_plugin.models.whisper_options import WhisperOptions
 from pqm_plugin.models.whisper_tokens import END, NO_TIMESTAMPS, PREVIOUS, START, token_id
@@ -27,9 +27,9 @@ class Cost:
 class Learner(nn.Module):
     """The model, and a CTC layer on its encoder that makes the decoder find its place in the audio much sooner."""
 
-    def __init__(self, options: WhisperOptions, tokenizer: WhisperTokenizer) -> None:
+    def __init__(self, options: WhisperOptions, tokenizer: "whisper_library.WhisperTokenizer") -> None:
         super().__init__()
-        self.whisper = WhisperForConditionalGeneration(_config(options, tokenizer))
+        self.whisper = whisper_library.WhisperForConditionalGeneration(_config(options, tokenizer))
         self.whisper.generation_config = _generation_config(options, tokenizer)
         self.ctc = nn.Linear(options.model.d_model, len(tokenizer))
         self._dropout = options.model.dropout
@@ -85,9 +85,9 @@ def put_weights(learner: nn.Module, weights: dict[str, Tensor]) -> None:
             value.copy_(weights[name])
 
 
-def _config(options: WhisperOptions, tokenizer: WhisperTokenizer) -> WhisperConfig:
+def _config(options: WhisperOptions, tokenizer: "whisper_library.WhisperTokenizer") -> "whisper_library.WhisperConfig":
     end = token_id(tokenizer, END)
-    return WhisperConfig(
+    return whisper_library.WhisperConfig(
         **vars(options.model),
         vocab_size=len(tokenizer),
         max_source_positions=options.window_s * _POSITIONS_PER_S,
@@ -101,10 +101,12 @@ def _config(options: WhisperOptions, tokenizer: WhisperTokenizer) -> WhisperConf
     )
 
 
-def _generation_config(options: WhisperOptions, tokenizer: WhisperTokenizer) -> GenerationConfig:
+def _generation_config(
+    options: WhisperOptions, tokenizer: "whisper_library.WhisperTokenizer"
+) -> "whisper_library.GenerationConfig":
     """What `generate` needs of an English-only model that writes no times."""
     end = token_id(tokenizer, END)
-    return GenerationConfig(
+    return whisper_library.GenerationConfig(
         decoder_start_token_id=token_id(tokenizer, START),
         bos_token_id=end,
         eos_token_id=end,

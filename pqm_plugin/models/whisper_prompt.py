@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig
-
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models import whisper_library
 
 _TASK = "transcribe"
 
@@ -19,7 +18,7 @@ class Prompt:
 
     tokens: tuple[int, ...]
     end: int
-    generation_config: GenerationConfig
+    generation_config: "whisper_library.GenerationConfig"
     generate_options: dict[str, Any] = field(default_factory=dict)
 
     def text_of(self, ids: Sequence[int]) -> list[int]:
@@ -44,7 +43,7 @@ def read_prompt(folder: Path, language: str) -> Prompt:
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{path} is missing or not whole ({error})"
         raise PqmError(f"{what}: copy it from where the model was published") from error
-    config = GenerationConfig.from_pretrained(folder)
+    config = whisper_library.GenerationConfig.from_pretrained(folder)
     if not values.get("is_multilingual", "lang_to_id" in values):
         return Prompt((*start, *silent), end, config, {"return_timestamps": False})
     languages = values.get("lang_to_id", {})

@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import WhisperTokenizer
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models import whisper_library
 
 END, START, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS = (
     "<|endoftext|>",
@@ -21,7 +21,7 @@ END, START, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS = (
 SPECIAL_TOKENS = (END, START, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS)
 
 
-def make_tokenizer(texts: Sequence[str], token_type: str, n_tokens: int) -> WhisperTokenizer:
+def make_tokenizer(texts: Sequence[str], token_type: str, n_tokens: int) -> "whisper_library.WhisperTokenizer":
     """Learn a tokeniser; the same texts give the same files of `save_pretrained`.
 
     As in Whisper, ids 0 to 255 are the bytes, merged tokens follow, special tokens end the list, and a word carries
@@ -44,17 +44,17 @@ def make_tokenizer(texts: Sequence[str], token_type: str, n_tokens: int) -> Whis
         vocabulary.setdefault(left + right, len(vocabulary))
     for token in SPECIAL_TOKENS:
         vocabulary[token] = len(vocabulary)
-    return WhisperTokenizer(
+    return whisper_library.WhisperTokenizer(
         vocab=vocabulary, merges=merges, pad_token=END, additional_special_tokens=list(SPECIAL_TOKENS)
     )
 
 
-def encode_transcript(tokenizer: WhisperTokenizer, text: str) -> list[int]:
+def encode_transcript(tokenizer: "whisper_library.WhisperTokenizer", text: str) -> list[int]:
     """Ids of a transcript from START and NO_TIMESTAMPS to END, as the decoder reads and writes them."""
     return [int(token) for token in tokenizer(f" {text}").input_ids]
 
 
-def token_id(tokenizer: WhisperTokenizer, token: str) -> int:
+def token_id(tokenizer: "whisper_library.WhisperTokenizer", token: str) -> int:
     """Id of one of `SPECIAL_TOKENS`."""
     return int(tokenizer.vocab[token])
 

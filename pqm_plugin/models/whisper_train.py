@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import WhisperTokenizer
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, sha256, whole_file, write_text
+from pqm_plugin.models import whisper_library
 from pqm_plugin.models.training_folder import claim, digest, read_lists
 from pqm_plugin.models.whisper_data import (
     SAMPLE_RATE,
@@ -148,7 +148,9 @@ class _Run:
         write_text(self.out / "train.log", "".join(f"{json.dumps(row)}\n" for row in self.log))
 
 
-def _begin(out: Path, options: WhisperOptions, tokenizer: WhisperTokenizer, seed: int, device: str) -> _Run:
+def _begin(
+    out: Path, options: WhisperOptions, tokenizer: "whisper_library.WhisperTokenizer", seed: int, device: str
+) -> _Run:
     """A run at its start, or after the last whole epoch of an earlier one."""
     torch.manual_seed(seed)
     learner = Learner(options, tokenizer).to(device)
@@ -223,7 +225,7 @@ def _validate(run: _Run, valid: Sequence[Utterance]) -> dict[str, float]:
     return means | {"valid_accuracy": n_correct / n_tokens}
 
 
-def _finish(run: _Run, tokenizer: WhisperTokenizer) -> None:
+def _finish(run: _Run, tokenizer: "whisper_library.WhisperTokenizer") -> None:
     """Leave the mean of the best epochs as a Hugging Face folder and mark it as done."""
     weights = [weights for _, _, weights in run.kept]
     put_weights(run.learner, {name: torch.stack([each[name] for each in weights]).mean(0) for name in weights[0]})

@@ -39,6 +39,11 @@ class _Budget(TorchDispatchMode):
             )
         return func(*args, **kwargs)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would load its compiler, which takes seconds, to say that this is not to be compiled."""
+        return False
+
 
 @contextmanager
 def at_most_bytes(size_bytes: int) -> Iterator[None]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from pqm_plugin.adapters import library
 from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save_adapter
-from pqm_plugin.adapters.library import PeftModel
 from pqm_plugin.adapters.lora import attach, parameter_counts
 from pqm_plugin.adapters.names import WEIGHTS
 from pqm_plugin.adapters.train import train_adapter
@@ -186,7 +186,7 @@ def _train(
     return result.best_epoch
 
 
-def _fresh(recognizer: Recognizer, options: EnrollOptions) -> PeftModel:
+def _fresh(recognizer: Recognizer, options: EnrollOptions) -> "library.PeftModel":
     torch.manual_seed(options.seed)
     targets = recognizer.adapter_targets(options.targets)
     return attach(recognizer.network, targets, options.rank, options.alpha, options.dropout)

@@ -165,3 +165,11 @@ def test_a_model_packed_by_espnet_is_unpacked(copy, tmp_path, monkeypatch):
 
     assert (tmp_path / "out" / "valid.acc.ave.pth").read_bytes() == (copy / "valid.acc.ave.pth").read_bytes()
     assert family_of(tmp_path / "out").load_float(tmp_path / "out", SEARCH, "cpu").facts.sample_rate == 16000
+
+
+def test_parts_of_hugging_face_are_refused_by_name(copy):
+    config = copy / "config.yaml"
+    config.write_text(re.sub(r"^decoder: \w+$", "decoder: hugging_face_transformers", config.read_text(), flags=re.M))
+
+    with pytest.raises(PqmError, match="decoder hugging_face_transformers is of Hugging Face"):
+        family_of(copy).load_float(copy, SEARCH, "cpu")

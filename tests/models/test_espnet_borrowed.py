@@ -4,7 +4,7 @@ import pytest
 from espnet2.bin.asr_inference import Speech2Text
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_aed
+from pqm_plugin.models import espnet_library
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 
@@ -63,7 +63,7 @@ def test_a_name_that_espnet_has_no_more_is_told_when_a_model_is_opened(tiny_conf
         change(made, monkeypatch)
         return made
 
-    monkeypatch.setattr(espnet_aed, "Speech2Text", changed)
+    monkeypatch.setattr(espnet_library, "Speech2Text", changed)
 
     with pytest.raises(PqmError) as refused:
         family_of(tiny_conformer).load_skeleton(tiny_conformer, SearchOptions(), "cpu")

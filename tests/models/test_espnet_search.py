@@ -13,7 +13,7 @@ from espnet2.tasks.asr import ASRTask
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.rows import AdapterBank
-from pqm_plugin.models import espnet_aed, espnet_folder
+from pqm_plugin.models import espnet_folder, espnet_library
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
@@ -219,7 +219,7 @@ def test_an_espnet_that_is_not_what_it_was_searches_itself_and_the_log_says_why(
         return made
 
     weights = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu").network.state_dict()
-    monkeypatch.setattr(espnet_aed, "Speech2Text", changed)
+    monkeypatch.setattr(espnet_library, "Speech2Text", changed)
 
     recognizer = family_of(tiny_conformer).load_skeleton(tiny_conformer, SearchOptions(beam_size=2), "cpu")
     recognizer.network.load_state_dict(weights, strict=False)

@@ -147,6 +147,7 @@ def test_a_name_without_weight_and_an_empty_list_are_errors(net):
         quantize_layers(net, ["linear"], WeightFormat())
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="that code needs AVX-512")
 def test_the_library_hazards_that_this_package_steps_around_are_still_there():
     """When this fails, bitsandbytes dequantises odd shapes rightly on CPU, and `PackedTensor` may be made simpler."""
     from bitsandbytes import functional as bnb

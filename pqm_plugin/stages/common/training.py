@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pqm_plugin.adapters import library
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
-from pqm_plugin.adapters.library import PeftModel
 from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.own import save_own
@@ -47,7 +47,7 @@ def training_request(material: Material) -> dict[str, Any]:
     return {"text_case": material.fit.case, **family.training_options(recipe.config.decode)}
 
 
-def attach_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> PeftModel:
+def attach_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> "library.PeftModel":
     """A fresh LoRA as the configuration says, initialised by `seed`."""
     torch.manual_seed(seed)
     return attach(recognizer.network, _targets(recognizer, config), config.rank, config.alpha, config.dropout)
@@ -99,7 +99,7 @@ class Trained:
         """Write what was learned."""
         if self.own is not None:
             save_own(folder, self.own.tensors, replace(info, toolkit_trains=self.own.by_default))
-        elif isinstance(self.model, PeftModel):
+        elif isinstance(self.model, library.PeftModel):
             save_adapter(folder, self.model, info)
         else:
             raise TypeError(f"{type(self.model)} is no adapter, and no weights of its own are named")

@@ -1,0 +1,36 @@
+"""What this project calls of transformers, imported when it is first used: not all who have models have Whisper's."""
+
+from typing import TYPE_CHECKING
+
+from pqm_plugin.imports import on_demand
+
+if TYPE_CHECKING:
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
+    from transformers.audio_utils import load_audio
+    from transformers.modeling_outputs import BaseModelOutput
+    from transformers.models.whisper.modeling_whisper import sinusoids
+
+__all__ = [
+    "BaseModelOutput",
+    "GenerationConfig",
+    "WhisperConfig",
+    "WhisperFeatureExtractor",
+    "WhisperForConditionalGeneration",
+    "WhisperTokenizer",
+    "load_audio",
+    "sinusoids",
+]
+__getattr__ = on_demand(
+    {
+        **dict.fromkeys((name for name in __all__ if name.startswith(("Gen", "Whisper"))), "transformers"),
+        "BaseModelOutput": "transformers.modeling_outputs",
+        "load_audio": "transformers.audio_utils",
+        "sinusoids": "transformers.models.whisper.modeling_whisper",
+    }
+)
