@@ -32,14 +32,19 @@ def test_the_page_of_a_recipe_is_what_stage_8_makes_of_the_stored_results(recipe
     assert [name for name in drawn if drawn[name] != stored[name]] == []
 
 
-STUDIES = [path for path in sorted(ROOT.glob("egs/*/study.json")) if (path.parent / "conf/study.yaml").is_file()]
+STUDIES = [
+    path
+    for path in sorted(ROOT.glob("egs/*/study*.json"))
+    if (path.parent / "conf" / path.with_suffix(".yaml").name).is_file()
+]
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_a_study_has_every_cell_of_its_yaml_and_is_of_the_stored_results(path):
     study, noted = read_json(path), read_words(path.parent).study_of
+    cells = read_cells(path.parent / "conf" / path.with_suffix(".yaml").name)
 
-    lacking = lacks(study, read_cells(path.parent / "conf/study.yaml"), read_json(path.with_name("results.json")))
+    lacking = lacks(study, cells, read_json(path.with_name(path.name.replace("study", "results"))))
 
     if noted:
         assert study["reference"]["meta"]["commit"] == noted, "study_of in report.yaml names another commit"
