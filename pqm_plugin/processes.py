@@ -83,12 +83,15 @@ def share_cores() -> None:
 
 
 HEAVY = (
+    "pqm_plugin.forked",
     "pqm_plugin.stages.adapt",
     "pqm_plugin.stages.decode",
     "pqm_plugin.models.loaded",
     "pqm_plugin.adapters.loaded",
 )
 """What workers import before they are forked: with these, all that their jobs need."""
+RECIPE_PID = "PQM_RECIPE_PID"
+"""Environment variable with the process that the server of workers, see `workers`, is to end with."""
 
 
 def workers() -> BaseContext:
@@ -97,6 +100,7 @@ def workers() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(HEAVY))
+    os.environ[RECIPE_PID] = str(os.getpid())
     return context
 
 

@@ -1,10 +1,14 @@
 """What a process does with its memory."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """
 import os, torch
@@ -33,3 +37,31 @@ def test_large_blocks_that_lie_between_others_go_back_when_they_are_freed():
     said = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, check=True).stdout
 
     assert float(said) > 14
+
+
+SERVED = """
+import sys, time
+from multiprocessing import forkserver
+from pqm_plugin import processes
+processes.HEAVY = (processes.HEAVY[0], "imported_for_a_minute")
+processes.expect_workers()
+print(forkserver._forkserver._forkserver_pid)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+@pytest.mark.parametrize("lasts_s", [0, 3], ids=["which ends at once", "which ends later"])
+def test_the_server_of_workers_does_not_import_on_for_a_recipe(tmp_path, lasts_s):
+    (tmp_path / "imported_for_a_minute.py").write_text("import time\ntime.sleep(60)\n")
+    command = [sys.executable, "-c", SERVED, str(lasts_s)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+    server = Path("/proc", found.stdout.strip())
+    until = time.monotonic() + 30
+    while server.exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not server.exists()
