@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +89,15 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_tiny_whisper
 
     return make_tiny_whisper(tmp_path_factory.mktemp("tiny") / "tiny_whisper")
+
+
+@pytest.fixture(params=["tiny_conformer", "tiny_whisper"])
+def recognizer(request: pytest.FixtureRequest) -> Any:
+    """Return a tiny float model in evaluation mode, one of each family."""
+    from pqm_plugin.models.families import family_of
+    from pqm_plugin.models.options import SearchOptions
+
+    folder = request.getfixturevalue(request.param)
+    made = family_of(folder).load_float(folder, SearchOptions(), "cpu")
+    made.network.eval()
+    return made

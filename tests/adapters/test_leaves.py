@@ -2,24 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
 
 from pqm_plugin.adapters.leaves import DOWN, UP, LearningRows
 from pqm_plugin.adapters.lora import attach, freeze
 from pqm_plugin.errors import PqmError
-
-
-class Net(nn.Module):
-    """A convolution over time and two projections."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv1d(6, 8, 3, stride=2, padding=1)
-        self.inner = nn.Linear(8, 8)
-        self.outer = nn.Linear(8, 5)
-
-    def forward(self, x):
-        return self.outer(torch.tanh(self.inner(torch.tanh(self.conv(x)).mT)))
+from tests.adapters.net import Net
 
 
 def build(dropout=0.0):

@@ -9,21 +9,9 @@ from pqm_plugin.adapters.files import AdapterInfo, load_adapter, save_adapter
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.errors import PqmError
+from tests.adapters.net import Net
 
 INFO = AdapterInfo("abc", "ada", 1, 100, 3)
-
-
-class Net(nn.Module):
-    """A convolution over time and two projections."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv1d(6, 8, 3, stride=2, padding=1)
-        self.inner = nn.Linear(8, 8)
-        self.outer = nn.Linear(8, 5)
-
-    def forward(self, x):
-        return self.outer(torch.tanh(self.inner(torch.tanh(self.conv(x)).mT)))
 
 
 def build():

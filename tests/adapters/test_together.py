@@ -13,8 +13,6 @@ from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.together import Member, train_together
 from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.families import family_of
-from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import losses_by_group, training_loss
 
 OPTIONS = TrainOptions(epochs=2, learning_rate=0.01, batch_frames=250, criterion="loss")
@@ -24,14 +22,6 @@ EVERYTHING = replace(
 CLOSE = 5e-5
 """How far weights, of about 0.3, may be from those of training alone after two epochs."""
 WORDS = ["GO ON", "NO", "A CAT", "STOP NOW", "WHO IS IT"]
-
-
-@pytest.fixture(params=["tiny_conformer", "tiny_whisper"])
-def recognizer(request):
-    folder = request.getfixturevalue(request.param)
-    made = family_of(folder).load_float(folder, SearchOptions(), "cpu")
-    made.network.eval()
-    return made
 
 
 class Room:

@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import groups
-from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import losses_by_group, training_loss
 
 TEXTS = ["A CAT", "NO", "GO ON", "WHO IS IT", "STOP NOW"]
-
-
-@pytest.fixture(params=["tiny_conformer", "tiny_whisper"])
-def recognizer(request):
-    folder = request.getfixturevalue(request.param)
-    made = family_of(folder).load_float(folder, SearchOptions(), "cpu")
-    made.network.eval()
-    return made
 
 
 def material(recognizer):

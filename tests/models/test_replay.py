@@ -11,19 +11,9 @@ from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.train import set_training_mode, train_adapter
-from pqm_plugin.models.families import family_of
-from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import PreparedLoss, fixed_layers, prepare_loss, training_loss
 
 OPTIONS = TrainOptions(epochs=3, learning_rate=0.02, batch_frames=150)
-
-
-@pytest.fixture(params=["tiny_conformer", "tiny_whisper"])
-def recognizer(request):
-    folder = request.getfixturevalue(request.param)
-    made = family_of(folder).load_float(folder, SearchOptions(), "cpu")
-    made.network.eval()
-    return made
 
 
 def adapted(recognizer, part, preset="attention"):
