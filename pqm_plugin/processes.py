@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -82,32 +82,28 @@ def share_cores() -> None:
         os.environ.setdefault(name, value)
 
 
-HEAVY = (
-    "pqm_plugin.forked",
-    "pqm_plugin.stages.adapt",
-    "pqm_plugin.stages.decode",
-    "pqm_plugin.models.loaded",
-    "pqm_plugin.adapters.loaded",
-)
-"""What workers import before they are forked: with these, all that their jobs need."""
 RECIPE_PID = "PQM_RECIPE_PID"
 """Environment variable with the process that the server of workers, see `workers`, is to end with."""
 
 
-def workers() -> BaseContext:
-    """How processes for jobs are started: forked, on Linux, from a server that has done the heavy imports."""
+def workers(preload: Sequence[str]) -> BaseContext:
+    """How processes for jobs are started: forked, on Linux, from a server that has done the heavy imports.
+
+    Args:
+        preload: modules that the server imports, if it does not run yet: this process has but one.
+    """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(HEAVY))
+    context.set_forkserver_preload(["pqm_plugin.forked", *preload])
     os.environ[RECIPE_PID] = str(os.getpid())
     return context
 
 
-def expect_workers() -> None:
+def expect_workers(preload: Sequence[str]) -> None:
     """Let the server of `workers` start its imports, while this process does its own."""
     if sys.platform == "linux":
-        workers()
+        workers(preload)
         forkserver.ensure_running()
 
 

@@ -8,6 +8,8 @@ import torch
 import typeguard
 
 from pqm_plugin.imports import on_demand, quick_imports
+from pqm_plugin.stages.preloaded import preloaded
+from pqm_plugin.stages.recipe import Recipe
 
 
 def test_decorators_leave_functions_alone_within_and_are_themselves_again_after():
@@ -60,14 +62,30 @@ def test_a_stage_that_has_nothing_to_do_loads_none_of_the_large_libraries(stage)
     assert found.stderr.strip() == ""
 
 
+LIBRARIES = {"espnet2", "transformers", "peft"}
+
+
 @pytest.mark.slow
-def test_workers_have_all_that_they_need_and_no_compiler():
+@pytest.mark.parametrize(
+    ("stage", "config", "libraries"),
+    [
+        ("decode", "config.yaml", {"espnet2"}),
+        ("decode", "config.json", {"transformers"}),
+        ("adapt", "config.yaml", LIBRARIES),
+        ("adapt", "config.json", {"transformers", "peft"}),
+        ("adapt", None, LIBRARIES),
+    ],
+)
+def test_workers_have_the_libraries_of_their_stage_and_model_and_no_compiler(tmp_path, stage, config, libraries):
+    recipe = Recipe(base="some", expdir=tmp_path)
+    recipe.base_dir.mkdir()
+    if config:
+        (recipe.base_dir / config).touch()
     program = (
-        "import importlib, sys\n"
-        "from pqm_plugin.processes import HEAVY\n"
-        "for name in HEAVY[1:]: importlib.import_module(name)\n"
-        "assert {'espnet2', 'transformers', 'peft'} <= sys.modules.keys()\n"
-        "sys.exit('torch._inductor.compile_fx' in sys.modules)"
+        f"import importlib, sys\nfor name in {preloaded(stage, recipe)}: importlib.import_module(name)\n"
+        f"print(*{LIBRARIES} & sys.modules.keys())\nsys.exit('torch._inductor.compile_fx' in sys.modules)"
     )
 
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert set(found.stdout.split()) == libraries

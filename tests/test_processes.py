@@ -43,8 +43,7 @@ SERVED = """
 import sys, time
 from multiprocessing import forkserver
 from pqm_plugin import processes
-processes.HEAVY = (processes.HEAVY[0], "imported_for_a_minute")
-processes.expect_workers()
+processes.expect_workers(["imported_for_a_minute"])
 print(forkserver._forkserver._forkserver_pid)
 time.sleep(float(sys.argv[1]))
 """

@@ -17,8 +17,9 @@ from torch import Tensor
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, write_text
 from pqm_plugin.models.interface import Facts
+from pqm_plugin.models.names import ESPNET_CONFIG
 
-CONFIG = "config.yaml"
+CONFIG = ESPNET_CONFIG
 WEIGHTS = "valid.acc.ave.pth"
 _PATH_FIELDS = (("bpemodel",), ("token_list",), ("normalize_conf", "stats_file"), ("non_linguistic_symbols",))
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

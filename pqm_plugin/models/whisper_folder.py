@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, whole_file
+from pqm_plugin.models.names import WHISPER_CONFIG
 
-CONFIG = "config.json"
+CONFIG = WHISPER_CONFIG
 WEIGHTS = "model.safetensors"
 TIED = "proj_out.weight"
 _NEEDED = (CONFIG, "generation_config.json", "preprocessor_config.json")

@@ -10,6 +10,7 @@ from typing import Any
 
 from pqm_plugin.processes import end_with, workers
 from pqm_plugin.stages.common.jobs.job import Failure, Job, Progress, execute, last_lines
+from pqm_plugin.stages.preloaded import EVERYTHING
 
 _POLL_S = 0.2
 
@@ -19,7 +20,7 @@ class Local:
 
     def run(self, jobs: Sequence[Job], n_parallel: int, progress: Progress, *, again: bool) -> list[Failure]:
         """Run all jobs, at most `n_parallel` at a time, and return those that failed."""
-        context = workers()
+        context = workers(EVERYTHING)
         waiting, failures = list(reversed(jobs)), list[Failure]()
         running: list[tuple[Job, BaseProcess, Connection]] = []
         while waiting or running:
