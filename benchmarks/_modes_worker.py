@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from benchmarks.common import whole_float32_everywhere
-from benchmarks.openers import open_mode, stock
+from benchmarks.openers import import_ours, import_stock, open_mode, stock
 from pqm_plugin.models.options import SearchOptions
 
 
@@ -23,6 +23,10 @@ def main() -> None:
     torch.set_num_threads(1)
     whole_float32_everywhere()
     audio = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
+    if mode == "stock":
+        import_stock()
+    else:
+        import_ours(Path(folder))
     # On a CUDA device its own memory counts, which is empty as yet.
     say(step="ready", **({} if device == "cpu" else {"resident_bytes": 0}))
     start = time.perf_counter()

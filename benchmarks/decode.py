@@ -22,12 +22,13 @@ import torch
 
 from benchmarks.common import longest_first, meta, middling, parse, parser, ratios, readers_clips, spread, turns, write
 from benchmarks.limits import limits
-from benchmarks.openers import opened, stock, texts_of
+from benchmarks.openers import best_of, opened, stock
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 
-Decoder = Callable[[], list[str]]
+Decoder = Callable[[], list[tuple[str, float]]]
+"""Gives words and scores of all clips."""
 BEAMS = (10, 1)
 WEIGHTS = ("full", "exact", "small")
 SAME_WORDS = {"small": "exact", "stock": "full"}
@@ -51,12 +52,16 @@ def main() -> None:
     found: dict[str, Any] = {"utterances": len(clips), "audio_s": round(length_s, 1), "batch_size": wanted.batch_size}
     for beam in BEAMS:
         search = SearchOptions(beam_size=beam, batch_size=wanted.batch_size)
+        theirs = stock(wanted.model, search, wanted.device)
         ours = {weights: opened(wanted.model, search, wanted.device, weights) for weights in WEIGHTS}
         audio = [clip.samples for clip in clips]
-        systems = decoders(stock(wanted.model, search, wanted.device), ours, audio, wanted.batch_size)
+        systems = decoders(theirs, ours, audio, wanted.batch_size)
+        best = {name: decoder() for name, decoder in systems.items()}  # also warms up
+        check_words(best)
+        in_float64 = best_of(stock(wanted.model, search, wanted.device, "float64"), audio, 1)
         found[f"beam{beam}"] = compare(systems, length_s, wanted.repeats, wanted.device) | {
             "limits": limits(ours["full"], audio, sorted({1, wanted.batch_size}), wanted.device),
-            "scores": scores(wanted.model, search, wanted.device, ours["full"], audio),
+            "scores": scores(best["full_batch1"], best["stock"], in_float64),
         }
     write(wanted, about, decode=found)
 
@@ -65,25 +70,23 @@ def decoders(
     theirs: Any, ours: Mapping[str, Recognizer], audio: Sequence[np.ndarray], batch_size: int
 ) -> dict[str, Decoder]:
     """All that take turns; names end in the batch size. `small` is for batches, where it unpacks seldom."""
-    found: dict[str, Decoder] = {"stock": partial(texts_of, theirs, audio, 1)}
+    found: dict[str, Decoder] = {"stock": partial(best_of, theirs, audio, 1)}
     for size in sorted({1, batch_size}):
         for weights, recognizer in ours.items():
             if size == batch_size or weights != "small":
-                found[f"{weights}_batch{size}"] = partial(texts_of, recognizer, audio, size)
+                found[f"{weights}_batch{size}"] = partial(best_of, recognizer, audio, size)
     return found
 
 
 def scores(
-    model: Path, search: SearchOptions, device: str, full: Recognizer, audio: Sequence[np.ndarray]
+    full: Sequence[tuple[str, float]], stock: Sequence[tuple[str, float]], in_float64: Sequence[tuple[str, float]]
 ) -> dict[str, float]:
     """How far scores are apart at most: ours and stock's, and each from what stock gives in float64."""
-    by_stock = {dtype: stock(model, search, device, dtype) for dtype in ("float32", "float64")}
-    float32, float64 = ([float(one(clip)[0][3].score) for clip in audio] for one in by_stock.values())
-    ours = [full.recognize([clip])[0].score for clip in audio]
+    ours, theirs, exact = ([score for _, score in one] for one in (full, stock, in_float64))
     return {
-        "ours_to_stock": apart(ours, float32),
-        "ours_to_float64": apart(ours, float64),
-        "stock_to_float64": apart(float32, float64),
+        "ours_to_stock": apart(ours, theirs),
+        "ours_to_float64": apart(ours, exact),
+        "stock_to_float64": apart(theirs, exact),
     }
 
 
@@ -92,17 +95,21 @@ def apart(some: Sequence[float], others: Sequence[float]) -> float:
     return max(abs(one - other) for one, other in zip(some, others, strict=True))
 
 
-def compare(systems: Mapping[str, Decoder], length_s: float, repeats: int, device: str) -> dict[str, Any]:
-    """Seconds and real-time factor of every system, and how many times faster than stock it is.
+def check_words(best: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+    """See that all systems found the words that they should.
 
     Raises:
         PqmError: if the float weights do not find stock's words, or a batch finds others than its utterances alone.
     """
-    words = {name: decoder() for name, decoder in systems.items()}  # also warms up
+    words = {name: [text for text, _ in one] for name, one in best.items()}
     if different := [name for name in words if not same(words, name)]:
         raise PqmError(
             f"{', '.join(different)}: other words than they should find, so times cannot be compared: {words}"
         )
+
+
+def compare(systems: Mapping[str, Decoder], length_s: float, repeats: int, device: str) -> dict[str, Any]:
+    """Seconds and real-time factor of every system, and how many times faster than stock it is."""
     took = turns(systems, repeats, device)
     found: dict[str, Any] = {}
     for name, runs in took.items():

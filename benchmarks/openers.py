@@ -2,17 +2,18 @@
 
 import shutil
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from espnet2.bin.asr_inference import Speech2Text
 
 from benchmarks.common import CONFIG
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.models.names import LOADED
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
@@ -22,11 +23,30 @@ from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.config import load_config
 from pqm_plugin.stages.quantize import quantized_kinds
 
+if TYPE_CHECKING:
+    from espnet2.bin.asr_inference import Speech2Text
 
-def stock(model: Path, search: SearchOptions, device: str, dtype: str = "float32") -> Speech2Text:
+
+def import_stock() -> Any:
+    """ESPnet's own inference, imported as its users import it.
+
+    To be called before one of ours is opened, which imports it without typeguard: ESPnet is then quicker.
+    """
+    from espnet2.bin.asr_inference import Speech2Text
+
+    return Speech2Text
+
+
+def import_ours(model: Path) -> None:
+    """The libraries that this package loads for the model, now instead of when it is opened."""
+    [name] = [LOADED[config] for config in LOADED if (model / config).is_file()]
+    import_module(name)
+
+
+def stock(model: Path, search: SearchOptions, device: str, dtype: str = "float32") -> "Speech2Text":
     """ESPnet's own inference, as its users call it."""
     with espnet_folder.config_file(model) as config:
-        return Speech2Text(
+        return import_stock()(
             str(config),
             str(espnet_folder.weights_file(model)),
             device=device,
@@ -90,7 +110,12 @@ def ready(recognizer: Recognizer, model: Path, search: SearchOptions) -> Recogni
 
 def texts_of(recognizer: Any, audio: Sequence[np.ndarray], size: int) -> list[str]:
     """Words of each, `size` at a time; of stock ESPnet, which takes one."""
-    if isinstance(recognizer, Speech2Text):
-        return [recognizer(samples)[0][0] for samples in audio]
+    return [text for text, _ in best_of(recognizer, audio, size)]
+
+
+def best_of(recognizer: Any, audio: Sequence[np.ndarray], size: int) -> list[tuple[str, float]]:
+    """The same with their scores."""
+    if not hasattr(recognizer, "recognize"):
+        return [(best[0], float(best[3].score)) for best in (recognizer(samples)[0] for samples in audio)]
     batches = (audio[start : start + size] for start in range(0, len(audio), size))
-    return [found.text for batch in batches for found in recognizer.recognize(batch)]
+    return [(found.text, found.score) for batch in batches for found in recognizer.recognize(batch)]

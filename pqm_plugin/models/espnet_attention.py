@@ -70,13 +70,29 @@ def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, positions:
     v = _by_head(attention, attention.linear_v(value)).transpose(1, 2)
     p = _by_head(attention, attention.linear_pos(positions)).transpose(1, 2)
     scale = 1 / math.sqrt(attention.d_k)
-    bias = _shifted((q + attention.pos_bias_v) * scale, p)
-    if mask is not None:
-        bias.masked_fill_(mask[:, None].eq(0), torch.finfo(bias.dtype).min)
+    by_distance = _shifted((q + attention.pos_bias_v) * scale, p)
     queries = (q + attention.pos_bias_u).transpose(1, 2)
-    found = functional.scaled_dot_product_attention(queries, k, v, attn_mask=bias, scale=scale)
+    # Where all is heard a pass over the scores is saved. A GPU would have to be waited for.
+    unheard = None if mask is None or (mask.device.type == "cpu" and bool(mask.all())) else mask[:, None].eq(0)
+    weigh = _weighted if by_distance.requires_grad else _fused
+    found = weigh(queries, k, v, by_distance, unheard, scale)
     joined: Tensor = attention.linear_out(found.transpose(1, 2).reshape(query.shape))
     return joined
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, unheard: Tensor | None, scale: float) -> Tensor:
+    """Sum of `v` by the scores of `q` and `k`, which are not kept, and of `bias`, all (B, heads, T, …)."""
+    if unheard is not None:
+        bias.masked_fill_(unheard, torch.finfo(bias.dtype).min)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+
+def _weighted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, unheard: Tensor | None, scale: float) -> Tensor:
+    """The same where gradients pass through `bias`, for which the fused one has no gradient and torch is slower."""
+    scores = (q * scale).contiguous() @ k.contiguous().mT + bias
+    if unheard is not None:
+        scores = scores.masked_fill(unheard, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1) @ v.contiguous()
 
 
 def _by_head(attention: Any, x: Tensor) -> Tensor:
@@ -91,7 +107,7 @@ def _shifted(q: Tensor, p: Tensor) -> Tensor:
     """
     (n_rows, n_frames, n_heads, _), n_places = q.shape, p.shape[2]
     # Rows that share their positions are one product.
-    together = q.reshape(len(p), -1, *q.shape[2:]).transpose(1, 2) @ p.mT
+    together = q.reshape(len(p), -1, *q.shape[2:]).transpose(1, 2).contiguous() @ p.contiguous().mT
     scores = together.view(len(p), n_heads, -1, n_frames, n_places).transpose(1, 2).flatten(0, 1)
     # The next query's scores begin one distance earlier.
     strides = (*scores.stride()[:2], n_places - 1, 1)

@@ -81,7 +81,7 @@ def _other_scorer(search: Any) -> str:
     return ""
 
 
-def _computes_coarsely(model: Any) -> bool:
+def computes_coarsely(model: Any) -> bool:
     """Whether a layer holds weights of 16 bits, to multiply in them."""
     return any(buffer.dtype in (torch.bfloat16, torch.float16) for buffer in model.buffers())
 
@@ -91,7 +91,7 @@ def _try(model: Any, search: Any, options: BeamOptions) -> None:
     """Compare the scores of both searches over a few steps in noise, whatever weights the model has by now."""
     noise = torch.Generator().manual_seed(0)
     n_frames = options.window_margin + _BEYOND_WINDOW
-    relative, nats = _COARSE if _computes_coarsely(model) else _FINE
+    relative, nats = _COARSE if computes_coarsely(model) else _FINE
     encoded = torch.randn(1, n_frames, model.encoder.output_size(), generator=noise).to(device_of(model))
     theirs = search.init_hyp(encoded[0])
     ours = Running(model, options, encoded, torch.tensor([n_frames], device=encoded.device), _TRIAL_STEPS)

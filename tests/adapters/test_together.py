@@ -19,7 +19,7 @@ OPTIONS = TrainOptions(epochs=2, learning_rate=0.01, batch_frames=250, criterion
 EVERYTHING = replace(
     OPTIONS, schedule="linear", lora_plus=4.0, spec_augment=True, network_dropout=True, criterion="accuracy"
 )
-CLOSE = 5e-5
+CLOSE = 1e-4
 """How far weights, of about 0.3, may be from those of training alone after two epochs."""
 WORDS = ["GO ON", "NO", "A CAT", "STOP NOW", "WHO IS IT"]
 
