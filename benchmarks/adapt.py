@@ -60,8 +60,8 @@ TOP_RATE = 5.0e-3
 """Learning rate where fewer layers learn; the recipe's is for all.
 
 Chosen by the dev loss of eight readers of `SAT_SET` beyond the first six: 11.70, 11.54 and 11.50 at 0.003, 0.005 and
-0.008, for all layers 11.76 at the recipe's rate and 11.75 at 0.003. Of the last two, which are equal, it is the one that
-had been seen to keep the accuracy of the ten readers who are timed.
+0.008, for all layers 11.76 at the recipe's rate and 11.75 at 0.003. Of 0.005 and 0.008, which are equal, it is the one
+that had been seen to keep the accuracy of the ten readers who are timed.
 """
 Run = tuple[float, Mapping[str, float]]
 """Seconds, and dev accuracies by speaker."""

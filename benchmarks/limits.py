@@ -54,7 +54,10 @@ def watched(network: Any, device: str = "cpu") -> Iterator[Split]:
 def limits(
     recognizer: Any, audio: Sequence[np.ndarray], sizes: Sequence[int], device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
-    """By batch size, `batch1` and so on, how far decoding is from the ceilings of as many threads, measured now."""
+    """By batch size, `batch1` and so on, how far decoding is from the ceilings of as many threads, measured now.
+
+    The recogniser has decoded such batches before.
+    """
     most = ceilings(device)["cuda" if device == "cuda" else f"threads{min(2, torch.get_num_threads())}"]
     return {f"batch{size}": _distance(recognizer, audio, size, most, device) for size in sizes}
 
@@ -75,7 +78,6 @@ def _distance(
         for batch in batches:
             recognizer.greedy([recognizer.features(samples) for samples in batch])
     decode = lambda: [recognizer.recognize(batch) for batch in batches]  # noqa: E731
-    decode()
     with watched(recognizer.network, device) as split:
         took = seconds_of(decode, device)
     features_s = seconds_of(lambda: [recognizer.features(samples) for samples in audio], device)

@@ -35,11 +35,12 @@ def adaptation(results: Results) -> str:
         f"## Adaptation\n\n{found['epochs']} epochs over {found['utterances_a_speaker']:g} utterances a speaker, of "
         f"{found['minutes_a_speaker']:g} minutes with dev, from a speaker-independent adapter that learned from "
         f"{found['sat_readers']} readers without joined speech, to a base rounded by 48 utterances; the rest is as in "
-        "the recipe's `adapt`, but for the learning rate of uppermost layers, chosen on other readers (adapt.py has the "
-        f"numbers): both fall by its schedule, `{found['schedule']}`. `plain` is a PEFT loop of {found['threads_of_plain']} threads over all layers and the "
-        "same batches. Times are of whole commands, imports and opening included, of one run each: they have no "
-        "spread. A way may keep the plain loop's dev accuracy, the share of teacher-forced tokens that are right, and "
-        "make more word errors, or the other way round; the goal by words was added when that had been seen. From "
+        "the recipe's `adapt`, but for the learning rate of uppermost layers, chosen on other readers (adapt.py has "
+        f"the numbers): both fall by its schedule, `{found['schedule']}`. `plain` is a PEFT loop of "
+        f"{found['threads_of_plain']} threads over all layers and the same batches. Times are of whole commands, "
+        "imports and opening included, of one run each: they have no spread. A way may keep the plain loop's dev "
+        "accuracy, the share of teacher-forced tokens that are right, and make more word errors, or the other way "
+        "round; the goal by words was added when that had been seen. From "
         "`adapt.py`.\n\n" + table(heads, rows, text_columns=2)
     )
 
