@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.page_adapting import adaptation, growth, step
+from benchmarks.page_adapting import adaptation, growth, six_epochs, step
 from benchmarks.page_decoding import decoding, modes, same_words
 from benchmarks.results import value
 from benchmarks.shown import Results
@@ -46,6 +46,7 @@ FIGURE = "figures/growth.svg"
 BESIDE = {
     "recipe": Path(__file__).resolve().parents[1] / "egs/librispeech/results.json",
     "same_words": Path(__file__).resolve().with_name("same_words.json"),
+    "six_epochs": Path(__file__).resolve().with_name("adapt_six_epochs.json"),
 }
 """What the page shows of other programs' results, where they are there."""
 
@@ -66,7 +67,7 @@ def page(results: Results, others: Mapping[str, Results]) -> str:
     sections = {
         "decode": [lambda: decoding(results), lambda: same_words(others.get("same_words"))],
         "modes": [lambda: modes(results, others.get("recipe"))],
-        "adapt": [lambda: adaptation(results)],
+        "adapt": [lambda: adaptation(results), lambda: six_epochs(others.get("six_epochs"))],
         "step": [lambda: step(results)],
         "growth": [lambda: growth(results, FIGURE)],
     }

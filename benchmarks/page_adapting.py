@@ -7,6 +7,44 @@ from pqm_plugin.report.markdown import NOTHING, table
 def adaptation(results: Results) -> str:
     """Every way of adapting, by the number of readers."""
     found = results["adapt"]
+    return (
+        f"## Adaptation\n\n{found['epochs']} epochs over {found['utterances_a_speaker']:g} utterances a speaker, of "
+        f"{found['minutes_a_speaker']:g} minutes with dev, from a speaker-independent adapter that learned from "
+        f"{found['sat_readers']} readers without joined speech, to a base rounded by 48 utterances; the rest is as in "
+        "the recipe's `adapt`, but for the learning rate of uppermost layers, chosen on other readers (adapt.py has "
+        f"the numbers): both fall by its schedule, `{found['schedule']}`. `plain` is a PEFT loop of "
+        f"{found['threads_of_plain']} threads over all layers and the same batches. Times are of whole commands, "
+        "imports and opening included, of one run each: they have no spread. A way may keep the plain loop's dev "
+        "accuracy, the share of teacher-forced tokens that are right, and make more word errors, or the other way "
+        "round; the goal by words was added when that had been seen. From `adapt.py`.\n\n" + _ways(found)
+    )
+
+
+def six_epochs(found: Results | None) -> str:
+    """The same with as many epochs as the recipe has, which takes too long for `make bench`."""
+    if found is None:
+        return ""
+    meta, adapt, ten = found["meta"], found["adapt"], found["adapt"]["speakers10"]
+    return (
+        f"### With the recipe's {adapt['epochs']} epochs\n\n"
+        "What lower layers give is computed in the first alone, and imports are a smaller part. By "
+        f"`{meta['command']}` at commit `{meta['commit']}`, {meta['date']}, on {meta['hardware']}. {_kept(ten)}\n\n"
+        + _ways(adapt)
+    )
+
+
+def _kept(ten: Results) -> str:
+    said = [
+        f"{ten[key]:g} times faster {what}" if ten[key] else f"no way is faster {what}"
+        for key, what in (
+            ("speedup", "with the plain loop's dev accuracy"),
+            ("speedup_by_words", "with no more dev word errors than the plain loop"),
+        )
+    ]
+    return f"Ten speakers: {'; '.join(said)}."
+
+
+def _ways(found: Results) -> str:
     rates = found["learning_rates"]
     rows = [
         [
@@ -31,18 +69,7 @@ def adaptation(results: Results) -> str:
         "dev WER %",
         "times faster than plain",
     )
-    return (
-        f"## Adaptation\n\n{found['epochs']} epochs over {found['utterances_a_speaker']:g} utterances a speaker, of "
-        f"{found['minutes_a_speaker']:g} minutes with dev, from a speaker-independent adapter that learned from "
-        f"{found['sat_readers']} readers without joined speech, to a base rounded by 48 utterances; the rest is as in "
-        "the recipe's `adapt`, but for the learning rate of uppermost layers, chosen on other readers (adapt.py has "
-        f"the numbers): both fall by its schedule, `{found['schedule']}`. `plain` is a PEFT loop of "
-        f"{found['threads_of_plain']} threads over all layers and the same batches. Times are of whole commands, "
-        "imports and opening included, of one run each: they have no spread. A way may keep the plain loop's dev "
-        "accuracy, the share of teacher-forced tokens that are right, and make more word errors, or the other way "
-        "round; the goal by words was added when that had been seen. From "
-        "`adapt.py`.\n\n" + table(heads, rows, text_columns=2)
-    )
+    return table(heads, rows, text_columns=2)
 
 
 def step(results: Results) -> str:
