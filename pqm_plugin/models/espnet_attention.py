@@ -72,9 +72,10 @@ def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, positions:
     scale = 1 / math.sqrt(attention.d_k)
     by_distance = _shifted((q + attention.pos_bias_v) * scale, p)
     queries = (q + attention.pos_bias_u).transpose(1, 2)
+    on_cpu = query.device.type == "cpu"
     # Where all is heard a pass over the scores is saved. A GPU would have to be waited for.
-    unheard = None if mask is None or (mask.device.type == "cpu" and bool(mask.all())) else mask[:, None].eq(0)
-    weigh = _weighted if by_distance.requires_grad else _fused
+    unheard = None if mask is None or (on_cpu and bool(mask.all())) else mask[:, None].eq(0)
+    weigh = _weighted if on_cpu and by_distance.requires_grad else _fused
     found = weigh(queries, k, v, by_distance, unheard, scale)
     joined: Tensor = attention.linear_out(found.transpose(1, 2).reshape(query.shape))
     return joined
@@ -88,7 +89,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, unheard: Tensor | None
 
 
 def _weighted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, unheard: Tensor | None, scale: float) -> Tensor:
-    """The same where gradients pass through `bias`, for which the fused one has no gradient and torch is slower."""
+    """The same where gradients pass through `bias`, which on a CPU the fused one has none for, and torch is slower."""
     scores = (q * scale).contiguous() @ k.contiguous().mT + bias
     if unheard is not None:
         scores = scores.masked_fill(unheard, torch.finfo(scores.dtype).min)
