@@ -10,7 +10,7 @@ mean dev accuracy (of teacher-forced tokens) is the plain loop's or better, but 
 `wer` is that of each way's adapters on the dev utterances, decoded; `speedup_by_words` is that of the fastest way with
 no more word errors than the plain loop: both are shown, for they need not agree. Stage 5 with all layers, which
 computes what the plain loop computes, is shown for one reader, and for all where fewer layers lose accuracy. The
-speaker-independent adapter learns from `SAT_READERS` readers alone. About seven minutes on two idle cores.
+speaker-independent adapter learns from `SAT_READERS` readers alone. About nine minutes on two idle cores.
 """
 
 import dataclasses

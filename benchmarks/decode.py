@@ -5,7 +5,7 @@ same weights here, in float32 (`full`) and in 4 bits (`exact`: unpacked once; `s
 a batch, at beam 10 and 1. All take turns in one process, so that what else the machine does meets every one of them.
 Features are part of every time. Ratios are medians over the turns, each against stock in the same turn; `speedup` of a
 beam is that of the float weights in a batch. `limits` says how far the float weights are from what the machine can do.
-About two minutes on two idle cores.
+About four minutes on two idle cores.
 """
 
 import sys
