@@ -19,8 +19,12 @@ OPTIONS = TrainOptions(epochs=2, learning_rate=0.01, batch_frames=250, criterion
 EVERYTHING = replace(
     OPTIONS, schedule="linear", lora_plus=4.0, spec_augment=True, network_dropout=True, criterion="accuracy"
 )
-CLOSE = 1e-4
-"""How far weights, of about 0.3, may be from those of training alone after two epochs."""
+CLOSE = 1e-9
+"""How far weights, of about 0.3, may be from those of training alone after two epochs in float64.
+
+In float32 they are up to 1e-4 apart, which depends on the processor: Adam goes as far along a gradient that is all
+rounding as along any other.
+"""
 WORDS = ["GO ON", "NO", "A CAT", "STOP NOW", "WHO IS IT"]
 
 
@@ -79,6 +83,19 @@ def three(recognizer):
     return [member(recognizer, 1, 5, 2), member(recognizer, 2, 1, 4, 9000), member(recognizer, 3, 6, 1, 12000)]
 
 
+def in_float64(recognizer, members):
+    """The speakers for the same model in float64, where another order of sums leaves nearly no trace."""
+    recognizer.network.double()
+    return [
+        replace(
+            who,
+            train=[replace(each, features=each.features.double()) for each in who.train],
+            dev=[replace(each, features=each.features.double()) for each in who.dev],
+        )
+        for who in members
+    ]
+
+
 def furthest(one, other):
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
@@ -93,18 +110,19 @@ def bits(outcomes):
     ids=["one", "two, linear, lora_plus", "three"],
 )
 def test_adapters_are_those_of_training_alone(recognizer, tmp_path, n, options):
-    room, members = Room(recognizer), three(recognizer)[:n]
+    members = in_float64(recognizer, three(recognizer)[:n])
+    room = Room(recognizer)
 
     together = room.together(members, options, tmp_path / "all")
 
     for who, (result, weights) in zip(members, together, strict=True):
         expected, alone = room.alone(who, options, tmp_path / who.label)
         assert furthest(weights, alone) < CLOSE
-        assert furthest(weights, room.start) > 100 * CLOSE
+        assert furthest(weights, room.start) > 0.01
         assert result.best_epoch == expected.best_epoch
         assert [row.learning_rate for row in result.log] == [row.learning_rate for row in expected.log]
         for row, other in zip(result.log, expected.log, strict=True):
-            assert (row.train_loss, row.dev_loss) == pytest.approx((other.train_loss, other.dev_loss), rel=1e-3)
+            assert (row.train_loss, row.dev_loss) == pytest.approx((other.train_loss, other.dev_loss), rel=CLOSE)
             assert row.dev_accuracy == other.dev_accuracy
 
 
@@ -118,15 +136,15 @@ def test_layers_below_those_that_learn_keep_their_adapter(recognizer, tmp_path):
 
 
 def test_what_one_speaker_says_changes_nothing_of_another(recognizer, tmp_path):
+    [ada, bob, eve] = in_float64(recognizer, three(recognizer))
     room = Room(recognizer)
-    [ada, bob, eve] = three(recognizer)
     loud = replace(bob, train=[replace(each, features=5 * each.features.roll(3, 0)) for each in bob.train])
 
     [first, second, _] = room.together([ada, bob, eve], OPTIONS, tmp_path / "one")
     [again, other, _] = room.together([ada, loud, eve], OPTIONS, tmp_path / "two")
 
     assert furthest(first[1], again[1]) < CLOSE
-    assert furthest(second[1], other[1]) > 10 * CLOSE
+    assert furthest(second[1], other[1]) > 0.001
 
 
 @pytest.mark.slow
