@@ -5,7 +5,7 @@ with other weights, and measures with 1, 10, 100 and 1,000 of them: the memory o
 any one; once with all in memory, where no switch may touch a file, and once within `--memory_mib`, where those longest
 unused are paged out. Then the time of a batch by the number of distinct adapters in it, of an utterance by its length,
 and of some utterances by the beam. `bend` is how far the worst point is from the straight line that fits all points
-best, relative to its own value. What is cheap has more turns than `--repeats`. About two minutes.
+best, relative to its own value. What is cheap has more turns than `--repeats`. About a minute.
 """
 
 import ctypes

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from benchmarks.page_adapting import adaptation, growth, six_epochs, step
+from benchmarks.page_adapting import adaptation, growth, other_runs, step
 from benchmarks.page_decoding import decoding, modes, same_words
 from benchmarks.results import value
 from benchmarks.shown import Results
@@ -46,19 +47,23 @@ FIGURE = "figures/growth.svg"
 BESIDE = {
     "recipe": Path(__file__).resolve().parents[1] / "egs/librispeech/results.json",
     "same_words": Path(__file__).resolve().with_name("same_words.json"),
-    "six_epochs": Path(__file__).resolve().with_name("adapt_six_epochs.json"),
 }
 """What the page shows of other programs' results, where they are there."""
 
 
-def beside(results: Results) -> dict[str, Results]:
-    """Those of `BESIDE` that are there; beside what a GPU did, none: they were computed on a CPU."""
+def beside(results: Results) -> dict[str, Any]:
+    """Those of `BESIDE` that are there, and `adapted`; beside what a GPU did, none: they were computed on a CPU."""
     if "cuda_device" in results["meta"]:
         return {}
-    return {name: read_json(path) for name, path in BESIDE.items() if path.is_file()}
+    return {name: read_json(path) for name, path in BESIDE.items() if path.is_file()} | {"adapted": adapted_by_hand()}
 
 
-def page(results: Results, others: Mapping[str, Results]) -> str:
+def adapted_by_hand() -> list[Results]:
+    """What adapt.py wrote with other epochs and on other machines, by name of file: `adapt_*.json` beside it."""
+    return [read_json(path) for path in sorted(Path(__file__).resolve().parent.glob("adapt_*.json"))]
+
+
+def page(results: Results, others: Mapping[str, Any]) -> str:
     """The whole page.
 
     Args:
@@ -67,7 +72,7 @@ def page(results: Results, others: Mapping[str, Results]) -> str:
     sections = {
         "decode": [lambda: decoding(results), lambda: same_words(others.get("same_words"))],
         "modes": [lambda: modes(results, others.get("recipe"))],
-        "adapt": [lambda: adaptation(results), lambda: six_epochs(others.get("six_epochs"))],
+        "adapt": [lambda: adaptation(results), lambda: other_runs(others.get("adapted", ()))],
         "step": [lambda: step(results)],
         "growth": [lambda: growth(results, FIGURE)],
     }

@@ -1,5 +1,7 @@
 """The page of benchmarks: adaptation, what a fuller batch could bring, and growth."""
 
+from collections.abc import Sequence
+
 from benchmarks.shown import Results, mappings, spread_of
 from pqm_plugin.report.markdown import NOTHING, table
 
@@ -10,7 +12,7 @@ def adaptation(results: Results) -> str:
     return (
         f"## Adaptation\n\n{found['epochs']} epochs over {found['utterances_a_speaker']:g} utterances a speaker, of "
         f"{found['minutes_a_speaker']:g} minutes with dev, from a speaker-independent adapter that learned from "
-        f"{found['sat_readers']} readers without joined speech, to a base rounded by 48 utterances; the rest is as in "
+        f"{found['sat_readers']} readers without joined speech, to a base rounded by few utterances; the rest is as in "
         "the recipe's `adapt`, but for the learning rate of uppermost layers, chosen on other readers (adapt.py has "
         f"the numbers): both fall by its schedule, `{found['schedule']}`. `plain` is a PEFT loop of "
         f"{found['threads_of_plain']} threads over all layers and the same batches. Times are of whole commands, "
@@ -20,20 +22,26 @@ def adaptation(results: Results) -> str:
     )
 
 
-def six_epochs(found: Results | None) -> str:
-    """The same with as many epochs as the recipe has, which takes too long for `make bench`."""
-    if found is None:
+def other_runs(runs: Sequence[Results]) -> str:
+    """The same with other epochs or on other machines, which are no part of `make bench`."""
+    if not runs:
         return ""
-    meta, adapt, ten = found["meta"], found["adapt"], found["adapt"]["speakers10"]
+    parts = []
+    for found in runs:
+        meta, adapt = found["meta"], found["adapt"]
+        about = f"By `{meta['command']}` at commit `{meta['commit']}`, {meta['date']}"
+        parts.append(f"{in_words(found)} {about}.\n\n{_ways(adapt)}")
     return (
-        f"### With the recipe's {adapt['epochs']} epochs\n\n"
-        "What lower layers give is computed in the first alone, and imports are a smaller part. By "
-        f"`{meta['command']}` at commit `{meta['commit']}`, {meta['date']}, on {meta['hardware']}. {_kept(ten)}\n\n"
-        + _ways(adapt)
+        "### Other epochs, other machines\n\nWhat lower layers give is computed in the first epoch alone, and imports "
+        "are a smaller part the more epochs there are. Stage 5 has a process on each core, the plain loop one on all: "
+        "where two cores are threads of one, so that two processes do little more than one, stage 5 gains less.\n\n"
+        + "\n".join(parts)
     )
 
 
-def _kept(ten: Results) -> str:
+def in_words(found: Results) -> str:
+    """What a run of adapt.py found of ten speakers, in a sentence."""
+    ten = found["adapt"]["speakers10"]
     said = [
         f"{ten[key]:g} times faster {what}" if ten[key] else f"no way is faster {what}"
         for key, what in (
@@ -41,7 +49,7 @@ def _kept(ten: Results) -> str:
             ("speedup_by_words", "with no more dev word errors than the plain loop"),
         )
     ]
-    return f"Ten speakers: {'; '.join(said)}."
+    return f"{found['adapt']['epochs']} epochs on {found['meta']['hardware']}: {'; '.join(said)}."
 
 
 def _ways(found: Results) -> str:

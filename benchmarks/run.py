@@ -1,10 +1,10 @@
 """All benchmarks one after the other, and the page that shows them: what `make bench` runs.
 
 `python benchmarks/run.py` runs decode.py, modes.py, adapt.py, step.py and growth.py, each in a process of its own, and
-writes results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. About 18 minutes on two cores that
+writes results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. About 15 minutes on two cores that
 do nothing else; where something else runs, it says so. A script that has ended is not run again while code, options and
-machine are the same: a run that was cut off goes on. same_words.py and `adapt.py --epochs 6`, which the page shows, and
-speakers.py, which docs/cluster.md quotes, take longer and are run by hand.
+machine are the same: a run that was cut off goes on. same_words.py and adapt.py with other options, whose results the
+page shows too (`adapt_*.json`), and speakers.py, which docs/cluster.md quotes, are run by hand.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.processes import share_cores, start_log
-from pqm_plugin.stages import STAGES, run_alone
+from pqm_plugin.stages import STAGES, run_stage
 from pqm_plugin.stages.recipe import BACKENDS, DECODING_MODES, Recipe, options
 
 _FROM_ONE = ("nj", "inference_nj", "n_threads", "speakers_per_job", "speakers_per_batch")
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.stage == "validate":
             return _validate(parsed.folder)
         recipe = _recipe(parsed)
-        run_alone(parsed.stage, recipe)
+        run_stage(parsed.stage, recipe, alone=True)
     except PqmError as error:
         print(f"pqm {parsed.stage}: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.page import GOALS, unmet
+from benchmarks.page import GOALS, adapted_by_hand, unmet
+from benchmarks.page_adapting import in_words
 from benchmarks.results import value
 from pqm_plugin.files import read_json, write_text
 from pqm_plugin.report.labels import label_line
@@ -50,26 +51,12 @@ def speed() -> str:
     found = table(("what", "measured"), [[what, f"{value(results, key):g}"] for key, what, *_ in GOALS])
     missed = unmet(results)
     goals = f"Missed goals: {'; '.join(missed)}." if missed else "All goals are met."
-    return f"{found}\n{goals} {_adapted(results['adapt']['speakers10'])}{_six_epochs()}{_on_a_gpu()}"
+    return f"{found}\n{goals} {_adapted(results['adapt']['speakers10'])}{_other_runs()}{_on_a_gpu()}"
 
 
-def _six_epochs() -> str:
-    path = ROOT / "benchmarks/adapt_six_epochs.json"
-    if not path.is_file():
-        return ""
-    found = read_json(path)["adapt"]
-    ten = found["speakers10"]
-    ways = [f"{_layers(name)} {way['speedup']:g} times as fast{_beside(way)}" for name, way in _ways(ten).items()]
-    said = "; ".join([*ways, f"the plain loop{_beside(ten['plain'])}"])
-    return f" With the recipe's {found['epochs']} epochs, by hand: {said}."
-
-
-def _ways(ten: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: way for name, way in ten.items() if isinstance(way, Mapping) and name != "plain"}
-
-
-def _beside(way: Mapping[str, Any]) -> str:
-    return f" (dev accuracy {way['dev_accuracy']:.4f}, dev WER {100 * way['wer']:.2f} %)"
+def _other_runs() -> str:
+    said = " ".join(map(in_words, adapted_by_hand()))
+    return f"\n\nTen speakers by other runs of adapt.py: {said}" if said else ""
 
 
 def _on_a_gpu() -> str:

@@ -1,7 +1,6 @@
 """The eight stages of a recipe, each a function of a `Recipe`; the shell calls nothing else."""
 
 import contextlib
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -17,28 +16,22 @@ STUDIES = ("sensitivity", "study")
 _WITH_JOBS = ("adapt", "decode", "study")
 
 
-def run_stage(name: str, recipe: Recipe) -> None:
-    """Run one stage by name; its module is imported only now, so that `--help` is quick."""
+def run_stage(name: str, recipe: Recipe, *, alone: bool = False) -> None:
+    """Run one stage by name; its module is imported only now, so that `--help` is quick.
+
+    Args:
+        alone: it is the only stage of this process: its workers import what this one needs, which saves them seconds.
+    """
     if name not in (*STAGES, *STUDIES):
         raise ValueError(f"stage {name!r}: use one of {', '.join((*STAGES, *STUDIES))}")
-    _expect_jobs(name, recipe, EVERYTHING)
+    if name in _WITH_JOBS and recipe.cmd_backend == "local":
+        # What workers are forked from imports while this process does, unless it runs since an earlier stage.
+        expect_workers(preloaded(name, recipe) if alone else EVERYTHING)
     module = import_module(f"pqm_plugin.stages.{name}")
     with refusal_as_error(recipe.expdir):
         # A study only adds a file of its own, and may run beside the stages.
         with contextlib.nullcontext() if name in STUDIES else exclusive(_lock(name, recipe)):
             module.run(recipe)
-
-
-def run_alone(name: str, recipe: Recipe) -> None:
-    """Run the only stage of this process: its workers import what this one needs, which saves them seconds."""
-    _expect_jobs(name, recipe, preloaded(name, recipe))
-    run_stage(name, recipe)
-
-
-def _expect_jobs(name: str, recipe: Recipe, preload: Sequence[str]) -> None:
-    """Start what workers of the stage are forked from, if it has any here and it does not run yet."""
-    if name in _WITH_JOBS and recipe.cmd_backend == "local":
-        expect_workers(preload)
 
 
 def _lock(name: str, recipe: Recipe) -> Path:

@@ -170,7 +170,7 @@ RECIPE = {
 def others() -> dict[str, Any]:
     """Return what the page shows beside, which a test may change."""
     six_epochs = {"meta": SAME_WORDS["meta"], "adapt": RESULTS["adapt"] | {"epochs": 6}}
-    return copy.deepcopy({"same_words": SAME_WORDS, "recipe": RECIPE, "six_epochs": six_epochs})
+    return copy.deepcopy({"same_words": SAME_WORDS, "recipe": RECIPE, "adapted": [six_epochs]})
 
 
 @pytest.fixture
