@@ -9,8 +9,9 @@ that what else the machine does meets both; what it takes beside its speakers is
 fastest way whose mean dev accuracy (of teacher-forced tokens) is the plain loop's or better, but for `ACCURACY_SLACK`;
 `way` names it. `wer` is that of each way's adapters on the dev utterances, decoded; `speedup_by_words` is that of the
 fastest way with no more word errors than the plain loop: both are shown, for they need not agree. Stage 5 with all
-layers, which computes what the plain loop computes, follows where fewer layers lose accuracy. The speaker-independent
-adapter learns from `SAT_READERS` readers alone. About nine minutes on two idle cores, three more with all layers.
+layers, which computes what the plain loop computes but for the order of sums and the elements that dropout draws,
+follows where fewer layers lose accuracy, or with `--all_layers 1`. The speaker-independent adapter learns from
+`SAT_READERS` readers alone. Eight to twelve minutes on two idle cores, some three more with all layers.
 """
 
 import dataclasses
@@ -75,7 +76,8 @@ def main() -> None:
         __doc__,
         speakers=(10, 2, "readers"),
         epochs=(load_config(CONFIG).adapt.epochs, 1, "epochs of every speaker, none is left out"),
-        top_layers=(4, 4, "layers that learn in the second way"),
+        top_layers=(4, 4, "uppermost layers that learn"),
+        all_layers=(0, 0, "1 for stage 5 with all layers in any case"),
     )
     wanted = parse(options)
     logging.disable(logging.INFO)
@@ -85,7 +87,7 @@ def main() -> None:
         settings.write_text(changed({**FOR_TIME, "adapt": {"epochs": wanted.epochs}}))
         recipe = prepare(Path(scratch), wanted.speech, wanted.model, settings, wanted.device)
         recipe = dataclasses.replace(recipe, speakers=tuple(readers(wanted.speech, wanted.speakers)))
-        measured = measure(recipe, wanted.top_layers)
+        measured = measure(recipe, wanted.top_layers, all_layers=bool(wanted.all_layers))
     write(wanted, about, adapt=measured)
 
 
@@ -128,7 +130,7 @@ def smaller(corpus: Path, target_set: str, out: Path) -> Path:
     return out
 
 
-def measure(recipe: Recipe, top_layers: int) -> dict[str, Any]:
+def measure(recipe: Recipe, top_layers: int, *, all_layers: bool = False) -> dict[str, Any]:
     """Seconds and dev accuracy of each way, and how many times faster than the plain loop each is."""
     top, every = f"top_{top_layers}_layers", "all_layers"
     adapt = recipe.config.adapt
@@ -140,11 +142,12 @@ def measure(recipe: Recipe, top_layers: int) -> dict[str, Any]:
     earlier = PlainRun.of(recipe, recipe.speakers[:half], plain_dir)
     runs: dict[tuple[str, ...], dict[str, Run]] = {recipe.speakers: {top: stage_5(uppermost)}}
     wers = {top: wer(uppermost)}
-    alone = dataclasses.replace(uppermost, speakers=recipe.speakers[:1], nj=1)
-    runs.setdefault(alone.speakers, {})[top] = stage_5(alone)
+    if len(recipe.speakers) > 1:
+        alone = dataclasses.replace(uppermost, speakers=recipe.speakers[:1], nj=1)
+        runs[alone.speakers] = {top: stage_5(alone)}
     loop = earlier.and_also(PlainRun.of(recipe, recipe.speakers[half:], plain_dir))
     wers["plain"] = wer_with(recipe, plain_dir)
-    if not summary(runs[recipe.speakers], loop, recipe.speakers)["way"]:
+    if all_layers or not summary(runs[recipe.speakers], loop, recipe.speakers)["way"]:
         runs[recipe.speakers][every] = stage_5(recipe)
         wers[every] = wer(recipe)
     found = {f"speakers{len(some)}": summary(ways, loop, some) for some, ways in runs.items()}
@@ -157,6 +160,7 @@ def measure(recipe: Recipe, top_layers: int) -> dict[str, Any]:
         "utterances_a_speaker": statistics.mean(heard),
         "minutes_a_speaker": MINUTES,
         "sat_readers": SAT_READERS,
+        "calibrated_by": FOR_TIME["quantize"]["calibrate"],
         "learning_rates": {"all": adapt.learning_rate, "top": TOP_RATE},
         "schedule": adapt.schedule,
     }
@@ -179,10 +183,10 @@ def chosen(ways: Mapping[str, Any]) -> dict[str, Any]:
     return {"speedup": speedup, "way": best, **ways}
 
 
-def by_words(ways: Mapping[str, Any], wers: Mapping[str, float]) -> dict[str, Any]:
+def by_words(ways: Mapping[str, Any], wers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """The ways with their dev WER, and the speed-up of the fastest that makes no more errors; 0 where all do."""
-    rated = {name: way | {"wer": wers[name]} if name in wers else way for name, way in ways.items()}
-    fair = [name for name in wers if name != "plain" and wers[name] <= wers["plain"]]
+    rated = {name: way | wers[name] if name in wers else way for name, way in ways.items()}
+    fair = [name for name in wers if name != "plain" and wers[name]["errors"] <= wers["plain"]["errors"]]
     best, speedup = _fastest(ways, fair)
     return {"speedup_by_words": speedup, "way_by_words": best, **rated}
 
@@ -249,8 +253,8 @@ def _word(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def wer(recipe: Recipe) -> float:
-    """Of the readers' dev utterances, with the adapters that are there now."""
+def wer(recipe: Recipe) -> dict[str, float]:
+    """Of all dev utterances of the readers, with the adapters that are there now: the rate, and errors of words."""
     recipe = dataclasses.replace(recipe, split="dev")
     run_stage("decode", recipe)
     folder = recipe.decode_dir(recipe.systems[0], recipe.decoded(recipe.target_set, recipe.split))
@@ -258,10 +262,11 @@ def wer(recipe: Recipe) -> float:
         [line.rpartition("(")[0].strip() for line in (folder / name).read_text(encoding="utf-8").splitlines()]
         for name in ("ref.trn", "hyp.trn")
     )
-    return round(total(counts_of(references, hypotheses), "utterances").rate, 4)
+    counts = total(counts_of(references, hypotheses), "utterances")
+    return {"wer": round(counts.rate, 4), "errors": counts.errors, "words": counts.words}
 
 
-def wer_with(recipe: Recipe, adapters: Path) -> float:
+def wer_with(recipe: Recipe, adapters: Path) -> dict[str, float]:
     """The same, with adapters of another folder."""
     root = recipe.packed_dir / "speakers"
     shutil.rmtree(root, ignore_errors=True)

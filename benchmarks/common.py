@@ -99,7 +99,7 @@ def meta(seed: int, n_threads: int, device: str = "cpu") -> dict[str, Any]:
     command = shlex.join(["python", _shown(str(Path(sys.argv[0]).resolve())), *map(_shown, sys.argv[1:])])
     threads = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
     memory = {"memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
-    about = circumstances(command, seed, threads) | memory | {"kernel": platform.release()}
+    about = circumstances(command, seed, threads, ["benchmarks/*.py"]) | memory | {"kernel": platform.release()}
     gpu = {"cuda_device": torch.cuda.get_device_name()} if device == "cuda" else {}
     busy = {"load_average": [round(load, 2) for load in os.getloadavg()], "others_running": others_running()}
     return about | gpu | {"threads": n_threads} | busy
@@ -131,8 +131,9 @@ def _shown(argument: str) -> str:
 def write(wanted: argparse.Namespace, about: Mapping[str, Any], **found: Any) -> None:
     """Write a benchmark's file, and print what it found."""
     after = {"load_average_after": [round(load, 2) for load in os.getloadavg()]}
+    turns = {"turns": wanted.repeats} if hasattr(wanted, "repeats") else {}
     limits = ceilings(wanted.device)
-    write_json(wanted.out, {"meta": {**about, **after, "quick": wanted.quick}, "ceilings": limits, **found})
+    write_json(wanted.out, {"meta": {**about, **after, **turns, "quick": wanted.quick}, "ceilings": limits, **found})
     print(json.dumps(found, indent=2))
 
 

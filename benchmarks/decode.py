@@ -4,8 +4,10 @@
 same weights here, in float32 (`full`) and in 4 bits (`exact`: unpacked once; `small`: at every use), one by one and in
 a batch, at beam 10 and 1. All take turns in one process, so that what else the machine does meets every one of them.
 Features are part of every time. Ratios are medians over the turns, each against stock in the same turn; `speedup` of a
-beam is that of the float weights in a batch. `limits` says how far the float weights are from what the machine can do.
-About four minutes on two idle cores.
+beam is that of the float weights in a batch. `processes` has stock and the float weights in as many processes of one
+thread as there are threads, each with its share of the utterances: stock gains more by them than by threads. `limits`
+says how far the float weights are from what the machine can do. Threads wait for work as OpenMP lets them by default,
+which is how stock's users have it. Two to four minutes on two idle cores.
 """
 
 import sys
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.by_process import Processes
 from benchmarks.common import longest_first, meta, middling, parse, parser, ratios, readers_clips, spread, turns, write
 from benchmarks.limits import limits
 from benchmarks.openers import best_of, opened, stock
@@ -31,6 +34,8 @@ Decoder = Callable[[], list[tuple[str, float]]]
 """Gives words and scores of all clips."""
 BEAMS = (10, 1)
 WEIGHTS = ("full", "exact", "small")
+BY_PROCESS = "_processes"
+"""How the names of systems end that decode in as many processes of one thread as the others have threads."""
 SAME_WORDS = {"small": "exact", "stock": "full"}
 """What computes on the same numbers, so that its words must be the same."""
 
@@ -48,14 +53,21 @@ def main() -> None:
     torch.set_num_threads(wanted.threads)
     about = meta(0, wanted.threads, wanted.device)
     clips = longest_first(readers_clips(wanted.speech, wanted.utterances, middling))
+    audio = [clip.samples for clip in clips]
+    searches = {beam: SearchOptions(beam_size=beam, batch_size=wanted.batch_size) for beam in BEAMS}
+    # Workers for one GPU would wait for each other.
+    workers = Processes(wanted.threads, wanted.model, searches, wanted.device) if wanted.device == "cpu" else None
     length_s = sum(clip.seconds for clip in clips)
     found: dict[str, Any] = {"utterances": len(clips), "audio_s": round(length_s, 1), "batch_size": wanted.batch_size}
-    for beam in BEAMS:
-        search = SearchOptions(beam_size=beam, batch_size=wanted.batch_size)
+    for beam, search in searches.items():
         theirs = stock(wanted.model, search, wanted.device)
         ours = {weights: opened(wanted.model, search, wanted.device, weights) for weights in WEIGHTS}
-        audio = [clip.samples for clip in clips]
         systems = decoders(theirs, ours, audio, wanted.batch_size)
+        if workers is not None:
+            systems |= {
+                f"{name}{BY_PROCESS}": partial(workers.best, name, beam, audio, wanted.batch_size)
+                for name in ("stock", "full")
+            }
         best = {name: decoder() for name, decoder in systems.items()}  # also warms up
         check_words(best)
         in_float64 = best_of(stock(wanted.model, search, wanted.device, "float64"), audio, 1)
@@ -63,6 +75,8 @@ def main() -> None:
             "limits": limits(ours["full"], audio, sorted({1, wanted.batch_size}), wanted.device),
             "scores": scores(best["full_batch1"], best["stock"], in_float64),
         }
+    if workers is not None:
+        workers.close()
     write(wanted, about, decode=found)
 
 
@@ -116,8 +130,13 @@ def compare(systems: Mapping[str, Decoder], length_s: float, repeats: int, devic
         found[name] = {"s": spread(runs), "rtf": spread([run / length_s for run in runs])}
         if name != "stock":
             found[name]["speedup"] = spread(ratios(took["stock"], runs), 2)
-    largest = max((name for name in found if name.startswith("full")), key=lambda name: int(name.partition("batch")[2]))
-    return {"speedup": found[largest]["speedup"]["median"], "same_words": True, **found}
+    in_batches = [name for name in found if name.startswith("full_batch")]
+    largest = max(in_batches, key=lambda name: int(name.partition("batch")[2]))
+    ways = {"speedup": found[largest]["speedup"]["median"], "same_words": True, **found}
+    if f"stock{BY_PROCESS}" in took:
+        gains = ratios(took[f"stock{BY_PROCESS}"], took[f"full{BY_PROCESS}"])
+        ways["processes"] = {"speedup": spread(gains, 2)}
+    return ways
 
 
 def same(words: Mapping[str, list[str]], name: str) -> bool:

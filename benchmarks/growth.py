@@ -5,7 +5,7 @@ with other weights, and measures with 1, 10, 100 and 1,000 of them: the memory o
 any one; once with all in memory, where no switch may touch a file, and once within `--memory_mib`, where those longest
 unused are paged out. Then the time of a batch by the number of distinct adapters in it, of an utterance by its length,
 and of some utterances by the beam. `bend` is how far the worst point is from the straight line that fits all points
-best, relative to its own value. What is cheap has more turns than `--repeats`. About a minute.
+best, relative to its own value. What is cheap has more turns than `--repeats`. One or two minutes.
 """
 
 import ctypes
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # what every process of a recipe has, see pqm_plugin/processes.py
 
 import torch
 from safetensors.torch import load_file, save_file

@@ -9,7 +9,7 @@ out; what only one needs, unpacked layers, counts. Linux. On a CUDA device the p
 
 All modes are opened as stage 6 opens them. `wer` is of more speech: the last utterances of each reader, which are among
 those that the recipe tests on, decoded by every mode in batches, by stock one by one. 4 bits are by rounding to the
-nearest level, without the recipe's calibration. `bfloat16` says what `fast` can gain by the processor. About three
+nearest level, without the recipe's calibration. `bfloat16` says what `fast` can gain by the processor. Two to three
 minutes on two idle cores.
 """
 

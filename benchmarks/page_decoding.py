@@ -1,6 +1,6 @@
 """The page of benchmarks: decoding and modes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.shown import Results, mappings, spread_of
@@ -52,7 +52,11 @@ def _limits(beams: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     return (
         "\nFloat weights, by utterances in a batch, beside what the machine can do in the same minute. Features are "
-        "computed before the encoder, within the time.\n\n" + table(("beam", "batch", *columns.values()), rows)
+        "computed before the encoder, within the time.\n\n"
+        + table(("beam", "batch", *columns.values()), rows)
+        + "\nThe encoder's loss against products alone is in attention, convolutions over time, and whatever is done "
+        "element by element. A step of the search is many small operations, CTC's among them, each with its own start: "
+        "they, not reading, take its time; for many rows the last column leaves out what these read beside weights.\n"
     )
 
 
@@ -69,13 +73,33 @@ def _scores(beams: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _speedups(beams: Mapping[str, Mapping[str, Any]]) -> str:
     """Times faster than stock by beam and batch size, in a line a beam."""
-    ways = [name for name, one in mappings(next(iter(beams.values()))).items() if "speedup" in one]
+    ways = [name for name, one in mappings(next(iter(beams.values()))).items() if "speedup" in one and "_batch" in name]
     heads = []
     for way in ways:
         kind, size = way.split("_batch")
         heads.append(f"{_WEIGHTS[kind]}, " + ("one at a time" if size == "1" else f"batches of {size}"))
     rows = [[beam[4:], *(f"{found[way]['speedup']['median']:.2f}" for way in ways)] for beam, found in beams.items()]
-    return "Times faster than stock, which decodes one utterance at a time:\n\n" + table(("beam", *heads), rows)
+    return (
+        "Times faster than stock, which decodes one utterance at a time:\n\n"
+        + table(("beam", *heads), rows)
+        + _by_process(beams)
+    )
+
+
+def _by_process(beams: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same where each core has a process of its own; empty where that was not measured."""
+    said = [
+        f"{spread_of(found['processes']['speedup'], 2)} at beam {beam[4:]}, where stock is "
+        f"{found['stock_processes']['speedup']['median']:.2f} times as fast as with threads"
+        for beam, found in beams.items()
+        if "processes" in found
+    ]
+    if not said:
+        return ""
+    return (
+        "\nIn processes of one thread each, stock and float weights alike (`..._processes`), as recipes run them with "
+        f"`--nj`, the float weights in batches are times faster than stock: {'; '.join(said)}.\n"
+    )
 
 
 def same_words(found: Results | None) -> str:
@@ -83,13 +107,14 @@ def same_words(found: Results | None) -> str:
     if found is None:
         return ""
     meta = found["meta"]
-    lines, rows = [], []
+    lines, rows, nearer = [], [], ""
     for name, one in found["beams"].items():
         beam = name.removeprefix("beam")
         lines.append(
             f"* beam {beam}: {one['same_words']} of {one['utterances']} utterances have stock's words; where they do, "
             f"scores are apart by {one['largest_difference']:.1e} at most\n"
         )
+        nearer += _nearer(beam, one["cases"])
         rows += [
             [
                 beam,
@@ -101,7 +126,7 @@ def same_words(found: Results | None) -> str:
         ]
     cases = (
         f"\nOther words, or scores apart by more than {found['tolerance']:g}, with the score that stock gives in "
-        "float64:\n\n"
+        f"float64.{nearer}\n\n"
         + table(("beam", "utterance", "words", "score here", "stock's", "stock's in float64"), rows, text_columns=3)
         if rows
         else f"\nNo words differ, and no score by more than {found['tolerance']:g}.\n"
@@ -111,6 +136,21 @@ def same_words(found: Results | None) -> str:
         f"### The same words\n\nAll test utterances of {found['readers']} readers, float weights here in batches "
         f"beside stock ESPnet, by `{meta['command']}` at commit `{meta['commit']}`, {meta['date']}, on "
         f"{meta['hardware']}.{quick}\n\n" + "".join(lines) + cases
+    )
+
+
+def _nearer(beam: str, cases: Sequence[Results]) -> str:
+    """What lies behind scores that differ where words do not."""
+    alike = [case for case in cases if case["same_words"]]
+    if not alike:
+        return ""
+    ours, theirs = ([abs(case[name] - case["stock_float64"]) for case in alike] for name in ("ours", "stock"))
+    won = sum(one < other for one, other in zip(ours, theirs, strict=True))
+    apart = max(abs(case["ours"] - case["stock"]) / abs(case["stock"]) for case in alike)
+    return (
+        f" Beam {beam}: where words are the same, ours is the nearer to float64 in {won} of {len(alike)}, stock's own "
+        f"float32 is up to {max(theirs):.1e} away from it, ours {max(ours):.1e}: both are sums of float32, in another "
+        f"order, {apart:.1e} of the score apart at most."
     )
 
 
@@ -153,7 +193,7 @@ def modes(results: Results, recipe: Results | None) -> str:
         + table(heads, rows)
         + "\n"
         + _of_recipe(recipe)
-        + _fast(found)
+        + _fast(results)
     )
 
 
@@ -176,8 +216,9 @@ def _of_recipe(recipe: Results | None) -> str:
     )
 
 
-def _fast(found: Results) -> str:
+def _fast(results: Results) -> str:
     """What `fast` is for, as far as these numbers go."""
+    found = results["modes"]
     half = found["bfloat16"]
     rows, columns = half["layer"]
     gains = " and ".join(f"{one['median']:.2f} times as fast for {n} rows" for n, one in half["by_rows"].items())
@@ -185,8 +226,10 @@ def _fast(found: Results) -> str:
     verdict = (
         f"`fast` decodes {faster:.2f} times as fast as `full`."
         if faster >= 1
-        else f"`fast` decodes {faster:.2f} times as fast as `full`, which is slower: it is for wider models."
+        else f"`fast` decodes {faster:.2f} times as fast as `full`, which is slower: it gains nothing in this model."
     )
+    if "cuda_device" in results["meta"]:
+        return f"\n`fast` keeps weights in bfloat16, half of float32's bytes, and multiplies in it. {verdict}\n"
     instructions = "them" if half["supported"] else "none that torch knows of"
     return (
         "\n`fast` keeps weights in bfloat16, half of float32's bytes, and multiplies in it, which needs a processor "

@@ -1,15 +1,15 @@
 """All benchmarks one after the other, and the page that shows them: what `make bench` runs.
 
 `python benchmarks/run.py` runs decode.py, modes.py, adapt.py, step.py and growth.py, each in a process of its own, and
-writes results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. About 15 minutes on two cores that
-do nothing else; where something else runs, it says so. A script that has ended is not run again while code, options and
-machine are the same: a run that was cut off goes on. same_words.py and adapt.py with other options, whose results the
-page shows too (`adapt_*.json`), and speakers.py, which docs/cluster.md quotes, are run by hand.
+writes results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. A quarter of an hour on two cores
+that do nothing else, slower ones about twenty minutes; where something else runs, it says so. A script that has ended
+is not run again while code, commit, options and machine are the same: a run that was cut off goes on. same_words.py and
+speakers.py, which docs/cluster.md quotes, are run by hand. Beside them the page shows what adapt.py found with other
+options, on other machines or at earlier commits, `adapt_*.json`.
 """
 
 import argparse
 import hashlib
-import os
 import platform
 import subprocess
 import sys
@@ -26,7 +26,7 @@ from benchmarks.page import FIGURE, beside, page
 from benchmarks.results import merged, missing
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
-from pqm_plugin.processes import SHORT_SPIN, n_cores
+from pqm_plugin.processes import n_cores
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("decode", "modes", "adapt", "step", "growth")
@@ -103,9 +103,7 @@ def part(name: str, path: Path, options: Sequence[str], commit: str) -> dict[str
     log = path.with_suffix(".log")
     command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(scratch), *options]
     with log.open("w", encoding="utf-8") as lines:
-        status = subprocess.run(
-            command, stdout=lines, stderr=subprocess.STDOUT, env=os.environ | SHORT_SPIN, check=False
-        ).returncode
+        status = subprocess.run(command, stdout=lines, stderr=subprocess.STDOUT, check=False).returncode
     if status:
         raise PqmError(f"{name}.py ended with status {status}: see {log}")
     found: dict[str, Any] = read_json(scratch)

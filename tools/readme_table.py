@@ -3,15 +3,13 @@
 
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.page import GOALS, adapted_by_hand, unmet
+from benchmarks.page import GOALS, measured, unmet
 from benchmarks.page_adapting import in_words
-from benchmarks.results import value
+from benchmarks.shown import Results
 from pqm_plugin.files import read_json, write_text
 from pqm_plugin.report.labels import label_line
 from pqm_plugin.report.markdown import table
@@ -48,15 +46,16 @@ def systems() -> str:
 def speed() -> str:
     """The ratios of `make bench` that its page has goals for, which goals are missed, and how speakers were adapted."""
     results = read_json(ROOT / "benchmarks/results.json")
-    found = table(("what", "measured"), [[what, f"{value(results, key):g}"] for key, what, *_ in GOALS])
+    found = table(("what", "measured"), [[what, measured(results, key)] for key, what, *_ in GOALS])
     missed = unmet(results)
     goals = f"Missed goals: {'; '.join(missed)}." if missed else "All goals are met."
-    return f"{found}\n{goals} {_adapted(results['adapt']['speakers10'])}{_other_runs()}{_on_a_gpu()}"
+    return f"{found}\n{goals} Ten speakers, {in_words(results)}{_by_process(results['decode'])}{_on_a_gpu()}"
 
 
-def _other_runs() -> str:
-    said = " ".join(map(in_words, adapted_by_hand()))
-    return f"\n\nTen speakers by other runs of adapt.py: {said}" if said else ""
+def _by_process(found: Results) -> str:
+    beams = {beam: found[f"beam{beam}"].get("processes") for beam in (10, 1)}
+    said = [f"{one['speedup']['median']:g} at beam {beam}" for beam, one in beams.items() if one]
+    return f" With a process on each core, stock's too, decoding is faster by {' and '.join(said)}." if said else ""
 
 
 def _on_a_gpu() -> str:
@@ -67,28 +66,13 @@ def _on_a_gpu() -> str:
     ten, one = (results["decode"][f"beam{beam}"]["speedup"] for beam in (10, 1))
     return (
         f"\n\nOn one {results['meta']['cuda_device']} ([its page](benchmarks/cuda/RESULTS.md)): beam 10 {ten:g} and "
-        f"beam 1 {one:g} times faster than stock ESPnet on the same GPU."
+        f"beam 1 {one:g} times faster than stock ESPnet on the same GPU{_left_out(results)}."
     )
 
 
-def _adapted(ways: Mapping[str, Any]) -> str:
-    """Which way of adapting ten speakers each of the two goals was measured on."""
-    plain = ways["plain"]
-    kept = [
-        (_layers(ways[key]), f"{what} ({shown(ways[ways[key]])} for {shown(plain)})")
-        for key, what, shown in (
-            ("way", "keep the plain loop's teacher-forced dev accuracy", lambda way: f"{way['dev_accuracy']:.4f}"),
-            ("way_by_words", "make no more dev word errors than it", lambda way: f"{100 * way['wer']:.2f} %"),
-        )
-        if ways[key]
-    ]
-    if not kept:
-        return "No way of adapting ten speakers loses nothing."
-    return "Of the ways to adapt ten speakers, " + "; ".join(f"{layers} {what}" for layers, what in kept) + "."
-
-
-def _layers(way: str) -> str:
-    return f"the {way.split('_')[1]} uppermost layers" if way.startswith("top_") else "all layers"
+def _left_out(results: Results) -> str:
+    skipped = results["meta"].get("skipped", ())
+    return f"; {' and '.join(f'{name}.py' for name in skipped)} was not run there" if skipped else ""
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ def pick_mode(n_weights: int, free_bytes: int, *, bfloat16: bool) -> Picked:
     What they cost, in the order in which they are tried; `benchmarks/RESULTS.md` has what was measured on a CPU:
 
     * `exact`: 4 bytes a weight. Its words are the reference.
-    * `fast`: 2 bytes a weight. It gains in wide layers alone, on a CPU with bfloat16 instructions too, and it rounds
-      every product, so that words may differ: it never comes before `exact`.
-    * `small`: half a byte a weight, and more than half as much time again as `exact`, for every use of a weight
-      unpacks it; the words of `exact`, but for the order of sums on a GPU.
+    * `fast`: 2 bytes a weight. Its products are faster on a CPU with bfloat16 instructions, decoding a small model is
+      not, and it rounds every product, so that words may differ: it never comes before `exact`.
+    * `small`: half a byte a weight, and about half as much time again as `exact`, for every use of a weight unpacks
+      it; the words of `exact`, but for the order of sums on a GPU.
 
     Args:
         free_bytes: 0 where nobody knows; it is then `exact`.

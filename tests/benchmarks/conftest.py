@@ -102,6 +102,7 @@ RESULTS = {
         "utterances_a_speaker": 32,
         "minutes_a_speaker": 2.5,
         "sat_readers": 6,
+        "calibrated_by": 48,
         "speakers10": {
             "speedup": 3.5,
             "way": "all_layers",

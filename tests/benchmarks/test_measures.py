@@ -11,6 +11,7 @@ import torch
 from benchmarks.adapt import by_words, changed, chosen
 from benchmarks.bfloat16 import bfloat16
 from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns
+from benchmarks.decode import check_words
 from benchmarks.growth import bend, by_adapters, make_adapters
 from benchmarks.limits import watched
 from benchmarks.mixing import epoch, mixed
@@ -62,12 +63,26 @@ def test_by_words_the_speed_up_is_that_of_the_fastest_way_with_no_more_errors():
         "unrated": {"speedup": 9},
     }
 
-    found = by_words(ways, {"plain": 0.125, "all_layers": 0.125, "top_1_layers": 0.13})
-    none = by_words(ways, {"plain": 0.125, "top_1_layers": 0.13})
+    rated = {name: {"wer": n / 100, "errors": n, "words": 100} for name, n in (("few", 12), ("more", 13))}
+
+    found = by_words(ways, {"plain": rated["few"], "all_layers": rated["few"], "top_1_layers": rated["more"]})
+    none = by_words(ways, {"plain": rated["few"], "top_1_layers": rated["more"]})
 
     assert (found["speedup_by_words"], found["way_by_words"]) == (2.0, "all_layers")
-    assert found["top_1_layers"] == {"speedup": 6.0, "wer": 0.13}
+    assert found["top_1_layers"] == {"speedup": 6.0, "wer": 0.13, "errors": 13, "words": 100}
     assert (none["speedup_by_words"], none["way_by_words"]) == (0.0, "")
+
+
+def test_times_are_not_compared_where_other_words_are_found():
+    words = {"full_batch1": [("a cat", -1.0)], "stock": [("a cat", -1.5)], "full_processes": [("a cat", -1.0)]}
+    packed = {"exact_batch1": [("a hat", -2.0)], "small_batch8": [("a hat", -2.0)]}
+
+    check_words(words | packed)
+
+    with pytest.raises(PqmError, match="stock: other words than they should find"):
+        check_words(words | packed | {"stock": [("a hat", -1.5)]})
+    with pytest.raises(PqmError, match="small_batch8: other words"):
+        check_words(words | packed | {"small_batch8": [("a cat", -2.0)]})
 
 
 def test_settings_of_adapting_are_those_of_the_recipe_but_for_what_is_named(tmp_path):

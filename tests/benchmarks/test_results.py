@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.growth_figure import draw
 from benchmarks.page import FIGURE, GOALS, beside, page, unmet
+from benchmarks.page_adapting import in_words
 from benchmarks.results import REQUIRED, merged, missing, value
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -128,7 +129,7 @@ def test_the_page_quotes_the_real_run_and_the_comparison_of_all_words_where_they
     assert "| 10 | 1-2-0003 | others | -4.50000 | -4.25000 | -4.37500 |" in written
     assert "at commit `fedcba987654`: WER of `espnet` (stock) 12.50 %, `full` (the float model here) 12.50 %" in written
     assert "6 epochs on A processor: " in written
-    assert "3.5 times faster with no more dev word errors than the plain loop." in written
+    assert "3.5 times faster with no more dev word errors (all layers, 12.50 % for 12.50 %)." in written
     assert "The same words" not in alone
     assert "other machines" not in alone
     assert "The recipe's own run" not in alone
@@ -145,11 +146,52 @@ def test_the_page_says_what_fast_is_for_by_what_was_measured(results):
     assert "decodes 1.00 times as fast as `full`." in slower
     assert "decodes 2.00 times as fast as `full`." in faster
     results["modes"]["fast"]["speed_of_stock"]["median"] /= 4
-    assert "0.50 times as fast as `full`, which is slower: it is for wider models" in page(results, {})
+    assert "0.50 times as fast as `full`, which is slower: it gains nothing in this model" in page(results, {})
 
 
 def test_the_dev_errors_of_the_plain_loop_are_shown_beside_the_others(results):
-    assert "| 10 | plain | 0.001 | 70.0 | 0.9000 | 12.50 | 1.00 |" in page(results, {})
+    assert "| 10 | all layers, plain | 0.001 | 70.0 | 0.9000 | 12.50 % | 1.00 |" in page(results, {})
+    results["adapt"]["speakers10"]["plain"] |= {"errors": 350, "words": 2800}
+    assert "| 0.9000 | 12.50 %, 350 of 2,800 | 1.00 |" in page(results, {})
+
+
+def test_where_no_way_keeps_up_the_page_says_what_was_tried_and_by_how_much_it_falls_behind(results):
+    ten = results["adapt"]["speakers10"]
+    ten |= {"speedup_by_words": 0.0, "way_by_words": ""}
+    ten["all_layers"] |= {"wer": 0.25}
+
+    assert in_words(results).endswith("; all layers make more dev word errors (25.00 % for 12.50 %).")
+    assert "| `adapt.speakers10.speedup_by_words` | none | >= 3 | no |" in page(results, {})
+
+
+def test_decoding_by_processes_is_shown_where_it_was_measured(results):
+    before = page(results, {})
+    one = {"median": 3.5, "low": 3.25, "high": 3.75}
+    results["decode"]["beam10"] |= {
+        "processes": {"speedup": one},
+        "stock_processes": {"s": one, "rtf": one, "speedup": one},
+    }
+
+    assert "In processes of one thread each" not in before
+    assert "are times faster than stock: 3.50 [3.25, 3.75] at beam 10, where stock is 3.50 times" in page(results, {})
+
+
+@pytest.mark.parametrize("beam", ["beam10", "beam1"])
+def test_all_test_utterances_have_stocks_words_and_its_scores_but_for_the_order_of_float32s_sums(beam):
+    found = json.loads((HERE / "same_words.json").read_text(encoding="utf-8"))["beams"][beam]
+
+    assert found["same_words"] == found["utterances"] == 318
+    assert all(abs(case["ours"] - case["stock"]) < 2e-5 * abs(case["stock"]) for case in found["cases"])
+
+
+def test_scores_that_differ_are_set_beside_float64(results, others):
+    case = {"utterance": "1-2-0004", "same_words": True, "ours": -4.5, "stock": -4.0, "stock_float64": -4.375}
+    others["same_words"]["beams"]["beam10"]["cases"].append(case)
+
+    written = page(results, others)
+
+    assert "Beam 10: where words are the same, ours is the nearer to float64 in 1 of 1, stock's own" in written
+    assert "another order, 1.2e-01 of the score apart at most." in written
 
 
 def test_a_quick_run_is_marked_as_one_and_may_lack_what_it_does_not_measure(results):

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,10 +28,14 @@ def provenance(recipe: Recipe, threads: str = "1 thread a decode") -> dict[str, 
     }
 
 
-def circumstances(command: str, seed: int, threads: str) -> dict[str, Any]:
-    """What any measurement depends on: code, command, seed, machine with its use in words, date, versions."""
+def circumstances(command: str, seed: int, threads: str, further_code: Sequence[str] = ()) -> dict[str, Any]:
+    """What any measurement depends on: code, command, seed, machine with its use in words, date, versions.
+
+    Args:
+        further_code: what of the checkout the measurement is made by beside stages and recipes, as git names paths.
+    """
     return {
-        "commit": _commit(),
+        "commit": _commit(further_code),
         "command": command,
         "seed": seed,
         "hardware": f"{_processor()}, {n_cores()} cores, {threads}, {platform.system()}",
@@ -46,12 +51,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def _commit(further_code: Sequence[str]) -> str:
     """Commit of the checkout that this package lies in; a mark says if its code has uncommitted changes."""
     root = Path(__file__).resolve().parents[3]
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", *_CODE)
+        changed = _git(root, "status", "--porcelain", "--", *_CODE, *further_code)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + (" with uncommitted changes" if changed else "")
