@@ -181,7 +181,7 @@ def test_all_test_utterances_have_stocks_words_and_its_scores_but_for_the_order_
     found = json.loads((HERE / "same_words.json").read_text(encoding="utf-8"))["beams"][beam]
 
     assert found["same_words"] == found["utterances"] == 318
-    assert all(abs(case["ours"] - case["stock"]) < 2e-5 * abs(case["stock"]) for case in found["cases"])
+    assert all(abs(case["ours"] - case["stock"]) < 1e-4 * abs(case["stock"]) for case in found["cases"])
 
 
 def test_scores_that_differ_are_set_beside_float64(results, others):

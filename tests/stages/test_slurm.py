@@ -197,10 +197,12 @@ def test_a_partition_that_is_not_there_is_one_line(slurm, tmp_path):
 
 
 RECIPE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from pqm_plugin.stages.common.jobs import Job, run_jobs
 from pqm_plugin.stages.common.jobs.slurm import Slurm, SlurmOptions
+# Where the suite runs in the background, its shell has interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 root = Path(sys.argv[1])
 jobs = [Job(str(i), time.sleep, (300,), root / f"{i}.log") for i in range(3)]
 run_jobs(jobs, 1, "test", Slurm(root / "slurm", SlurmOptions(time="10")))
