@@ -14,7 +14,7 @@ def adaptation(results: Results) -> str:
         f"{found['minutes_a_speaker']:g} minutes with dev, from a speaker-independent adapter that learned from "
         f"{found['sat_readers']} readers without joined speech, to a base rounded by {found['calibrated_by']} "
         "utterances; the rest is as in the recipe's `adapt`, but for the learning rate of uppermost layers, chosen on "
-        "other readers when it had been in use here (adapt.py has the numbers). Both rates fall by the "
+        "other readers, where the one already in use was the best (adapt.py has the numbers). Both rates fall by the "
         f"recipe's schedule, `{found['schedule']}`. `plain` is a PEFT loop of {found['threads_of_plain']} threads over "
         "all layers and the same batches. Stage 5's times are of whole commands, imports and opening included, of one "
         "run each; the plain loop's are put together from two such, half of the speakers each. Dev accuracy is the "
