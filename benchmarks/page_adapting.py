@@ -49,9 +49,9 @@ def in_words(found: Results) -> str:
         ("speedup_by_words", "way_by_words", "with no more dev word errors", "make more dev word errors", _wer),
     ):
         best = ten[way] or next(name for name in mappings(ten) if name != "plain")
-        beside = f"{rate(ten[best])} for {rate(ten['plain'])}"
+        beside = f"{rate(ten[best])}; plain {rate(ten['plain'])}"
         said.append(
-            f"{ten[key]:g} times faster {kept} ({layers(best)}, {beside})" if ten[way] else f"{tried} {lost} ({beside})"
+            f"{ten[key]:g} times faster {kept} ({layers(best)} {beside})" if ten[way] else f"{tried} {lost} ({beside})"
         )
     return f"{found['adapt']['epochs']} epochs on {found['meta']['hardware']}: {'; '.join(said)}."
 

@@ -54,8 +54,8 @@ def speed() -> str:
 
 def _by_process(found: Results) -> str:
     beams = {beam: found[f"beam{beam}"].get("processes") for beam in (10, 1)}
-    said = [f"{one['speedup']['median']:g} at beam {beam}" for beam, one in beams.items() if one]
-    return f" With a process on each core, stock's too, decoding is faster by {' and '.join(said)}." if said else ""
+    said = [f"{one['speedup']['median']:g} times faster at beam {beam}" for beam, one in beams.items() if one]
+    return f" With a process on each core, stock's too, decoding is {' and '.join(said)}." if said else ""
 
 
 def _on_a_gpu() -> str:

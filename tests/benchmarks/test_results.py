@@ -129,7 +129,7 @@ def test_the_page_quotes_the_real_run_and_the_comparison_of_all_words_where_they
     assert "| 10 | 1-2-0003 | others | -4.50000 | -4.25000 | -4.37500 |" in written
     assert "at commit `fedcba987654`: WER of `espnet` (stock) 12.50 %, `full` (the float model here) 12.50 %" in written
     assert "6 epochs on A processor: " in written
-    assert "3.5 times faster with no more dev word errors (all layers, 12.50 % for 12.50 %)." in written
+    assert "3.5 times faster with no more dev word errors (all layers 12.50 %; plain 12.50 %)." in written
     assert "The same words" not in alone
     assert "other machines" not in alone
     assert "The recipe's own run" not in alone
@@ -160,7 +160,7 @@ def test_where_no_way_keeps_up_the_page_says_what_was_tried_and_by_how_much_it_f
     ten |= {"speedup_by_words": 0.0, "way_by_words": ""}
     ten["all_layers"] |= {"wer": 0.25}
 
-    assert in_words(results).endswith("; all layers make more dev word errors (25.00 % for 12.50 %).")
+    assert in_words(results).endswith("; all layers make more dev word errors (25.00 %; plain 12.50 %).")
     assert "| `adapt.speakers10.speedup_by_words` | none | >= 3 | no |" in page(results, {})
 
 

@@ -89,3 +89,9 @@ def test_what_is_left_without_transcripts(readme, conditions):
 
     assert f"adapters keep {unsupervised} of the gain over `nf4`, but the speaker-independent one alone" in readme
     assert f"keeps {nobody}." in readme
+
+
+def test_how_much_faster_all_layers_are_adapted_than_by_the_plain_loop(readme):
+    ten = read_json(ROOT / "benchmarks/adapt_6_epochs_amd.json")["adapt"]["speakers10"]
+
+    assert f"with all layers stage 5 was {ten['all_layers']['speedup']:g} times as fast as the loop in a run" in readme
