@@ -47,6 +47,7 @@ FIGURE = "figures/growth.svg"
 BESIDE = {
     "recipe": Path(__file__).resolve().parents[1] / "egs/librispeech/results.json",
     "same_words": Path(__file__).resolve().with_name("same_words.json"),
+    "words_by_mode": Path(__file__).resolve().with_name("words_by_mode.json"),
 }
 """What the page shows of other programs' results, where they are there."""
 
@@ -71,7 +72,7 @@ def page(results: Results, others: Mapping[str, Any]) -> str:
     """
     sections = {
         "decode": [lambda: decoding(results), lambda: same_words(others.get("same_words"))],
-        "modes": [lambda: modes(results, others.get("recipe"))],
+        "modes": [lambda: modes(results, others.get("recipe"), others.get("words_by_mode"))],
         "adapt": [lambda: adaptation(results), lambda: other_runs(others.get("adapted", ()))],
         "step": [lambda: step(results)],
         "growth": [lambda: growth(results, FIGURE)],

@@ -154,8 +154,8 @@ def _nearer(beam: str, cases: Sequence[Results]) -> str:
     )
 
 
-def modes(results: Results, recipe: Results | None) -> str:
-    """What each mode costs, and its words."""
+def modes(results: Results, recipe: Results | None, of_all: Results | None) -> str:
+    """What each mode costs, and its words; `of_all` and `recipe` have those of all test utterances."""
     found = results["modes"]
     rows = [
         [
@@ -192,6 +192,7 @@ def modes(results: Results, recipe: Results | None) -> str:
         "6 opens them; `small` alone gives large blocks back to the system as it frees them. From `modes.py`.\n\n"
         + table(heads, rows)
         + "\n"
+        + _of_all(of_all)
         + _of_recipe(recipe)
         + _fast(results)
     )
@@ -199,6 +200,19 @@ def modes(results: Results, recipe: Results | None) -> str:
 
 def _modes(found: Results) -> dict[str, Any]:
     return {name: one for name, one in mappings(found).items() if "wer" in one}
+
+
+def _of_all(found: Results | None) -> str:
+    """Word error rates of the modes on all test utterances."""
+    if found is None:
+        return ""
+    meta, counts = found["meta"], found["modes"]["full"]
+    rates = ", ".join(f"`{name}` {100 * one['wer']:.2f} % ({one['errors']})" for name, one in found["modes"].items())
+    return (
+        f"All {found['utterances']} test utterances of {counts['words']:,} words in the same modes, by the recipe's "
+        f"own search, with the errors: {rates}; by `{meta['command']}` at commit `{meta['commit']}`, on "
+        f"{meta['hardware']}.\n\n"
+    )
 
 
 def _of_recipe(recipe: Results | None) -> str:

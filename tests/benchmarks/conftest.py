@@ -170,8 +170,11 @@ RECIPE = {
 @pytest.fixture
 def others() -> dict[str, Any]:
     """Return what the page shows beside, which a test may change."""
+    modes = {"full": {"wer": 0.125, "words": 5339, "errors": 667}, "fast": {"wer": 0.25, "words": 5339, "errors": 1335}}
+    words_by_mode = {"meta": SAME_WORDS["meta"], "utterances": 318, "modes": modes}
     six_epochs = {"meta": SAME_WORDS["meta"], "adapt": RESULTS["adapt"] | {"epochs": 6}}
-    return copy.deepcopy({"same_words": SAME_WORDS, "recipe": RECIPE, "adapted": [six_epochs]})
+    beside = {"same_words": SAME_WORDS, "recipe": RECIPE, "adapted": [six_epochs], "words_by_mode": words_by_mode}
+    return copy.deepcopy(beside)
 
 
 @pytest.fixture

@@ -128,11 +128,14 @@ def test_the_page_quotes_the_real_run_and_the_comparison_of_all_words_where_they
     assert "* beam 10: 317 of 318 utterances have stock's words" in written
     assert "| 10 | 1-2-0003 | others | -4.50000 | -4.25000 | -4.37500 |" in written
     assert "at commit `fedcba987654`: WER of `espnet` (stock) 12.50 %, `full` (the float model here) 12.50 %" in written
+    assert "All 318 test utterances of 5,339 words in the same modes" in written
+    assert "with the errors: `full` 12.50 % (667), `fast` 25.00 % (1335); by `python" in written
     assert "6 epochs on A processor: " in written
     assert "3.5 times faster with no more dev word errors (all layers 12.50 %; plain 12.50 %)." in written
     assert "The same words" not in alone
     assert "other machines" not in alone
     assert "The recipe's own run" not in alone
+    assert "in the same modes" not in alone
     others["same_words"]["beams"]["beam10"]["cases"] = []
     assert "No words differ, and no score by more than 0.0001." in page(results, others)
 
