@@ -22,5 +22,5 @@ lint: env  ## style, shell and types
 	.venv/bin/shellcheck -x egs/*.sh egs/*/*.sh tools/*.sh .ci/run
 	.venv/bin/mypy
 
-bench: env  ## all benchmarks against stock ESPnet and plain PEFT, on ../shared: a quarter of an hour on two cores that do nothing else, slower ones twenty minutes
+bench: env  ## all benchmarks against stock ESPnet and plain PEFT, on ../shared: about a quarter of an hour on two cores that do nothing else
 	.venv/bin/python benchmarks/run.py

@@ -11,7 +11,7 @@ fastest way whose mean dev accuracy (of teacher-forced tokens) is the plain loop
 fastest way with no more word errors than the plain loop: both are shown, for they need not agree. Stage 5 with all
 layers, which computes what the plain loop computes but for the order of sums and the elements that dropout draws,
 follows where fewer layers lose accuracy, or with `--all_layers 1`. The speaker-independent adapter learns from
-`SAT_READERS` readers alone. Eight to twelve minutes on two idle cores, some three more with all layers.
+`SAT_READERS` readers alone. About eight minutes on two idle cores, some four more with all layers.
 """
 
 import dataclasses

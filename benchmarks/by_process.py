@@ -25,11 +25,8 @@ class Processes:
         self._pool = ProcessPoolExecutor(
             n, get_context("spawn"), initializer=_open, initargs=(model, dict(searches), device)
         )
-        self._started = [self._pool.submit(_nothing) for _ in range(n)]
-
-    def __len__(self) -> int:
-        """Return the number of workers."""
-        return self._n
+        for _ in range(n):
+            self._pool.submit(_nothing)
 
     def best(self, name: str, beam: int, audio: Sequence[np.ndarray], size: int) -> list[tuple[str, float]]:
         """Words and scores of all, of which every worker decodes each n-th, `size` at a time.

@@ -80,6 +80,8 @@ def parse(options: argparse.ArgumentParser, arguments: Sequence[str] | None = No
     for name, values in wanted.sizes.items():
         if getattr(wanted, name) is None:
             setattr(wanted, name, values[wanted.quick])
+    if wanted.quick and wanted.out.resolve().parent == Path(__file__).resolve().parent:
+        options.error("--quick measures nothing that should stand here: name another file with --out")
     if wanted.device == "cuda" and not torch.cuda.is_available():
         raise PqmError("--device cuda: torch finds no CUDA device here; leave the option out")
     whole_float32_everywhere()

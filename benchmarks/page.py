@@ -53,15 +53,11 @@ BESIDE = {
 
 
 def beside(results: Results) -> dict[str, Any]:
-    """Those of `BESIDE` that are there, and `adapted`; beside what a GPU did, none: they were computed on a CPU."""
+    """Those of `BESIDE` that are there, and all `adapt_*.json`; beside what a GPU did, none: a CPU computed them."""
     if "cuda_device" in results["meta"]:
         return {}
-    return {name: read_json(path) for name, path in BESIDE.items() if path.is_file()} | {"adapted": adapted_by_hand()}
-
-
-def adapted_by_hand() -> list[Results]:
-    """What adapt.py wrote with other epochs and on other machines, by name of file: `adapt_*.json` beside it."""
-    return [read_json(path) for path in sorted(Path(__file__).resolve().parent.glob("adapt_*.json"))]
+    adapted = [read_json(path) for path in sorted(Path(__file__).resolve().parent.glob("adapt_*.json"))]
+    return {name: read_json(path) for name, path in BESIDE.items() if path.is_file()} | {"adapted": adapted}
 
 
 def page(results: Results, others: Mapping[str, Any]) -> str:

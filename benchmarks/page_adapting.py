@@ -35,7 +35,8 @@ def other_runs(runs: Sequence[Results]) -> str:
         parts.append(f"{in_words(found)} {about}.\n\n{_ways(adapt)}")
     return (
         "### Other epochs, other machines\n\nWhere uppermost layers alone learn, what lower layers give is computed in "
-        "the first epoch alone, and imports are a smaller part the more epochs there are.\n\n" + "\n".join(parts)
+        "the first epoch alone, and imports are a smaller part the more epochs there are. A command is to be "
+        "read at its commit.\n\n" + "\n".join(parts)
     )
 
 
@@ -161,7 +162,7 @@ def growth(results: Results, figure: str) -> str:
             table(("distinct adapters", "s", "over none"), batch),
             "One utterance by its length. "
             + (
-                "Steps of the search, of which there are as many as tokens, take nearly all of it. The "
+                "The encoder takes the same for all; what grows are steps of the search, as many as tokens. The "
                 if there
                 else "What bends the line upwards is quadratic: the encoder attends over pairs of frames, and each "
                 "step of the search, of which there are as many as tokens, reads all frames. The "
@@ -170,7 +171,7 @@ def growth(results: Results, figure: str) -> str:
             table(("seconds", "s", "encoder s", "steps"), lengths),
             "By beam. "
             + (
-                "A step takes about as long for many hypotheses as for one: what differs is chance. "
+                "More hypotheses take no longer than one: their rows are computed side by side. "
                 if there
                 else "Encoder and reading of weights cost the same for one hypothesis as for many, so that the line "
                 "starts above zero; what it rises by is each hypothesis's own. "

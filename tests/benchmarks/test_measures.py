@@ -121,6 +121,17 @@ def test_quick_sizes_are_taken_unless_a_size_is_given(tmp_path):
         parse(options, [*places, "--speech", str(tmp_path / "none")])
 
 
+def test_quick_sizes_do_not_overwrite_what_is_stored(tmp_path, capsys):
+    places = ["--model", str(tmp_path), "--speech", str(tmp_path), "--quick"]
+    stored = CONFIG.parents[3] / "benchmarks/some.json"
+
+    with pytest.raises(SystemExit):
+        parse(parser("Doc.", stored), places)
+
+    assert "name another file with --out" in capsys.readouterr().err
+    assert parse(parser("Doc.", stored), [*places, "--out", str(tmp_path / "some.json")]).quick
+
+
 def test_the_command_is_written_without_the_places_of_this_machine(monkeypatch, tmp_path):
     from benchmarks.common import ROOT
 
