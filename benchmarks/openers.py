@@ -1,6 +1,5 @@
 """The model as benchmarks open it: stock ESPnet, float weights here, or packed ones as the recipe packs them."""
 
-import shutil
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -9,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.common import CONFIG
+from pqm_plugin.engine.opening import open_float, open_packed
+from pqm_plugin.engine.packing import pack
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import espnet_folder
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.names import LOADED
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.processes import freed_memory_returned
-from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.names import PACKED
-from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.config import load_config
-from pqm_plugin.stages.quantize import quantized_kinds
+from pqm_plugin.stages.quantize import KEEP, packing_of
 
 if TYPE_CHECKING:
     from espnet2.bin.asr_inference import Speech2Text
@@ -67,8 +64,8 @@ def opened(model: Path, search: SearchOptions, device: str, mode: str = "full") 
 
 def packed(recognizer: Recognizer, mode: str = "exact") -> None:
     """Pack what the recipe packs, each weight rounded to its nearest level."""
-    config = load_config(CONFIG).quantize
-    quantize_layers(recognizer.network, list(quantized_kinds(recognizer, config)), weight_format(config), mode)
+    packing = packing_of(load_config(CONFIG).quantize)
+    quantize_layers(recognizer.network, list(packing.kinds(recognizer, KEEP)), packing.weight_format, mode)
 
 
 def packed_folder(model: Path, out: Path) -> int:
@@ -77,23 +74,14 @@ def packed_folder(model: Path, out: Path) -> int:
     family = family_of(model)
     recognizer = family.load_float(model, SearchOptions(), "cpu")
     float_bytes = sum(4 * parameter.numel() for parameter in recognizer.network.parameters())
-    packed(recognizer)
-    save_packed(out / PACKED, recognizer.network, load_config(CONFIG).quantize.rest_dtype)
-    for path in family.side_files(model):
-        shutil.copyfile(path, out / path.name)
+    pack(family, recognizer, model, out, packing_of(load_config(CONFIG).quantize), KEEP, None)
     return float_bytes
 
 
 def open_mode(folder: Path, mode: str, search: SearchOptions, device: str) -> Recognizer:
     """The float model (`full`) or the packed one of a folder in a mode, as stage 6 opens them."""
-    with freed_memory_returned(from_now_on=mode == "small"):
-        if mode == "full":
-            recognizer = family_of(folder).load_float(folder, search, device)
-        else:
-            recognizer = family_of(folder).load_skeleton(folder, search, device)
-            load_packed(folder / PACKED, recognizer.network, mode)
-            recognizer.network.to(device)
-    return ready(recognizer, folder, search)
+    opened = open_float(folder, search, device) if mode == "full" else open_packed(folder, search, device, mode)
+    return ready(opened, folder, search)
 
 
 def ready(recognizer: Recognizer, model: Path, search: SearchOptions) -> Recognizer:

@@ -1,14 +1,13 @@
-"""Round weights by recordings: no transcripts are needed, for the words that the float model finds will do."""
+"""Recordings that weights are rounded by: without transcripts, for the words that the float model finds will do."""
 
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pqm_plugin.corpus.audio import duration_s
@@ -18,23 +17,25 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.personal.clips import LONGEST_S
 from pqm_plugin.personal.pieces import may_hold_words, pieces_of
 from pqm_plugin.personal.recordings import find_recordings
-from pqm_plugin.quantize.calibrate import moments_of, round_layers
-from pqm_plugin.quantize.moments import Moments
-from pqm_plugin.quantize.packed import WeightFormat
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Speech:
-    """Recordings to listen to, in order, and how long each is in seconds, as its header says."""
+@dataclass
+class CalibrationSpeech:
+    """Recordings to calibrate on, in order, and how long each is in seconds, as its header says.
+
+    `n_recordings` and `sound` are known when all was read: how many had words in them, and a hash of that sound.
+    """
 
     paths: tuple[Path, ...]
     durations_s: tuple[float, ...]
+    n_recordings: int = 0
+    sound: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     @classmethod
-    def of(cls, places: Sequence[Path]) -> "Speech":
-        """The recordings in folders, with everything below them, or the files that are named; no texts are heeded.
+    def of(cls, places: Sequence[Path]) -> "CalibrationSpeech":
+        """The recordings in folders, with everything below them, or the files that are named; texts are not used.
 
         Raises:
             PqmError: if there is none, or one cannot be read.
@@ -42,72 +43,40 @@ class Speech:
         paths = find_recordings(places, unsupervised=True).paths
         return cls(paths, tuple(duration_s(Utterance("", "", "", str(path))) for path in paths))
 
+    def examples(self, recognizer: Recognizer) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features and tokens of each piece in which the float model finds words.
 
-@dataclass(frozen=True)
-class Heard:
-    """What weights were rounded by: how many recordings had words in them, and a hash of the sound that was heard."""
-
-    n_recordings: int
-    sha256: str
-
-
-def round_by(recognizer: Recognizer, names: Sequence[str], speech: Speech, weight_format: WeightFormat) -> Heard:
-    """Quantise the named layers of a float recogniser, in place, by what they hear of recordings.
-
-    The same recordings give the same bits: sums of float32 depend on how many threads share them, so one computes.
-
-    Raises:
-        PqmError: if no words are found in any of them.
-    """
-    with _one_thread():
-        moments = moments_of(recognizer.network.eval(), names)
-        heard = _listen(recognizer, moments, speech)
-        round_layers(recognizer.network, names, weight_format, moments)
-    return heard
-
-
-def _listen(recognizer: Recognizer, moments: Moments, speech: Speech) -> Heard:
-    sound, n_recordings, n_samples = hashlib.sha256(), 0, 0
-    rate = recognizer.facts.sample_rate
-    with torch.no_grad(), tqdm(total=round(sum(speech.durations_s)), desc="listen", unit="s") as progress:
-        for path in speech.paths:
-            has_words = False
-            for piece in pieces_of(recognizer, path, LONGEST_S):
-                if _hear(recognizer, moments, piece):
-                    sound.update(piece.tobytes())
-                    has_words = True
-                n_samples += len(piece)
-                progress.update(n_samples // rate - progress.n)
-            n_recordings += has_words
-    if not n_recordings:
-        raise PqmError(
-            f"the model finds no words in any of {len(speech.paths)} recordings to calibrate on: give speech of its "
-            "language, or leave --calibrate out"
-        )
-    _log.info("rounding weights by what the layers heard of %d of %d recordings", n_recordings, len(speech.paths))
-    return Heard(n_recordings, sound.hexdigest())
+        Raises:
+            PqmError: at the end, if there was none.
+        """
+        n_samples, rate = 0, recognizer.facts.sample_rate
+        with tqdm(total=round(sum(self.durations_s)), desc="listen", unit="s") as progress:
+            for path in self.paths:
+                has_words = False
+                for piece in pieces_of(recognizer, path, LONGEST_S):
+                    example = _with_own_words(recognizer, piece)
+                    if example is not None:
+                        yield example
+                        self.sound.update(piece.tobytes())
+                        has_words = True
+                    n_samples += len(piece)
+                    progress.update(n_samples // rate - progress.n)
+                self.n_recordings += has_words
+        if not self.n_recordings:
+            raise PqmError(
+                f"the model finds no words in any of {len(self.paths)} recordings to calibrate on: give speech of its "
+                "language, or leave --calibrate out"
+            )
+        _log.info("rounding weights by %d of %d recordings", self.n_recordings, len(self.paths))
 
 
-def _hear(recognizer: Recognizer, moments: Moments, piece: np.ndarray) -> bool:
-    """Let the layers hear a piece as in training, with the float model's own words; False if it has none."""
+def _with_own_words(recognizer: Recognizer, piece: np.ndarray) -> tuple[Tensor, Tensor] | None:
+    """A piece (n_samples,) as in training, with the float model's own words; None if it has none."""
     if not may_hold_words(piece, recognizer.facts.sample_rate):
-        return False
+        return None
     features = recognizer.features(piece)
-    # Before we listen: a decoder that finds its words one by one would hear each of them many times.
     [words] = recognizer.greedy([features])
     tokens = recognizer.token_ids(words)
     if not len(tokens) or recognizer.obstacle(features, tokens):
-        return False
-    with moments.gathering():
-        recognizer.loss([features], [tokens])
-    return True
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return None
+    return features, tokens

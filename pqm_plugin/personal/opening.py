@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pqm_plugin.devices import free_bytes, multiplies_bfloat16
+from pqm_plugin.engine import opening as engine
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of, files_elsewhere
@@ -12,9 +13,7 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.budget import at_most_bytes
 from pqm_plugin.personal.folder import ModelFolder
-from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.auto import pick_mode
-from pqm_plugin.quantize.checkpoint import load_packed
 
 # A byte of a packed file holds two weights, of which each is four bytes in memory; then buffers, twice for safety.
 _MEMORY_FACTOR = 32
@@ -42,13 +41,11 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
         raise PqmError(
             f"{folder.packed} is damaged (sha256 {found[:12]}…, recorded is {expected[:12]}…): fetch or make it again"
         )
-    family = family_of(folder.path)
+    family_of(folder.path)
     _refuse(folder, files_elsewhere(folder.path))
     budget = folder.packed.stat().st_size * _MEMORY_FACTOR + _MEMORY_SLACK_BYTES
     try:
-        with at_most_bytes(budget), freed_memory_returned(from_now_on=mode == "small"):
-            recognizer = family.load_skeleton(folder.path, search, "cpu")
-            load_packed(folder.packed, recognizer.network, mode)
+        recognizer = engine.open_packed(folder.path, search, device, mode, at_most_bytes(budget))
     except PqmError:
         raise
     except Exception as error:
@@ -56,8 +53,6 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
         raise PqmError(
             f"{folder.path}: its configuration builds no model ({reason}): fetch or make it again"
         ) from error
-    recognizer.network.to(device)
-    recognizer.network.eval()
     return Opened(recognizer, found)
 
 

@@ -1,6 +1,6 @@
 """Quantise layers so that what they compute on given speech changes least, in the manner of GPTQ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,22 +25,24 @@ def moments_of(network: nn.Module, names: Sequence[str]) -> Moments:
     return Moments(network, [name for name, layer in layers.items() if id(layer.weight) not in looked_up])
 
 
-def listen(network: nn.Module, names: Sequence[str], calls: Sequence[Callable[[], object]]) -> Moments:
+def listen(network: nn.Module, names: Sequence[str], calls: Iterable[Callable[[], object]]) -> Moments:
     """Run the float network and take the second moments of what the named layers hear, see `moments_of`.
 
     Args:
-        calls: each runs the network once, on an utterance of its own, without padding.
+        calls: each runs the network once, on an utterance of its own, without padding; what is computed to get at the
+            next call is not counted.
 
     Raises:
         ValueError: if there is no call.
     """
-    if not calls:
-        raise ValueError("no utterance to calibrate on")
-    moments = moments_of(network, names)
+    moments, n_calls = moments_of(network, names), 0
     with torch.no_grad():
-        for call in tqdm(calls, desc="listen", unit="utterance"):
+        for call in calls:
             with moments.gathering():
                 call()
+            n_calls += 1
+    if not n_calls:
+        raise ValueError("no utterance to calibrate on")
     return moments
 
 

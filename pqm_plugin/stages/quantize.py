@@ -2,18 +2,13 @@
 
 import dataclasses
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, sha256, whole_folder, write_json
+from pqm_plugin.engine.packing import Packing, pack
+from pqm_plugin.files import read_json, whole_folder, write_json
 from pqm_plugin.models.families import family_of
-from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
-from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.measure import measure, weights_of
+from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
 from pqm_plugin.quantize.names import ABOUT, META, PACKED
 from pqm_plugin.stages.common.calibration import Calibration, weight_format
 from pqm_plugin.stages.common.done import is_done
@@ -21,6 +16,9 @@ from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import packed_kinds
 from pqm_plugin.stages.config import QuantizeConfig, as_dict
 from pqm_plugin.stages.recipe import Recipe
+
+KEEP = "quantize.keep"
+"""What a message calls the option that names layer kinds to leave out."""
 
 
 def run(recipe: Recipe) -> None:
@@ -47,23 +45,10 @@ def _pack(recipe: Recipe, target: Path, config: QuantizeConfig) -> None:
         return
     family = family_of(recipe.base_dir)
     recognizer = family.load_float(recipe.base_dir, recipe.config.decode, "cpu")
-    kinds = quantized_kinds(recognizer, config)
-    before = weights_of(recognizer.network, kinds)
-    if calibration.utterances:
-        calibration.run(recognizer, list(kinds))
-    else:
-        quantize_layers(recognizer.network, list(kinds), weight_format(config))
+    speech = calibration.examples if calibration.utterances else None
     with whole_folder(target.with_name(f"{target.name}.new")) as scratch:
-        for path in family.side_files(recipe.base_dir):
-            shutil.copyfile(path, scratch / path.name)
-        save_packed(scratch / PACKED, recognizer.network, config.rest_dtype, recognizer.built_in)
-        # Loading it back now means that no later stage meets a file that cannot be read.
-        load_packed(scratch / PACKED, family.load_skeleton(scratch, SearchOptions(), "cpu").network)
-        meta = {"request": request, "family": family.NAME, **measure(recognizer.network, kinds, before)}
-        meta["size_bytes"] = (scratch / PACKED).stat().st_size
-        meta["sha256"] = sha256(scratch / PACKED)
-        meta["base_size_bytes"] = source.stat().st_size
-        meta["ratio"] = meta["base_size_bytes"] / meta["size_bytes"]
+        measured = pack(family, recognizer, recipe.base_dir, scratch, packing_of(config), KEEP, speech)
+        meta = {"request": request, **measured}
         write_json(scratch / META, meta)
     _move_in(target)
     _report(meta)
@@ -86,19 +71,9 @@ def _move_in(target: Path) -> None:
     fresh.rmdir()
 
 
-def quantized_kinds(recognizer: Recognizer, config: QuantizeConfig) -> dict[str, str]:
-    """Kind of every layer that is quantised, by name.
-
-    Raises:
-        PqmError: if `keep` names a kind that the model has not.
-    """
-    kinds = recognizer.layer_kinds()
-    unknown = sorted(set(config.keep) - set(kinds.values()))
-    if unknown:
-        raise PqmError(
-            f"quantize.keep: no layer is of kind {unknown[0]!r}; known: {', '.join(sorted(set(kinds.values())))}"
-        )
-    return {name: kind for name, kind in kinds.items() if kind not in config.keep}
+def packing_of(config: QuantizeConfig) -> Packing:
+    """What the section `quantize` of a configuration says, as it is packed."""
+    return Packing(weight_format(config), config.rest_dtype, config.keep)
 
 
 def _report(meta: dict[str, Any]) -> None:

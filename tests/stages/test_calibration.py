@@ -47,8 +47,8 @@ def test_the_calibrated_model_is_nearer_to_the_float_one_on_what_it_heard(calibr
             layer = recognizer.network.get_submodule(name)
             layer.register_forward_hook(lambda layer, given, output, found=found: found.append(output))
         with torch.no_grad():
-            for each in calibration.examples(recognizer):
-                recognizer.loss([each.features], [each.tokens])
+            for features, tokens in calibration.examples(recognizer):
+                recognizer.loss([features], [tokens])
         return torch.cat([part.flatten() for found in outputs.values() for part in found])
 
     full, nearest, ours = (heard(kind) for kind in ("full", "nf4-rtn", "nf4"))

@@ -2,18 +2,17 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from pqm_plugin.adapters.train import Example
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.quantize.calibrate import listen, round_layers
 from pqm_plugin.quantize.packed import WeightFormat
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material, examples
@@ -68,17 +67,15 @@ class Calibration:
             **options,
         }
 
-    def examples(self, recognizer: Recognizer) -> list[Example]:
-        """The utterances as a recogniser takes them."""
-        return examples(recognizer, self.utterances, self._material.fit)
+    def examples(self, recognizer: Recognizer) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features and tokens of each utterance, as the engine calibrates on them.
 
-    def run(self, recognizer: Recognizer, names: Sequence[str]) -> None:
-        """Quantise the named layers of a float recogniser, in place, by what they hear of the utterances."""
-        # Sums of float32 depend on how many threads share them.
-        torch.set_num_threads(1)
-        network, ready = recognizer.network.eval(), self.examples(recognizer)
+        Raises:
+            PqmError: if none of them can be used.
+        """
+        ready = examples(recognizer, self.utterances, self._material.fit)
         if not ready:
             raise PqmError(f"{self.recipe.partition_file}: none of {len(self.utterances)} SAT utterances can be used")
         logging.info("rounding weights by %d utterances of SAT speakers", len(ready))
-        calls = [functools.partial(recognizer.loss, [each.features], [each.tokens]) for each in ready]
-        round_layers(network, names, weight_format(self.config), listen(network, names, calls))
+        for each in tqdm(ready, desc="listen", unit="utterance"):
+            yield each.features, each.tokens

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
+from pqm_plugin.engine.opening import open_float, open_packed
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.processes import freed_memory_returned
-from pqm_plugin.quantize.checkpoint import load_packed
 from pqm_plugin.quantize.names import PACKED
 from pqm_plugin.stages.recipe import Recipe
 
@@ -72,14 +71,7 @@ def open_base(recipe: Recipe, base_kind: str, mode: str = "exact", n_threads: in
     """Load the float or a packed base into memory, in evaluation mode."""
     torch.set_num_threads(n_threads)
     weights = weights_file(recipe, base_kind)
-    folder = weights.parent
-    family = family_of(folder)
-    with freed_memory_returned(from_now_on=mode == "small"):
-        if base_kind == "full":
-            recognizer = family.load_float(folder, recipe.config.decode, recipe.device)
-        else:
-            recognizer = family.load_skeleton(folder, recipe.config.decode, "cpu")
-            load_packed(weights, recognizer.network, mode)
-            recognizer.network.to(recipe.device)
-    recognizer.network.eval()
-    return Opened(recognizer, weights, weights_hash(weights), "" if base_kind == "full" else mode)
+    if base_kind == "full":
+        return Opened(open_float(weights.parent, recipe.config.decode, recipe.device), weights, weights_hash(weights))
+    recognizer = open_packed(weights.parent, recipe.config.decode, recipe.device, mode)
+    return Opened(recognizer, weights, weights_hash(weights), mode)
