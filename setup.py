@@ -32,10 +32,7 @@ setup(
     ],
     extras_require={
         "report": ["matplotlib>=3.8"],
-        "whisper": [
-            "openai-whisper>=20250625",
-            "tiktoken>=0.7",
-        ],
+        "whisper": ["openai-whisper>=20250625"],
         "study": [
             "pyroomacoustics>=0.8,<0.11",
             "loralib>=0.1.2,<0.2",

@@ -1,17 +1,13 @@
 """Checkpoints of openai-whisper become Hugging Face folders that compute what openai-whisper computes."""
 
 import json
-import shutil
 
 import pytest
-import soundfile
 import torch
-from safetensors.torch import load_file
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of, fetch_base
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
 
 whisper_model = pytest.importorskip("whisper.model")
 TINY = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 2} | {
@@ -110,71 +106,3 @@ def test_what_is_no_checkpoint_of_openai_whisper_is_named(tmp_path):
         torch.save(content, tmp_path / name)
         with pytest.raises(PqmError, match=message):
             fetch_base(str(tmp_path / name), tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
-def genuine(shared):
-    """The genuine tensors of tiny.en, all but the token embedding, and their dimensions."""
-    folder = shared / "models/whisper_tiny_en_partial"
-    return json.loads((folder / "dims.json").read_text()), load_file(folder / "model_f16.safetensors")
-
-
-@pytest.mark.real
-@pytest.mark.slow
-def test_the_genuine_tensors_of_tiny_en_compute_what_openai_whisper_computes(genuine, tmp_path):
-    dims, tensors = genuine
-    torch.manual_seed(0)
-    invented = {EMBEDDING: torch.randn(dims["n_vocab"], dims["n_text_state"]) * 0.02}
-    model = checkpoint(
-        tmp_path / "tiny.en.pt", dims, {name: value.float() for name, value in (tensors | invented).items()}
-    )
-    fetch_base(str(tmp_path / "tiny.en.pt"), tmp_path / "base")
-
-    assert max(compare(model, tmp_path / "base")) < 1e-4
-    recognizer = family_of(tmp_path / "base").load_float(tmp_path / "base", SearchOptions(), "cpu")
-    assert recognizer.built_in == {"model.encoder.embed_positions.weight"}
-
-
-@pytest.mark.real
-@pytest.mark.slow
-def test_the_clip_alone_changes_a_genuine_encoder_as_much_as_four_bits_do_so_the_window_is_the_default(
-    genuine, shared, tmp_path
-):
-    dims, tensors = genuine
-    checkpoint(
-        tmp_path / "tiny.en.pt", dims, {**tensors, EMBEDDING: torch.zeros(dims["n_vocab"], dims["n_text_state"])}
-    )
-    fetch_base(str(tmp_path / "tiny.en.pt"), tmp_path / "base")
-    audio, _ = soundfile.read(shared / CLIP, dtype="float32")
-    encoded = []
-    for context in ("window", "clip"):
-        recognizer = family_of(tmp_path / "base").load_float(tmp_path / "base", SearchOptions(context=context), "cpu")
-        features = recognizer.features(audio)
-        with torch.no_grad():
-            encoded.append(recognizer._encode([features]).last_hidden_state[0, : len(features) // 2])
-
-    change = float((encoded[1] - encoded[0]).norm() / encoded[0].norm())
-    assert 0.05 < change < 0.3
-    assert SearchOptions().context == "window"
-
-
-@pytest.mark.real
-def test_four_bits_cost_genuine_matrices_what_they_cost_gaussian_ones(genuine):
-    _, tensors = genuine
-    errors = {}
-    for name, value in tensors.items():
-        if value.dim() > 1 and "positional" not in name:
-            packed = PackedTensor.pack(value.float(), WeightFormat(double_quantize=True))
-            errors[name] = float((packed.unpack() - value.float()).norm() / value.float().norm())
-
-    assert len(errors) == 66
-    assert all(0.09 < error < 0.13 for error in errors.values()), errors
-
-
-def test_without_the_package_that_has_the_vocabulary_the_remedy_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "whisper.tokenizer", None)
-    torch.save({"dims": TINY, "model_state_dict": {}}, tmp_path / "tiny.en.pt")
-
-    with pytest.raises(PqmError, match=r"pip install 'pqm_plugin\[whisper\]'"):
-        fetch_base(str(tmp_path / "tiny.en.pt"), tmp_path / "out")
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
