@@ -9,14 +9,10 @@ from typing import Any
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.report.figures import bytes_figure, speakers_figure
-from pqm_plugin.report.labels import plain_label, together
-from pqm_plugin.report.minutes import minutes_points
-from pqm_plugin.report.mismatch import conditions_of
-from pqm_plugin.report.mismatch_figure import mismatch_figure
+from pqm_plugin.report.mismatch import conditions_of, mismatch_figure
 from pqm_plugin.report.page import Section, render_report
-from pqm_plugin.report.study import reference, settings_points
-from pqm_plugin.report.study_figures import minutes_figure, settings_figure
-from pqm_plugin.report.tables import systems_table
+from pqm_plugin.report.study import minutes_figure, minutes_points, reference, settings_figure, settings_points
+from pqm_plugin.report.tables import plain_label, systems_table, together
 from pqm_plugin.stages.recipe import Recipe
 from pqm_plugin.stages.reporting.words import Words, everywhere, read_words
 

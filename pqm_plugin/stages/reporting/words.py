@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pqm_plugin.report.goals import Goal
-from pqm_plugin.report.labels import together
+from pqm_plugin.report.gains import Goal
+from pqm_plugin.report.tables import together
 from pqm_plugin.stages.config import as_instance, load_as
 
 WORDS = "report.yaml"
