@@ -18,7 +18,7 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.names import PACKED
+from pqm_plugin.quantize.modes import PACKED
 from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.config import load_config
 from pqm_plugin.stages.quantize import quantized_kinds

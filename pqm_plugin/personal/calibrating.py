@@ -18,8 +18,7 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.personal.clips import LONGEST_S
 from pqm_plugin.personal.pieces import may_hold_words, pieces_of
 from pqm_plugin.personal.recordings import find_recordings
-from pqm_plugin.quantize.calibrate import moments_of, round_layers
-from pqm_plugin.quantize.moments import Moments
+from pqm_plugin.quantize.gptq import Moments, moments_of, round_layers
 from pqm_plugin.quantize.packed import WeightFormat
 
 _log = logging.getLogger(__name__)

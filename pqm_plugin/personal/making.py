@@ -14,9 +14,8 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.calibrating import Heard, Speech, round_by
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
-from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.measure import measure, weights_of
-from pqm_plugin.quantize.names import ABOUT, META, PACKED
+from pqm_plugin.quantize.layers import measure, quantize_layers, weights_of
+from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 from pqm_plugin.quantize.packed import WeightFormat
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.personal.folder import SAT, SPEAKERS, speaker_name
-from pqm_plugin.quantize.names import META, PACKED
+from pqm_plugin.quantize.modes import META, PACKED
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "pqm-pack", 1

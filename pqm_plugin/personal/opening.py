@@ -13,8 +13,8 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.budget import at_most_bytes
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.processes import freed_memory_returned
-from pqm_plugin.quantize.auto import pick_mode
 from pqm_plugin.quantize.checkpoint import load_packed
+from pqm_plugin.quantize.modes import pick_mode
 
 # A byte of a packed file holds two weights, of which each is four bytes in memory; then buffers, twice for safety.
 _MEMORY_FACTOR = 32

@@ -12,9 +12,8 @@ from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION, load_packed, save_packed
-from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.measure import measure, weights_of
-from pqm_plugin.quantize.names import ABOUT, META, PACKED
+from pqm_plugin.quantize.layers import measure, quantize_layers, weights_of
+from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 from pqm_plugin.stages.common.calibration import Calibration, weight_format
 from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash

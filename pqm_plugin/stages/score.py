@@ -12,7 +12,7 @@ from pqm_plugin.metrics.bootstrap import resample
 from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
-from pqm_plugin.quantize.names import META
+from pqm_plugin.quantize.modes import META
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.stages.common.index import trust_adapters
 from pqm_plugin.stages.common.opening import weights_hash

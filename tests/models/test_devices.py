@@ -19,7 +19,7 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import prepare_loss, training_loss
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.names import MODES
+from pqm_plugin.quantize.modes import MODES
 from pqm_plugin.quantize.packed import WeightFormat
 from tests.pretended import DEVICE, PretendedDevice
 

@@ -13,7 +13,7 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.quantize.calibrate import listen, round_layers
+from pqm_plugin.quantize.gptq import listen, round_layers
 from pqm_plugin.quantize.packed import WeightFormat
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material, examples

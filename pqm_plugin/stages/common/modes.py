@@ -4,14 +4,13 @@ import logging
 
 from pqm_plugin.devices import free_bytes
 from pqm_plugin.files import read_json
-from pqm_plugin.quantize.auto import AUTO, pick_mode
-from pqm_plugin.quantize.names import META
+from pqm_plugin.quantize.modes import AUTO, META, pick_mode
 from pqm_plugin.stages.common.opening import PACKED_KINDS
 from pqm_plugin.stages.recipe import Recipe
 
 
 def decoding_mode(recipe: Recipe) -> str:
-    """The mode of `--mode`; for `auto` what fits for so many jobs at once, see `quantize.auto.pick_mode`.
+    """The mode of `--mode`; for `auto` what fits for so many jobs at once, see `quantize.modes.pick_mode`.
 
     Decided once, before there are jobs, by what is free where they are started. It is `exact` or `small`, which find
     the same words (see `quantize.layers.install`): those of a table must not depend on how much memory was free, so

@@ -12,7 +12,7 @@ from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.checkpoint import load_packed
-from pqm_plugin.quantize.names import PACKED
+from pqm_plugin.quantize.modes import PACKED
 from pqm_plugin.stages.recipe import Recipe
 
 ROUNDED = "nf4-rtn"

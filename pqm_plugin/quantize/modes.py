@@ -1,6 +1,16 @@
-"""Which mode to compute in, where the choice is left to the machine."""
+"""The names of a packed model's files and the modes that it is computed in; needs no library to be read."""
 
 from dataclasses import dataclass
+
+PACKED = "model.safetensors"
+META = "meta.json"
+"""What is recorded of the packed model, beside it."""
+ABOUT = "about.json"
+"""What its maker says of a model: licence, source, and the settings that it is used with."""
+
+MODES = ("exact", "fast", "small")
+"""How packed weights are computed with, see `layers.install`."""
+
 
 AUTO = "auto"
 _SHARE = 4

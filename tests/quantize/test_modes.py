@@ -2,7 +2,7 @@
 
 import pytest
 
-from pqm_plugin.quantize.auto import pick_mode
+from pqm_plugin.quantize.modes import pick_mode
 
 N = 1000
 EXACT, FAST = 4 * 4 * N, 4 * 2 * N
