@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pqm_plugin.adapters.rows import AdapterBank
+from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.corpus.recording import Sound, load_sound, sound_name
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Hypothesis

@@ -5,9 +5,9 @@ import dataclasses
 from torch import nn
 
 from pqm_plugin.adapters.files import load_adapter
+from pqm_plugin.adapters.full_weights import toolkit_lora, whole_model
 from pqm_plugin.adapters.lora import merge
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.own import toolkit_lora, whole_model
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import Opened, open_base
 from pqm_plugin.stages.common.systems import COPY, Voices

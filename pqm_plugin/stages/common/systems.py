@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqm_plugin.adapters.names import OWN_WEIGHTS, WEIGHTS
+from pqm_plugin.adapters.options import OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.opening import BASE_KINDS, ROUNDED

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from pqm_plugin.adapters import library
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
+from pqm_plugin.adapters.full_weights import save_full_weights
 from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.own import save_own
-from pqm_plugin.adapters.together import Member, train_together
-from pqm_plugin.adapters.train import TrainResult, train_adapter
+from pqm_plugin.adapters.train import Member, TrainResult, train_adapter, train_together
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
@@ -98,7 +97,7 @@ class Trained:
     def save(self, folder: Path, info: AdapterInfo) -> None:
         """Write what was learned."""
         if self.own is not None:
-            save_own(folder, self.own.tensors, replace(info, toolkit_trains=self.own.by_default))
+            save_full_weights(folder, self.own.tensors, replace(info, toolkit_trains=self.own.by_default))
         elif isinstance(self.model, library.PeftModel):
             save_adapter(folder, self.model, info)
         else:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.files import read_info
-from pqm_plugin.adapters.own import OwnBank, toolkit_lora, whole_model
-from pqm_plugin.adapters.rows import AdapterBank
+from pqm_plugin.adapters.full_weights import WeightSwapper, toolkit_lora, whole_model
 from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
@@ -22,7 +22,7 @@ from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.decoding.parts import Line, Part
 from pqm_plugin.stages.decoding.task import DecodeTask
 
-Bank = AdapterBank | OwnBank
+Bank = AdapterBank | WeightSwapper
 
 
 def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: Path, mode: str) -> None:
@@ -56,10 +56,10 @@ def _bank(task: DecodeTask, opened: Opened) -> Bank:
     if voices is None or not voices.control:
         return AdapterBank(network, opened.weights_sha256)
     if voices.control == COPY:
-        return OwnBank(network, opened.weights_sha256, whole_model(network), {"control": COPY})
+        return WeightSwapper(network, opened.weights_sha256, whole_model(network), {"control": COPY})
     attach_toolkit_lora(opened.recognizer, config.lora, config.seed)
     made_as = {"control": voices.control, "lora": as_dict(config.lora)}
-    return OwnBank(network, opened.weights_sha256, toolkit_lora(network), made_as)
+    return WeightSwapper(network, opened.weights_sha256, toolkit_lora(network), made_as)
 
 
 def _batches(

@@ -1,6 +1,6 @@
-"""What a speaker has who has no adapter in PEFT's format: a whole copy of the model, or the LoRA of its toolkit.
+"""Weights of a speaker that are not in PEFT's format: a whole copy of the model, or the LoRA of its toolkit.
 
-These are controls of the adapters: the same speech and training, other weights that learn. On disk they are one
+These are controls of the adapters: the same speech and training, but other weights are trained. On disk they are one
 safetensors file beside `pqm.json`.
 """
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pqm_plugin.adapters.files import AdapterInfo, read_info_for, write_info
-from pqm_plugin.adapters.names import OWN_WEIGHTS
+from pqm_plugin.adapters.options import OWN_WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import whole_folder
 
@@ -37,14 +37,14 @@ def toolkit_lora(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in network.state_dict().items() if "lora_" in name}
 
 
-def save_own(folder: Path, tensors: Mapping[str, Tensor], info: AdapterInfo) -> None:
+def save_full_weights(folder: Path, tensors: Mapping[str, Tensor], info: AdapterInfo) -> None:
     """Write a speaker's weights as a whole folder; the same weights give the same bytes."""
     with whole_folder(folder) as scratch:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch / OWN_WEIGHTS)
         write_info(scratch, info)
 
 
-class OwnBank:
+class WeightSwapper:
     """The weights of one speaker after another in one network; see `AdapterBank`, which has several in one batch."""
 
     def __init__(

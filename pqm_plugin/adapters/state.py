@@ -1,4 +1,4 @@
-"""What a training run knows of itself, kept whole in one file so that it can be killed at any instant."""
+"""The state of a training run, kept whole in one file so that it can be killed at any instant."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +29,7 @@ class Epoch:
         return f"train {self.train_loss:.2f} dev {self.dev_loss:.2f} acc {self.dev_accuracy:.4f}"
 
 
-class Standing:
+class TrainingState:
     """The log of a run, the best weights so far and the optimiser's state."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Standing:
             self._best = {name: value.detach().clone() for name, value in self._parameters.items()}
 
     def stale(self, patience: int) -> bool:
-        """Whether the last `patience` epochs brought nothing better."""
+        """Whether none of the last `patience` epochs was better."""
         return 0 < patience <= len(self.log) - 1 - self.best_epoch
 
     def restore_best(self) -> None:
@@ -72,7 +72,7 @@ class Standing:
         return {name for name in tensors if name.startswith("now.")} == {f"now.{name}" for name in self._parameters}
 
     def resume_from(self, tensors: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Be as the run was whose `state` this is."""
+        """Take over a `state` of an earlier run."""
         self.log = [Epoch(**row) for row in rows]
         self.best_epoch = max(self.log, key=lambda row: (self._score(row), -row.epoch)).epoch
         self._best = {name: tensors[f"best.{name}"] for name in self._parameters}
@@ -97,34 +97,31 @@ class Standing:
         return by_loss if self._criterion == "loss" else by_loss[::-1]
 
 
-class Progress(Standing):
-    """A run's state, on disk after every epoch."""
+class Checkpoint:
+    """The state of one run in a file."""
 
-    def __init__(
-        self, path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, criterion: str
-    ) -> None:
-        super().__init__(parameters, optimizer, criterion)
+    def __init__(self, path: Path, run: TrainingState) -> None:
         self._path = path
+        self._run = run
 
-    def add(self, epoch: Epoch) -> None:
-        """Take in a finished epoch and write everything down."""
-        self.take_in(epoch)
-        tensors, rows = self.state()
+    def write(self) -> None:
+        """Write everything down."""
+        tensors, rows = self._run.state()
         _write(self._path, tensors, {"log": rows})
 
     def resume(self) -> bool:
         """Read an earlier run's state; False if there is none that can be read, and then nothing has changed."""
         tensors, rows = _read(self._path, "log")
-        if rows is None or not self.knows(tensors):
+        if rows is None or not self._run.knows(tensors):
             return False
-        self.resume_from(tensors, rows)
+        self._run.resume_from(tensors, rows)
         return True
 
 
-class SharedProgress:
-    """The states of runs that learn side by side, in one file: none is on disk an epoch ahead of the others."""
+class SharedCheckpoint:
+    """The states of runs that are trained side by side, in one file, so that none is an epoch ahead of the others."""
 
-    def __init__(self, path: Path, runs: Sequence[Standing]) -> None:
+    def __init__(self, path: Path, runs: Sequence[TrainingState]) -> None:
         self._path = path
         self._runs = runs
 

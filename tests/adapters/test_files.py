@@ -2,7 +2,7 @@
 
 from peft import LoraConfig
 
-from pqm_plugin.adapters.safety import _USUAL
+from pqm_plugin.adapters.files import _USUAL
 
 
 def test_what_counts_as_usual_is_what_the_installed_peft_writes():

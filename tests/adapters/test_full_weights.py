@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save_adapter
+from pqm_plugin.adapters.full_weights import WeightSwapper, save_full_weights, whole_model
 from pqm_plugin.adapters.lora import attach, merge, parameter_counts
-from pqm_plugin.adapters.own import OwnBank, save_own, whole_model
 from pqm_plugin.errors import PqmError
 
 INFO = AdapterInfo("abc", "ada", 45, 45, 3, {"control": "copy"})
@@ -45,7 +45,7 @@ def folders(tmp_path):
             for value in net.parameters():
                 value.mul_(factor)
         made.append(tmp_path / f"speaker{factor}")
-        save_own(made[-1], whole_model(net), INFO)
+        save_full_weights(made[-1], whole_model(net), INFO)
     return made
 
 
@@ -58,7 +58,7 @@ def scaled(factor):
 
 
 def bank_of(net, **asked):
-    return OwnBank(net, "abc", whole_model(net), asked)
+    return WeightSwapper(net, "abc", whole_model(net), asked)
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def test_the_network_is_that_of_the_speaker_who_was_asked_for_last_and_of_the_ba
 
 def test_what_is_shared_is_stored_once_and_the_same_weights_give_the_same_bytes(folders, tmp_path):
     tensors = whole_model(build())
-    save_own(tmp_path / "again", whole_model(scaled(2)), INFO)
+    save_full_weights(tmp_path / "again", whole_model(scaled(2)), INFO)
 
     # One weight of 16, a bias of 4, and of the statistics 4 + 4 + 4 + 4 + 1.
     assert sum(tensor.numel() for tensor in tensors.values()) == 37
@@ -92,18 +92,18 @@ def test_other_bases_other_settings_and_damaged_files_are_named(folders):
     net = build()
 
     with pytest.raises(PqmError, match="made for another base"):
-        OwnBank(net, "other", whole_model(net), {}).load(folders[:1])
+        WeightSwapper(net, "other", whole_model(net), {}).load(folders[:1])
     with pytest.raises(PqmError, match="made with another lora: run stage 5"):
         bank_of(net, lora={"rank": 1}).load(folders[:1])
     with pytest.raises(PqmError, match=r"does not fit this base \(first\.bias and 5 more\)"):
-        OwnBank(net, "abc", {"first.weight": net.first.weight}, {}).load(folders[:1])
+        WeightSwapper(net, "abc", {"first.weight": net.first.weight}, {}).load(folders[:1])
     (folders[0] / "weights.safetensors").write_text("x")
     with pytest.raises(PqmError, match="is damaged"):
         bank_of(net).load(folders[:1])
 
 
 def test_what_a_toolkit_would_train_is_kept_and_other_adapters_say_nothing_of_it(folders, tmp_path):
-    save_own(tmp_path / "toolkit", whole_model(build()), dataclasses.replace(INFO, toolkit_trains=99))
+    save_full_weights(tmp_path / "toolkit", whole_model(build()), dataclasses.replace(INFO, toolkit_trains=99))
 
     assert read_info(tmp_path / "toolkit").toolkit_trains == 99
     assert read_info(folders[0]).toolkit_trains == 0

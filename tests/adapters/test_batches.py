@@ -2,7 +2,7 @@
 
 import torch
 
-from pqm_plugin.adapters.augment import masked
+from pqm_plugin.adapters.batches import masked
 
 
 def test_bands_and_stretches_are_hidden_by_the_mean_and_the_rest_stays():
