@@ -1,31 +1,266 @@
 """Stage 5: for each target speaker an adapter, from the speaker-independent one on if there is one."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import batched
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from pqm_plugin.adapters.files import WEIGHTS
+from pqm_plugin.adapters.files import WEIGHTS, load_adapter
+from pqm_plugin.adapters.full_weights import toolkit_lora, whole_model
+from pqm_plugin.adapters.lora import merge
+from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.text import TextFit
+from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.adapting.groups import dealt, groups_of, speakers_per_batch
-from pqm_plugin.stages.adapting.speech import first_pass
-from pqm_plugin.stages.adapting.start import start_of
-from pqm_plugin.stages.adapting.target import Target, target_of
+from pqm_plugin.files import safe_name
+from pqm_plugin.stages.common.done import digest, size_bytes
 from pqm_plugin.stages.common.index import AdapterIndex, Row
-from pqm_plugin.stages.common.jobs import Job, backend_of, run_jobs
-from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import Voices, all_voices, check_toolkit
+from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
+from pqm_plugin.stages.common.material import Material, examples, joined_examples
+from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
+from pqm_plugin.stages.common.partial_results import DecodeTask
+from pqm_plugin.stages.common.systems import COPY, Voices, all_voices, check_toolkit, parse_system
 from pqm_plugin.stages.common.training import (
+    Lesson,
+    Own,
     Trained,
+    adapter_is_done,
+    attach_lora,
+    attach_toolkit_lora,
     save_as_it_starts,
     sweep_checkpoints,
     train_and_save,
     train_and_save_together,
+    training_request,
 )
-from pqm_plugin.stages.decoding.run import run_tasks
+from pqm_plugin.stages.config import Config, as_dict
+from pqm_plugin.stages.decode import run_tasks
 from pqm_plugin.stages.recipe import Recipe
+
+SHARES = {"train": 2 / 3, "dev": 1 / 3}
+"""Of `adapt_minutes`: as the partition's 40 % and 20 % are."""
+_AS_HEARD = TextFit("as is", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """A speaker's utterances, and how their texts are fitted to the base."""
+
+    train: Sequence[Utterance]
+    dev: Sequence[Utterance]
+    fit: TextFit
+
+
+def speech_of(material: Material, voices: Voices, speaker: str) -> Speech:
+    """The utterances to learn from; without transcripts those that the model is sure enough of."""
+    allowed = {split: allowed_speech(material, split, speaker) for split in SHARES}
+    if not voices.rounds:
+        return Speech(**allowed, fit=material.fit)
+    heard = {split: _heard(material, voices, speaker, split, found) for split, found in allowed.items()}
+    return Speech(**heard, fit=_AS_HEARD)
+
+
+def allowed_speech(material: Material, split: str, speaker: str) -> list[Utterance]:
+    """The first utterances of a split, as many as fit into its share of `adapt_minutes`, one at least; 0 is all."""
+    utterances = material.utterances(split, speaker)
+    left_s = 60 * material.recipe.config.adapt_minutes * SHARES[split]
+    if not left_s:
+        return utterances
+    chosen: list[Utterance] = []
+    for utterance in utterances:
+        left_s -= duration_s(utterance)
+        if chosen and left_s < 0:
+            break
+        chosen.append(utterance)
+    return chosen
+
+
+def first_pass(material: Material, voices: Voices) -> list[DecodeTask]:
+    """The decodes whose words the adapters learn from: by the round before, and first by what there is without one.
+
+    They are searched for as `pqm_config` says: a second decoding setting is for what is measured, not for what is
+    learned.
+    """
+    recipe, baselines = dataclasses.replace(material.recipe, inference_config=None, tag=""), ()
+    if voices.rounds > 1:
+        before = Voices(voices.base_kind, voices.rounds - 1)
+        key = f"{voices.base_kind}+{before.folder.replace('speakers', 'speaker')}"
+    else:
+        key = f"{voices.base_kind}+sat" if material.has_sat() else voices.base_kind
+    system = parse_system(key, baselines)
+    decoded = {split: recipe.decoded(recipe.target_set, split) for split in SHARES}
+    return [DecodeTask(recipe, system, decoded[split], split, material.speakers()) for split in SHARES]
+
+
+def _heard(
+    material: Material, voices: Voices, speaker: str, split: str, allowed: Sequence[Utterance]
+) -> list[Utterance]:
+    """The allowed utterances of which the model is sure, with its own words for texts; the surest one at least."""
+    [task] = [task for task in first_pass(material, voices) if task.split == split]
+    lines = {line.utterance: line for line in task.part(material, speaker).lines}
+    said = [utterance for utterance in allowed if lines[utterance.utterance].text]
+    confidence = {utterance.utterance: lines[utterance.utterance].confidence for utterance in said}
+    least = material.recipe.config.unsupervised.min_confidence
+    sure = [utterance for utterance in said if confidence[utterance.utterance] >= least]
+    sure = sure or sorted(said, key=lambda utterance: -confidence[utterance.utterance])[:1]
+    logging.info("%s: sure of %d of %d %s utterances", speaker, len(sure), len(allowed), split)
+    return [dataclasses.replace(utterance, text=lines[utterance.utterance].text) for utterance in sure]
+
+
+Groups = list[list[str]]
+
+
+def speakers_per_batch(recipe: Recipe, voices: Voices) -> int:
+    """How many speakers learn in the same batches; controls have no form by row, each learns alone.
+
+    Raises:
+        PqmError: if they are fewer than one, or more than a job has.
+    """
+    if not 1 <= recipe.speakers_per_batch <= recipe.speakers_per_job:
+        raise PqmError(
+            f"--speakers_per_batch {recipe.speakers_per_batch}: use at least 1, and at most as many as "
+            f"--speakers_per_job ({recipe.speakers_per_job})"
+        )
+    return 1 if voices.control else recipe.speakers_per_batch
+
+
+def groups_of(material: Material, voices: Voices, todo: Sequence[str]) -> Groups:
+    """The groups that have somebody to adapt.
+
+    Whole groups, some of whose speakers may be done: who is in a group must not depend on what an earlier run came to,
+    or a run that was cut off would end in other bits. Speakers of about as much work are together, so that they end an
+    epoch at about the same step.
+    """
+    size = speakers_per_batch(material.recipe, voices)
+    if size == 1 or not todo:
+        return [[speaker] for speaker in todo]
+    work = {speaker: work_of(material, speaker) for speaker in material.speakers()}
+    ordered = sorted(work, key=lambda speaker: (-work[speaker], speaker))
+    return [list(group) for group in batched(ordered, size) if not set(group).isdisjoint(todo)]
+
+
+def dealt(material: Material, groups: Sequence[Sequence[str]]) -> list[Groups]:
+    """The groups of each job, about as much work for all."""
+    recipe = material.recipe
+    by_name = {group[0]: list(group) for group in groups}
+    work = {name: sum(work_of(material, speaker) for speaker in group) for name, group in by_name.items()}
+    largest = max(map(len, groups), default=1)
+    n = n_shares(len(groups), recipe.nj, recipe.speakers_per_job // largest)
+    return [[by_name[name] for name in share] for share in shares(work, n)]
+
+
+def work_of(material: Material, speaker: str) -> float:
+    """About how much there is to learn from: seconds of segments, or else bytes of files, or else utterances."""
+    found = [utterance for split in SHARES for utterance in material.utterances(split, speaker)]
+    return sum(
+        size_bytes(utterance) or 1 if utterance.end_s is None else utterance.end_s - (utterance.start_s or 0)
+        for utterance in found
+    )
+
+
+def start_of(material: Material, voices: Voices) -> Trained:
+    """Load the base and put into it what is to learn.
+
+    An adapter goes on from the speaker-independent one, if there is one. A copy starts from the base with that one
+    merged into it, so that it knows of the domain what adapters know, and every weight learns. ESPnet's own LoRA starts
+    from the base as it is: its toolkit has no such adapter.
+    """
+    config = material.recipe.config
+    opened = open_base(material.recipe, voices.base_kind)
+    recognizer, options = opened.recognizer, options_of(config, voices)
+    if voices.control == COPY:
+        network = _copy(material, voices, opened)
+        everything = dataclasses.replace(config.lora, max_fraction=1.0)
+        return Trained(recognizer, network, options, everything, Own(whole_model(network)))
+    if voices.control:
+        n_by_default = attach_toolkit_lora(recognizer, config.lora, config.seed)
+        network = recognizer.network
+        return Trained(recognizer, network, options, config.lora, Own(toolkit_lora(network), n_by_default))
+    return Trained(recognizer, _adapter(material, voices, opened), options, config.lora)
+
+
+def options_of(config: Config, voices: Voices) -> TrainOptions:
+    """How it is trained: as `adapt` says, a copy with the learning rate and the epochs of `copy`, in all its layers."""
+    if voices.control != COPY:
+        return config.adapt
+    return dataclasses.replace(config.adapt, top_layers=0, **dataclasses.asdict(config.copy))
+
+
+def _adapter(material: Material, voices: Voices, opened: Opened) -> nn.Module:
+    network, config = opened.recognizer.network, material.recipe.config
+    if not material.has_sat():
+        return attach_lora(opened.recognizer, config.lora, config.seed)
+    sat = material.recipe.adapter_dir(voices.base_kind) / "sat"
+    return load_adapter(network, sat, opened.weights_sha256, trainable=True)
+
+
+def _copy(material: Material, voices: Voices, opened: Opened) -> nn.Module:
+    network = opened.recognizer.network
+    if material.has_sat():
+        sat = material.recipe.adapter_dir(voices.base_kind) / "sat"
+        merge(load_adapter(network, sat, opened.weights_sha256))
+    # What the architecture itself determines does not learn.
+    built_in = opened.recognizer.built_in
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad = name not in built_in
+    return network
+
+
+@dataclass(frozen=True)
+class Target:
+    """A speaker, the utterances to learn from, all that the adapter depends on, and where it is written."""
+
+    speaker: str
+    speech: Speech
+    request: dict[str, Any]
+    folder: Path
+
+    def is_done(self) -> bool:
+        """Whether the adapter is there as it is asked for."""
+        return adapter_is_done(self.folder, self.request)
+
+    def lesson(self, trained: Trained, seed: int) -> Lesson:
+        """What is learned from, ready for the recogniser; `seed` joins utterances, if any are to be."""
+        recognizer, speech = trained.recognizer, self.speech
+        train, dev = (examples(recognizer, found, speech.fit) for found in (speech.train, speech.dev))
+        train += joined_examples(recognizer, speech.train, speech.fit, trained.options, seed)
+        return Lesson(train, dev, self.request, self.folder, self.speaker)
+
+
+def target_of(material: Material, voices: Voices, speaker: str) -> Target:
+    """The speaker as a target of `voices`."""
+    speech = speech_of(material, voices, speaker)
+    folder = voices.root(material.recipe) / safe_name(speaker)
+    return Target(speaker, speech, _request(material, voices, speech), folder)
+
+
+def _request(material: Material, voices: Voices, speech: Speech) -> dict[str, Any]:
+    recipe = material.recipe
+    sat = recipe.adapter_dir(voices.base_kind) / "sat" / WEIGHTS
+    from_sat = voices.from_sat and material.has_sat() and sat.is_file()
+    together = speakers_per_batch(recipe, voices)
+    return {
+        # The index and checkpoints of adapters that are there already know of no controls, and of one speaker a batch.
+        **({"control": voices.control} if voices.control else {}),
+        **({"speakers_per_batch": together} if together > 1 else {}),
+        "base_sha256": weights_hash(weights_file(recipe, voices.base_kind)),
+        "start_sha256": weights_hash(sat) if from_sat else "",
+        **({"lora": as_dict(recipe.config.lora)} if voices.control != COPY else {}),
+        "train": as_dict(options_of(recipe.config, voices)),
+        "seed": recipe.config.seed,
+        **training_request(material),
+        "threads": 1,
+        "train_utterances": digest(speech.train),
+        "dev_utterances": digest(speech.dev),
+    }
 
 
 def run(recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.files import read_json
-from pqm_plugin.stages.adapting.speech import allowed_speech, speech_of
+from pqm_plugin.stages.adapt import allowed_speech, speech_of
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import Voices
 

@@ -10,10 +10,8 @@ from safetensors.torch import load_file
 from pqm_plugin.__main__ import main
 from pqm_plugin.adapters.files import INFO, WEIGHTS, read_info
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.adapt import adapt_speakers
-from pqm_plugin.stages.adapting import target
-from pqm_plugin.stages.adapting.groups import dealt, groups_of
-from pqm_plugin.stages.adapting.speech import speech_of
+from pqm_plugin.stages import adapt
+from pqm_plugin.stages.adapt import adapt_speakers, dealt, groups_of, speech_of
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import Voices
 from tests.conftest import write_corpus
@@ -115,7 +113,7 @@ def test_without_transcripts_those_with_nothing_to_learn_keep_their_start(wide, 
         found = speech_of(material, Voices("nf4"), speaker)
         return dataclasses.replace(found, train=[], dev=[]) if speaker == "20" else found
 
-    monkeypatch.setattr(target, "speech_of", heard)
+    monkeypatch.setattr(adapt, "speech_of", heard)
     adapt_speakers(wide, Voices("nf4", 1), [["10", "20"]], tmp_path / "done")
 
     sat = load_file(wide.packed_dir / "sat" / WEIGHTS)
