@@ -71,13 +71,13 @@ def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: 
 
 def _bank(task: DecodeTask, opened: Opened) -> Bank:
     """What holds the speakers' weights in the network: adapters, several in a batch, or what each has instead."""
-    network, voices, config = opened.recognizer.network, task.system.voices, task.recipe.config
-    if voices is None or not voices.control:
+    network, adapter_set, config = opened.recognizer.network, task.system.adapter_set, task.recipe.config
+    if adapter_set is None or not adapter_set.control:
         return AdapterBank(network, opened.weights_sha256)
-    if voices.control == COPY:
+    if adapter_set.control == COPY:
         return WeightSwapper(network, opened.weights_sha256, whole_model(network), {"control": COPY})
     attach_toolkit_lora(opened.recognizer, config.lora, config.seed)
-    made_as = {"control": voices.control, "lora": as_dict(config.lora)}
+    made_as = {"control": adapter_set.control, "lora": as_dict(config.lora)}
     return WeightSwapper(network, opened.weights_sha256, toolkit_lora(network), made_as)
 
 

@@ -8,7 +8,7 @@ from pqm_plugin.stages import adapt, decode
 from pqm_plugin.stages.adapt import adapt_speakers
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.partial_results import DecodeTask
-from pqm_plugin.stages.common.systems import Voices, parse_system
+from pqm_plugin.stages.common.systems import AdapterSet, parse_system
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_job_adapts_and_decodes_all_its_speakers_with_one_load_of_the_base(rec
     task = DecodeTask(recipe, parse_system("nf4+speaker", []), "dev", "test", ["10", "20"])
     loads.clear()
 
-    adapt_speakers(recipe, Voices("nf4"), [["10"], ["20"]], adapted)
+    adapt_speakers(recipe, AdapterSet("nf4"), [["10"], ["20"]], adapted)
     decode.decode_speakers(task, [["10"], ["20"]], decoded, "exact")
 
     assert loads == ["nf4", "nf4"]

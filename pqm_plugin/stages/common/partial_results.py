@@ -116,13 +116,13 @@ class DecodeTask:
 
     def adapter_weights(self, speaker: str) -> Path | None:
         """The weights file of `adapter`."""
-        folder, voices = self.adapter(speaker), self.system.voices
-        return None if folder is None else folder / (voices.weights if voices else WEIGHTS)
+        folder, adapter_set = self.adapter(speaker), self.system.adapter_set
+        return None if folder is None else folder / (adapter_set.weights if adapter_set else WEIGHTS)
 
     @property
     def joins_speakers(self) -> bool:
         """Whether utterances of several speakers can be searched together, each with its own adapter."""
-        return self.system.voices is None or not self.system.voices.control
+        return self.system.adapter_set is None or not self.system.adapter_set.control
 
     def part(self, material: Material, speaker: str) -> Part:
         """What there is of a speaker's words; change anything that they depend on, and they are found anew."""
