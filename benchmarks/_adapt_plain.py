@@ -15,7 +15,7 @@ from pqm_plugin.adapters.train import set_training_mode
 from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.models.interface import Loss
-from pqm_plugin.stages.adapting.speech import allowed_speech
+from pqm_plugin.stages.adapt import allowed_speech
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base
 from pqm_plugin.stages.recipe import Recipe

@@ -41,7 +41,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.processes import n_cores
 from pqm_plugin.stages import run_stage
-from pqm_plugin.stages.adapting.speech import allowed_speech
+from pqm_plugin.stages.adapt import allowed_speech
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.config import load_config
 from pqm_plugin.stages.recipe import Recipe

@@ -46,10 +46,10 @@ from benchmarks.common import (
 )
 from benchmarks.limits import watched
 from benchmarks.openers import opened
+from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach, parameter_counts
-from pqm_plugin.adapters.names import WEIGHTS
-from pqm_plugin.adapters.rows import AdapterBank
+from pqm_plugin.adapters.options import WEIGHTS
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.config import load_config

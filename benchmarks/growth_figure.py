@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pqm_plugin.report.canvas import FAINT, GRID, INK, bare, figure, headline
+from pqm_plugin.report.figures import FAINT, GRID, INK, bare, figure, headline
 
 HELD, PAGED = "#0969DA", "#BC4C00"
 _SIZE_INCH = (11.2, 6.4)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from benchmarks.common import ratios, spread, turns
+from pqm_plugin.adapters.bank import LearningRows
 from pqm_plugin.adapters.batches import Example, batches_by_length
-from pqm_plugin.adapters.leaves import LearningRows
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.steps import adam, begin_step, end_step, shuffled
+from pqm_plugin.adapters.train import adam, begin_step, end_step, shuffled
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.replay import losses_by_group, training_loss
 
@@ -85,8 +85,8 @@ def _separate(recognizer: Recognizer, adapted: nn.Module, options: TrainOptions)
 
 def _together(recognizer: Recognizer, adapted: nn.Module, options: TrainOptions, n: int) -> Any:
     rows, losses = LearningRows(adapted), losses_by_group(recognizer)
-    readers = [rows.leaves() for _ in range(n)]
-    optimizers = [adam(leaves, options) for leaves in readers]
+    readers = [rows.parameters() for _ in range(n)]
+    optimizers = [adam(reader, options) for reader in readers]
 
     def step(batches: Sequence[Sequence[Example]]) -> None:
         torch.manual_seed(0)

@@ -47,7 +47,7 @@ from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.processes import SHORT_SPIN, n_cores, peak_rss_of
-from pqm_plugin.quantize.names import MODES, PACKED
+from pqm_plugin.quantize.modes import MODES, PACKED
 
 SAME_WORDS = {"small": "exact", "stock": "full"}
 """What computes on the same numbers, so that its words must be the same."""

@@ -9,7 +9,7 @@ from benchmarks.page_decoding import decoding, modes, same_words
 from benchmarks.results import value
 from benchmarks.shown import Results
 from pqm_plugin.files import read_json
-from pqm_plugin.report.markdown import NOTHING, table
+from pqm_plugin.report.tables import NOTHING, table
 
 GOALS = (
     ("decode.beam10.speedup", "beam 10, batch, float weights: times faster than stock ESPnet", ">=", 3.0),

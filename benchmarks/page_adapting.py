@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.shown import Results, mappings, spread_of
-from pqm_plugin.report.markdown import NOTHING, table
+from pqm_plugin.report.tables import NOTHING, table
 
 
 def adaptation(results: Results) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.shown import Results, mappings, spread_of
-from pqm_plugin.report.markdown import NOTHING, table
+from pqm_plugin.report.tables import NOTHING, table
 
 _WEIGHTS = {"full": "float", "exact": "4 bits", "small": "`small`"}
 

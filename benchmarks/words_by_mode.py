@@ -20,7 +20,7 @@ from benchmarks.openers import packed_folder
 from benchmarks.same_words import for_test
 from pqm_plugin.files import write_json
 from pqm_plugin.processes import n_cores
-from pqm_plugin.quantize.names import MODES
+from pqm_plugin.quantize.modes import MODES
 from pqm_plugin.stages.config import load_config
 
 HERE = Path(__file__).resolve().parent

@@ -174,7 +174,7 @@ def _is_write(event: str, arguments: tuple[Any, ...], below: str) -> bool:
 
 def _run_jobs_here() -> None:
     """A fork server would import everything again, for every kill."""
-    from pqm_plugin.stages.common.jobs.local import Local
+    from pqm_plugin.stages.common.jobs import Local
 
     def run(self: Local, jobs: Any, n_parallel: int, progress: Any, *, again: bool) -> list[Any]:
         for job in jobs:

@@ -120,12 +120,12 @@ def test_a_comparison_with_a_family_is_seen():
 def test_files_and_functions_fit_a_few_screens():
     for path in MODULES:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) < 300, path
+        assert len(text.splitlines()) < 500, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-                assert lines <= 40, f"{path}: {node.name} has {lines} lines"
+                assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
 def test_every_module_and_every_public_thing_says_what_it_is():

@@ -11,10 +11,9 @@ from benchmarks.page import GOALS, measured, unmet
 from benchmarks.page_adapting import in_words
 from benchmarks.shown import Results
 from pqm_plugin.files import read_json, write_text
-from pqm_plugin.report.labels import label_line
-from pqm_plugin.report.markdown import table
-from pqm_plugin.report.summary import summary_table
-from pqm_plugin.stages.reporting.words import read_words
+from pqm_plugin.report.gains import summary_table
+from pqm_plugin.report.tables import label_line, table
+from pqm_plugin.stages.report import read_words
 
 ROOT = Path(__file__).resolve().parents[1]
 CONDITIONS = {

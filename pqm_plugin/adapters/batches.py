@@ -1,9 +1,10 @@
-"""Utterances grouped into batches, each with its loss."""
+"""Utterances grouped into batches, each with its loss, and SpecAugment, which hides parts of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -64,6 +65,7 @@ class Grouped:
         chosen = [[examples[i] for i in batch] for batch in batches_by_length(examples, batch_frames)]
         self._batches = [([e.features for e in batch], [e.tokens for e in batch]) for batch in chosen]
         self._augment = augment
+        self.n_utterances = len(examples)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -121,3 +123,37 @@ def batches_by_length(examples: Sequence[Example], batch_frames: int) -> list[li
             batches.append([])
         batches[-1].append(index)
     return batches
+
+
+_FREQUENCY_MASKS, _TIME_MASKS = 2, 2
+_WIDEST_BAND = 0.2
+_LONGEST_STRETCH = 0.05
+"""Of the bins, and of the frames, that one mask hides at most."""
+
+
+def masked(features: Tensor) -> Tensor:
+    """Hide bands and stretches that torch's generator draws, by the mean of what there is.
+
+    SpecAugment (arXiv 1904.08779) without warping, two masks of each kind.
+
+    Args:
+        features: float32 (T, D).
+
+    Returns:
+        A copy, float32 (T, D).
+    """
+    changed, fill = features.clone(), features.mean()
+    n_frames, n_bins = features.shape
+    for _ in range(_FREQUENCY_MASKS):
+        first, end = _stretch(n_bins, _WIDEST_BAND)
+        changed[:, first:end] = fill
+    for _ in range(_TIME_MASKS):
+        first, end = _stretch(n_frames, _LONGEST_STRETCH)
+        changed[first:end] = fill
+    return changed
+
+
+def _stretch(size: int, share: float) -> tuple[int, int]:
+    length = int(torch.randint(0, int(size * share) + 1, ()))
+    first = int(torch.randint(0, size - length + 1, ()))
+    return first, first + length

@@ -35,7 +35,7 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
 
 
 def freeze(model: nn.Module, layers: Sequence[str]) -> None:
-    """Let the adapters of the named layers of the network, and of all that is in them, stay as they are."""
+    """Keep the adapters of the named layers of the network, and of all layers inside them, from being trained."""
     inside = tuple(f"{layer}." for layer in layers)
     network = model.get_base_model() if isinstance(model, library.PeftModel) else model
     for name, parameter in network.named_parameters():
@@ -54,7 +54,7 @@ def merge(model: "library.PeftModel") -> None:
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """Parameters of the adapter and whatever else learns, and of the base had it never been quantised."""
+    """Parameters of the adapter and whatever else is trained, and of the base had it never been quantised."""
     adapter = sum(value.numel() for name, value in model.named_parameters() if value.requires_grad or "lora_" in name)
     # Weights that layers share are counted once: `named_parameters` and `modules` give each object once.
     base = sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" not in name)

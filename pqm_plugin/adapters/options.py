@@ -1,6 +1,14 @@
-"""Options that need no library to be read."""
+"""How an adapter is trained, and what its files are called; needs no library to be read."""
 
 from dataclasses import dataclass, field
+
+INFO = "pqm.json"
+"""Which base an adapter was made for, and how."""
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+OWN_WEIGHTS = "weights.safetensors"
+"""Weights of a speaker that are not an adapter in PEFT's format, see `full_weights.py`."""
+
 
 LATER = {"later": True}
 """Marks an option that came after others: at its default it is no part of a request, so that old adapters stay done."""
@@ -14,12 +22,12 @@ class TrainOptions:
     to batch until it would be 0 after the last epoch; `batch_frames` bounds the padded feature frames of a batch;
     `patience` is the number of epochs without a better dev score after which training stops, 0 for never;
     `network_dropout` turns on the base's own dropout beside the adapter's; `criterion` is `accuracy` (teacher-forced
-    tokens) or `loss`. `top_layers` is the number of the encoder's uppermost layers whose adapters learn, with the
+    tokens) or `loss`. `top_layers` is the number of the encoder's uppermost layers whose adapters are trained, with the
     decoder's, 0 for all: what is below them is computed once. `joined_s` is the longest example, in seconds,
     that is made of several utterances of one speaker, one after another, for a decoder that must keep its place in long
     speech; 0 for none. `joined_copies` is how often every utterance is in one of these, beside the one that it is by
-    itself. `spec_augment` hides bands and stretches of training speech, see `augment.py`. The up-projections B
-    learn at `lora_plus` times the learning rate (arXiv 2402.12354), 1 for plain LoRA.
+    itself. `spec_augment` hides bands and stretches of training speech, see `batches.masked`. The up-projections B
+    are trained at `lora_plus` times the learning rate (arXiv 2402.12354), 1 for plain LoRA.
     """
 
     epochs: int = 10

@@ -8,7 +8,7 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.checkpoint import load_packed
-from pqm_plugin.quantize.names import PACKED
+from pqm_plugin.quantize.modes import PACKED
 
 
 def open_float(folder: Path, search: SearchOptions, device: str = "cpu") -> Recognizer:

@@ -15,11 +15,10 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.models.interface import Family, Recognizer
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.quantize.calibrate import listen, round_layers
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
-from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.measure import measure, weights_of
-from pqm_plugin.quantize.names import PACKED
+from pqm_plugin.quantize.gptq import listen, round_layers
+from pqm_plugin.quantize.layers import measure, quantize_layers, weights_of
+from pqm_plugin.quantize.modes import PACKED
 from pqm_plugin.quantize.packed import WeightFormat
 
 Speech = Callable[[Recognizer], Iterable[tuple[Tensor, Tensor]]]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pqm_plugin.adapters.names import WEIGHTS
+from pqm_plugin.adapters.options import WEIGHTS
 from pqm_plugin.corpus.audio import Samples
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256

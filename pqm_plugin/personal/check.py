@@ -52,8 +52,7 @@ def _base(folder: ModelFolder) -> Iterator[str]:
 
 def _adapters(folder: ModelFolder) -> Iterator[str]:
     """Adapters that cannot be loaded or are another base's, and folders that are none."""
-    from pqm_plugin.adapters.files import read_info
-    from pqm_plugin.adapters.safety import check_adapter
+    from pqm_plugin.adapters.files import check_adapter, read_info
     from pqm_plugin.files import sha256
 
     base = sha256(folder.packed)

@@ -15,7 +15,7 @@ import torch
 from pqm_plugin.adapters import library
 from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save_adapter
 from pqm_plugin.adapters.lora import attach, parameter_counts
-from pqm_plugin.adapters.names import WEIGHTS
+from pqm_plugin.adapters.options import WEIGHTS
 from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.corpus.text import AS_IS, AUTO, CASES
 from pqm_plugin.errors import PqmError

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.adapters.names import INFO, WEIGHTS
+from pqm_plugin.adapters.options import INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.personal.folder import ModelFolder, read_object

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
+from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.corpus.names import suggest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name
-from pqm_plugin.quantize.names import ABOUT, META, PACKED
+from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 
 CARD = "README.md"
 SAT = "sat"

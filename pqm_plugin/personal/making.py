@@ -14,7 +14,7 @@ from pqm_plugin.models.families import family_of, fetch_base
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.calibrating import CalibrationSpeech
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
-from pqm_plugin.quantize.names import ABOUT, META
+from pqm_plugin.quantize.modes import ABOUT, META
 from pqm_plugin.quantize.packed import WeightFormat
 
 _log = logging.getLogger(__name__)

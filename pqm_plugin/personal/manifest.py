@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
+from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.personal.folder import SAT, SPEAKERS, speaker_name
-from pqm_plugin.quantize.names import META, PACKED
+from pqm_plugin.quantize.modes import META, PACKED
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "pqm-pack", 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pqm_plugin.adapters.rows import AdapterBank
+from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.corpus.recording import Sound, load_sound, sound_name
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Hypothesis
@@ -21,7 +21,7 @@ from pqm_plugin.personal.opening import Opened, mode_for, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
 from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of
 from pqm_plugin.personal.transcript import Segment, Transcript
-from pqm_plugin.quantize.auto import AUTO
+from pqm_plugin.quantize.modes import AUTO
 
 _SHORTEST_S = 1.0
 
@@ -42,7 +42,7 @@ class PersonalModel:
             search: beam and weights of the search; by default what the model's maker set, see `about.json`.
             device: where torch computes, `cpu` or `cuda`.
             mode: `exact` keeps float32 weights in memory, `small` unpacks them at every use, with the same words;
-                `fast` multiplies in bfloat16; `auto` takes what fits, see `quantize.auto.pick_mode`, and logs it.
+                `fast` multiplies in bfloat16; `auto` takes what fits, see `quantize.modes.pick_mode`, and logs it.
 
         Raises:
             PqmError: if the folder holds no packed model, or it is damaged.

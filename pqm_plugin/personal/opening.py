@@ -13,7 +13,7 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.budget import at_most_bytes
 from pqm_plugin.personal.folder import ModelFolder
-from pqm_plugin.quantize.auto import pick_mode
+from pqm_plugin.quantize.modes import pick_mode
 
 # A byte of a packed file holds two weights, of which each is four bytes in memory; then buffers, twice for safety.
 _MEMORY_FACTOR = 32

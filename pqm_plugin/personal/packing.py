@@ -18,7 +18,7 @@ from pqm_plugin.personal.card import card
 from pqm_plugin.personal.facts import facts
 from pqm_plugin.personal.folder import CARD, SAT, SPEAKERS, ModelFolder, read_object
 from pqm_plugin.personal.manifest import ADAPTER_FILES, MANIFEST, Entry, Manifest, check_names
-from pqm_plugin.quantize.names import ABOUT, META, PACKED
+from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644 << 16

@@ -1,18 +1,17 @@
-"""Layers whose weight is packed: the same layer, the same forward, another place where `weight` comes from."""
+"""Layers whose weight is packed: the same class and forward, but `weight` is unpacked; and the error this makes."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pqm_plugin.quantize.kernel import kernel_product, kernel_takes
-from pqm_plugin.quantize.names import MODES
+from pqm_plugin.quantize.modes import MODES
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
-from pqm_plugin.quantize.parts import unpack_in_parts, unpack_rows
-from pqm_plugin.quantize.scratch import unpack_for_now
+from pqm_plugin.quantize.unpack import kernel_product, kernel_takes, unpack_for_now, unpack_in_parts, unpack_rows
 
 _PART_BYTES = 2**22
 """A weight that is larger as float32 is unpacked in parts of this size, where no gradient is asked for."""
@@ -118,8 +117,8 @@ def install(layer: nn.Module, pack: PackedTensor, mode: str) -> None:
 
     Args:
         mode: `exact` keeps an unpacked float32 copy in memory; `small` keeps the codes only and unpacks at every use,
-            with the same result, but on a GPU up to the order of sums, see `kernel`; `fast` keeps a bfloat16 copy and
-            multiplies in bfloat16, which rounds otherwise.
+            with the same result, but on a GPU up to the order of sums, see `kernel_product`; `fast` keeps a bfloat16
+            copy and multiplies in bfloat16, which rounds differently.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: use one of {', '.join(MODES)}")
@@ -137,3 +136,42 @@ def install(layer: nn.Module, pack: PackedTensor, mode: str) -> None:
 def packed_layers(network: nn.Module) -> Mapping[str, Any]:
     """Every layer of `network` with a packed weight, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, PackedWeight)}
+
+
+def weights_of(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of the named layers' float weights, to be compared with afterwards."""
+    return {name: network.get_parameter(f"{name}.weight").detach().clone() for name in names}
+
+
+def measure(network: nn.Module, kinds: Mapping[str, str], before: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Parameters, bytes and relative RMS error of each kind of layer, and how many parameters stayed as they were.
+
+    Args:
+        kinds: kind of every quantised layer, by name.
+        before: their float weights, see `weights_of`.
+    """
+    rows: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    seen: set[int] = set()
+    for name, layer in packed_layers(network).items():
+        row = rows[kinds[name]]
+        row["layers"] += 1
+        if id(layer.packed) in seen:  # a weight that two layers share
+            continue
+        seen.add(id(layer.packed))
+        row["parameters"] += before[name].numel()
+        row["size_bytes"] += layer.packed.size_bytes
+        row["error"] += float((layer.weight - before[name]).square().sum())
+        row["energy"] += float(before[name].square().sum())
+    table = [
+        {
+            "kind": kind,
+            "layers": int(row["layers"]),
+            "parameters": int(row["parameters"]),
+            "size_bytes": int(row["size_bytes"]),
+            "relative_error": (row["error"] / row["energy"]) ** 0.5,
+        }
+        for kind, row in sorted(rows.items())
+    ]
+    rest = sum(parameter.numel() for parameter in network.parameters())
+    quantized = int(sum(row["parameters"] for row in rows.values()))
+    return {"kinds": table, "parameters": quantized + rest, "parameters_not_quantized": rest}

@@ -1,4 +1,4 @@
-"""One tensor in 4 bits."""
+"""One tensor in 4 bits; bitsandbytes is imported here, without the compiler that it loads for other functions."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from pqm_plugin.quantize.library import bnb
+from pqm_plugin.imports import quick_imports
+
+with quick_imports():
+    from bitsandbytes import functional as bnb
 
 NESTED_BLOCK_SIZE = 256
 """So many scales have one scale of their own where they are quantised, too."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pqm_plugin.report.markdown import number, percent, percent_interval, table
 from pqm_plugin.report.systems import OTHERS, OWN, others_of
+from pqm_plugin.report.tables import number, percent, percent_interval, table
 
 Row = Mapping[str, Any]
 

@@ -1,13 +1,15 @@
-"""What a gain over 4 bits is made of: any speaker's adapter, one's own, and what is left without transcripts."""
+"""What a gain over 4 bits is made of, whether a recipe's goals are met, and a first page's table of both."""
 
-from collections.abc import Mapping
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from pqm_plugin.report.comparisons import comparison, whole_sentence
-from pqm_plugin.report.markdown import NOTHING, number, percent, percent_interval, table
-from pqm_plugin.report.systems import BASE, OTHERS, OWN, SAT, others_of
-from pqm_plugin.report.tables import Results
+from pqm_plugin.report.systems import BASE, OTHERS, OWN, SAT, describe, ordered, others_of
+from pqm_plugin.report.tables import NOTHING, Results, cell, number, percent, percent_interval, table, times_smaller
 
 UNSUPERVISED = "nf4+speaker-unsup"
 _STARTS = {BASE: "4 bits without adapter", SAT: "the speaker-independent adapter"}
@@ -118,3 +120,161 @@ def kept(results: Results, system: str, start: str) -> float | None:
         return None
     before, own, left = (systems[key]["errors"] for key in (start, OWN, system))
     return float((before - left) / (before - own))
+
+
+_SIGNS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+_GOALS_NOTE = (
+    "Numbers in percent, sizes in times. A goal that was not measured, or that has nothing to be measured by (the "
+    "share of a gain that is not shown), has a dash. An interval that includes zero shows no difference, whether a "
+    "goal is met or not.\n"
+)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on what a system reaches, in each of several results files.
+
+    `measure` is one of: `reduction`, relative WER reduction against another system, %; `reduction_low`, the lower end
+    of its interval; `increase`, relative increase of WER against another, %; `times_smaller`, than full precision,
+    adapter included; `adapter_share`, parameters of the adapter, % of the base's; `kept`, the share of the gain of
+    transcripts over another system that is left, %.
+    """
+
+    what: str = ""
+    of: tuple[str, ...] = ()
+    measure: str = "reduction"
+    system: str = "nf4+speaker"
+    against: str = "full"
+    sign: str = ">="
+    goal: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.measure not in _MEASURES or self.sign not in _SIGNS:
+            known = f"measure is one of {', '.join(_MEASURES)}, sign one of {' '.join(_SIGNS)}"
+            raise ValueError(f"goal {self.what!r}: measure {self.measure!r}, sign {self.sign!r}: {known}")
+
+
+def goals_parts(goals: Sequence[Goal], results: Mapping[str, Results], label: str) -> list[str]:
+    """The part of the page, empty where the recipe has no goals; `results` by the names of their files."""
+    if not goals:
+        return []
+    rows = [_goal_row(goal, name, results.get(name)) for goal in goals for name in goal.of]
+    heads = ("goal", "results", "measured", "95 % interval", "bound", "met")
+    return ["## Goals\n", label, table(heads, rows, text_columns=2), _GOALS_NOTE]
+
+
+def _goal_row(goal: Goal, name: str, results: Results | None) -> list[str]:
+    digits = 2 if goal.measure in ("times_smaller", "adapter_share") else 1
+    value = _MEASURES[goal.measure](goal, results) if results and goal.system in results["systems"] else None
+    bound = f"{goal.sign} {goal.goal:g}" + (", lower end" if goal.measure == "reduction_low" else "")
+    if results is None or value is None:
+        return [goal.what, f"`{name}`", NOTHING, NOTHING, bound, NOTHING]
+    shown = _reduction(goal, results) if goal.measure == "reduction_low" else value
+    met = "yes" if _SIGNS[goal.sign](value, goal.goal) else "no"
+    said = f"{shown:.{digits}f}{_beside(goal, results)}"
+    return [goal.what, f"`{name}`", said, _interval(goal, results), bound, met]
+
+
+def _beside(goal: Goal, results: Results) -> str:
+    """What of a gain the adapter keeps that has heard nobody: without it, a share that is kept says little."""
+    nobody = kept(results, SAT, goal.against) if goal.measure == "kept" and goal.system != SAT else None
+    return f" (`{SAT}` {100 * nobody:.1f})" if nobody is not None else ""
+
+
+def _reduction(goal: Goal, results: Results) -> float | None:
+    row = comparison(results, goal.system, goal.against)
+    return None if row is None or row["relative_wer_reduction"] is None else 100 * row["relative_wer_reduction"]
+
+
+def _increase(goal: Goal, results: Results) -> float | None:
+    reduction = _reduction(goal, results)
+    return None if reduction is None else -reduction
+
+
+def _reduction_low(goal: Goal, results: Results) -> float | None:
+    row = comparison(results, goal.system, goal.against)
+    low = row.get("ci95", (None,))[0] if row else None
+    return None if low is None else 100 * low
+
+
+def _kept(goal: Goal, results: Results) -> float | None:
+    share = kept(results, goal.system, goal.against)
+    return None if share is None else 100 * share
+
+
+def _adapter_share(goal: Goal, results: Results) -> float | None:
+    return 100 * float(results["systems"][goal.system]["adapter_fraction"])
+
+
+_MEASURES: dict[str, Callable[[Goal, Results], float | None]] = {
+    "reduction": _reduction,
+    "reduction_low": _reduction_low,
+    "increase": _increase,
+    "times_smaller": lambda goal, results: times_smaller(results, goal.system),
+    "adapter_share": _adapter_share,
+    "kept": _kept,
+}
+
+
+def _interval(goal: Goal, results: Results) -> str:
+    row = comparison(results, goal.system, goal.against)
+    if goal.measure not in ("reduction", "increase", "reduction_low") or not row or "ci95" not in row:
+        return NOTHING
+    low, high = row["ci95"]
+    if goal.measure == "increase":
+        low, high = (None if end is None else -end for end in (high, low))
+    return percent_interval((low, high), 1)
+
+
+_REFERENCE = "full"
+_SEVERAL = re.compile(r"\+[a-z-]+[0-9]+$")
+
+
+def summary_table(conditions: Mapping[str, Results]) -> str:
+    """Size of every system and, for each condition, its WER and its relative reduction against `full`.
+
+    The reduction has its interval, and stands once as it is and once after normalisation, where a text format that was
+    learned counts for nothing.
+
+    Systems with the adapter of another speaker are shown once: where there are several such pairings, by the first.
+
+    Args:
+        conditions: results by the words that stand above their columns; the first tells the sizes.
+    """
+    first = next(iter(conditions.values()))
+    shown = [system for system in ordered(first["systems"]) if not _SEVERAL.search(system)]
+    headings = ["system", "what it is", "MB", "times smaller"]
+    for name in conditions:
+        headings += [f"WER %, {name}", f"against `{_REFERENCE}` %", "normalised %"]
+    rows = []
+    for system in shown:
+        entry = first["systems"][system]
+        size_bytes = (entry["model_bytes"] or 0) + (entry["adapter_bytes"] or 0)
+        row = [
+            f"`{system}`",
+            cell(describe(system)),
+            number(size_bytes / 1e6, 1),
+            number(times_smaller(first, system), 1),
+        ]
+        for results in conditions.values():
+            row += _cells(results, system)
+        rows.append(row)
+    return table(headings, rows, text_columns=2)
+
+
+def _cells(results: Results, system: str) -> list[str]:
+    """WER and reductions of one system in one condition."""
+    entry = results["systems"].get(system)
+    if entry is None:
+        return [NOTHING] * 3
+    row = comparison(results, system, _REFERENCE)
+    return [percent(entry["wer"]), *([_gain(row), _gain(row["normalized"])] if row else [NOTHING] * 2)]
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    return f"{percent(row['relative_wer_reduction'], 1)} {percent_interval(row['ci95'], 1)}"

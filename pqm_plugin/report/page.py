@@ -5,19 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pqm_plugin.report.comparisons import COMPARISONS_NOTE, comparisons_table, headlines
-from pqm_plugin.report.goals import Goal, goals_parts
-from pqm_plugin.report.labels import label_line, together
-from pqm_plugin.report.markdown import percent, percent_interval
+from pqm_plugin.report.gains import Goal, goals_parts
 from pqm_plugin.report.mismatch import mismatch_parts
-from pqm_plugin.report.sensitivity import sensitivity_parts
-from pqm_plugin.report.study import Study, study_parts
+from pqm_plugin.report.study import Study, sensitivity_parts, study_parts
 from pqm_plugin.report.systems import ordered
 from pqm_plugin.report.tables import (
     Results,
+    label_line,
     measurements_table,
     overlap_sentence,
+    percent,
+    percent_interval,
     speakers_table,
     systems_table,
+    together,
     trained_sentence,
 )
 

@@ -1,10 +1,68 @@
-"""The tables of a report, each a function of stored results alone."""
+"""The tables of a report, each a function of stored results alone, and how numbers and labels are written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pqm_plugin.report.markdown import NOTHING, cell, megabytes, number, percent, percent_interval, table
 from pqm_plugin.report.systems import describe, ordered
+
+
+def label_line(labels: Sequence[str]) -> str:
+    """Join the labels into the line that stands beside a table."""
+    return f"*{plain_label(labels)}*\n" if labels else ""
+
+
+def plain_label(labels: Sequence[str]) -> str:
+    """Join the labels into sentences, each with its capital and its full stop."""
+    stripped = [label.strip().rstrip(".") for label in labels]
+    return " ".join(f"{label[:1].upper()}{label[1:]}." for label in stripped)
+
+
+def together(several: Iterable[Sequence[str]]) -> list[str]:
+    """Labels of a table over several results files: those of each, once."""
+    return list(dict.fromkeys(label for labels in several for label in labels))
+
+
+NOTHING = "–"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """Write a table; the first `text_columns` columns are set left, the others right."""
+    marks = [":--" if place < text_columns else "--:" for place in range(len(headings))]
+    lines = [" | ".join(cells).replace("\n", " ") for cells in [headings, marks, *rows]]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Keep a bar in `text` from ending its cell."""
+    return text.replace("|", "\\|")
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """Write a fraction as a percentage without its sign, which stands in the heading."""
+    return NOTHING if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def percent_interval(ends: Sequence[float | None], digits: int = 2) -> str:
+    """Write an interval of fractions in percent; an end that is None is unbounded."""
+    low, high = ends
+    if low is None and high is None:
+        return NOTHING
+    return (
+        f"[{percent(low, digits) if low is not None else '−∞'}, {percent(high, digits) if high is not None else '∞'}]"
+    )
+
+
+def megabytes(size_bytes: float | None) -> str:
+    """Write bytes in MB of 1,000,000."""
+    if size_bytes is None:
+        return NOTHING
+    return "0" if not size_bytes else f"{size_bytes / 1e6:.2f}"
+
+
+def number(value: float | None, digits: int) -> str:
+    """Write a number with a fixed number of digits after the point."""
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
 
 Results = Mapping[str, Any]
 Column = tuple[str, Callable[[Any], str]]

@@ -1,31 +1,268 @@
 """Stage 5: for each target speaker an adapter, from the speaker-independent one on if there is one."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import batched
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from pqm_plugin.adapters.files import WEIGHTS
+from pqm_plugin.adapters.files import WEIGHTS, load_adapter
+from pqm_plugin.adapters.full_weights import toolkit_lora, whole_model
+from pqm_plugin.adapters.lora import merge
+from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.text import TextFit
+from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.adapting.groups import dealt, groups_of, speakers_per_batch
-from pqm_plugin.stages.adapting.speech import first_pass
-from pqm_plugin.stages.adapting.start import start_of
-from pqm_plugin.stages.adapting.target import Target, target_of
+from pqm_plugin.files import safe_name
+from pqm_plugin.stages.common.done import digest, size_bytes
 from pqm_plugin.stages.common.index import AdapterIndex, Row
-from pqm_plugin.stages.common.jobs import Job, backend_of, run_jobs
-from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import Voices, all_voices, check_toolkit
+from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
+from pqm_plugin.stages.common.material import Material, examples, joined_examples
+from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
+from pqm_plugin.stages.common.partial_results import DecodeTask
+from pqm_plugin.stages.common.systems import COPY, AdapterSet, all_adapter_sets, check_toolkit, parse_system
 from pqm_plugin.stages.common.training import (
-    Trained,
+    FullWeights,
+    TrainingData,
+    TrainingSetup,
+    adapter_is_done,
+    attach_lora,
+    attach_toolkit_lora,
     save_as_it_starts,
     sweep_checkpoints,
     train_and_save,
     train_and_save_together,
+    training_request,
 )
-from pqm_plugin.stages.decoding.run import run_tasks
+from pqm_plugin.stages.config import Config, as_dict
+from pqm_plugin.stages.decode import run_tasks
 from pqm_plugin.stages.recipe import Recipe
+
+SHARES = {"train": 2 / 3, "dev": 1 / 3}
+"""Of `adapt_minutes`: as the partition's 40 % and 20 % are."""
+_AS_HEARD = TextFit("as is", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """A speaker's utterances, and how their texts are fitted to the base."""
+
+    train: Sequence[Utterance]
+    dev: Sequence[Utterance]
+    fit: TextFit
+
+
+def speech_of(material: Material, adapter_set: AdapterSet, speaker: str) -> Speech:
+    """The utterances to learn from; without transcripts those that the model is sure enough of."""
+    allowed = {split: allowed_speech(material, split, speaker) for split in SHARES}
+    if not adapter_set.rounds:
+        return Speech(**allowed, fit=material.fit)
+    heard = {split: _heard(material, adapter_set, speaker, split, found) for split, found in allowed.items()}
+    return Speech(**heard, fit=_AS_HEARD)
+
+
+def allowed_speech(material: Material, split: str, speaker: str) -> list[Utterance]:
+    """The first utterances of a split, as many as fit into its share of `adapt_minutes`, one at least; 0 is all."""
+    utterances = material.utterances(split, speaker)
+    left_s = 60 * material.recipe.config.adapt_minutes * SHARES[split]
+    if not left_s:
+        return utterances
+    chosen: list[Utterance] = []
+    for utterance in utterances:
+        left_s -= duration_s(utterance)
+        if chosen and left_s < 0:
+            break
+        chosen.append(utterance)
+    return chosen
+
+
+def first_pass(material: Material, adapter_set: AdapterSet) -> list[DecodeTask]:
+    """The decodes whose words the adapters learn from: by the round before, and first by what there is without one.
+
+    They are searched for as `pqm_config` says: a second decoding setting is for what is measured, not for what is
+    learned.
+    """
+    recipe, baselines = dataclasses.replace(material.recipe, inference_config=None, tag=""), ()
+    if adapter_set.rounds > 1:
+        before = AdapterSet(adapter_set.base_kind, adapter_set.rounds - 1)
+        key = f"{adapter_set.base_kind}+{before.folder.replace('speakers', 'speaker')}"
+    else:
+        key = f"{adapter_set.base_kind}+sat" if material.has_sat() else adapter_set.base_kind
+    system = parse_system(key, baselines)
+    decoded = {split: recipe.decoded(recipe.target_set, split) for split in SHARES}
+    return [DecodeTask(recipe, system, decoded[split], split, material.speakers()) for split in SHARES]
+
+
+def _heard(
+    material: Material, adapter_set: AdapterSet, speaker: str, split: str, allowed: Sequence[Utterance]
+) -> list[Utterance]:
+    """The allowed utterances of which the model is sure, with its own words for texts; the surest one at least."""
+    [task] = [task for task in first_pass(material, adapter_set) if task.split == split]
+    lines = {line.utterance: line for line in task.part(material, speaker).lines}
+    said = [utterance for utterance in allowed if lines[utterance.utterance].text]
+    confidence = {utterance.utterance: lines[utterance.utterance].confidence for utterance in said}
+    least = material.recipe.config.unsupervised.min_confidence
+    sure = [utterance for utterance in said if confidence[utterance.utterance] >= least]
+    sure = sure or sorted(said, key=lambda utterance: -confidence[utterance.utterance])[:1]
+    logging.info("%s: sure of %d of %d %s utterances", speaker, len(sure), len(allowed), split)
+    return [dataclasses.replace(utterance, text=lines[utterance.utterance].text) for utterance in sure]
+
+
+Groups = list[list[str]]
+
+
+def speakers_per_batch(recipe: Recipe, adapter_set: AdapterSet) -> int:
+    """How many speakers learn in the same batches; controls have no form by row, each learns alone.
+
+    Raises:
+        PqmError: if they are fewer than one, or more than a job has.
+    """
+    if not 1 <= recipe.speakers_per_batch <= recipe.speakers_per_job:
+        raise PqmError(
+            f"--speakers_per_batch {recipe.speakers_per_batch}: use at least 1, and at most as many as "
+            f"--speakers_per_job ({recipe.speakers_per_job})"
+        )
+    return 1 if adapter_set.control else recipe.speakers_per_batch
+
+
+def groups_of(material: Material, adapter_set: AdapterSet, todo: Sequence[str]) -> Groups:
+    """The groups that have somebody to adapt.
+
+    Whole groups, some of whose speakers may be done: who is in a group must not depend on what an earlier run came to,
+    or a run that was cut off would end in other bits. Speakers of about as much work are together, so that they end an
+    epoch at about the same step.
+    """
+    size = speakers_per_batch(material.recipe, adapter_set)
+    if size == 1 or not todo:
+        return [[speaker] for speaker in todo]
+    work = {speaker: work_of(material, speaker) for speaker in material.speakers()}
+    ordered = sorted(work, key=lambda speaker: (-work[speaker], speaker))
+    return [list(group) for group in batched(ordered, size) if not set(group).isdisjoint(todo)]
+
+
+def dealt(material: Material, groups: Sequence[Sequence[str]]) -> list[Groups]:
+    """The groups of each job, about as much work for all."""
+    recipe = material.recipe
+    by_name = {group[0]: list(group) for group in groups}
+    work = {name: sum(work_of(material, speaker) for speaker in group) for name, group in by_name.items()}
+    largest = max(map(len, groups), default=1)
+    n = n_shares(len(groups), recipe.nj, recipe.speakers_per_job // largest)
+    return [[by_name[name] for name in share] for share in shares(work, n)]
+
+
+def work_of(material: Material, speaker: str) -> float:
+    """About how much there is to learn from: seconds of segments, or else bytes of files, or else utterances."""
+    found = [utterance for split in SHARES for utterance in material.utterances(split, speaker)]
+    return sum(
+        size_bytes(utterance) or 1 if utterance.end_s is None else utterance.end_s - (utterance.start_s or 0)
+        for utterance in found
+    )
+
+
+def start_of(material: Material, adapter_set: AdapterSet) -> TrainingSetup:
+    """Load the base and put into it what is to learn.
+
+    An adapter goes on from the speaker-independent one, if there is one. A copy starts from the base with that one
+    merged into it, so that it knows of the domain what adapters know, and every weight learns. ESPnet's own LoRA starts
+    from the base as it is: its toolkit has no such adapter.
+    """
+    config = material.recipe.config
+    opened = open_base(material.recipe, adapter_set.base_kind)
+    recognizer, options = opened.recognizer, options_of(config, adapter_set)
+    if adapter_set.control == COPY:
+        network = _copy(material, adapter_set, opened)
+        everything = dataclasses.replace(config.lora, max_fraction=1.0)
+        return TrainingSetup(recognizer, network, options, everything, FullWeights(whole_model(network)))
+    if adapter_set.control:
+        n_by_default = attach_toolkit_lora(recognizer, config.lora, config.seed)
+        network = recognizer.network
+        return TrainingSetup(
+            recognizer, network, options, config.lora, FullWeights(toolkit_lora(network), n_by_default)
+        )
+    return TrainingSetup(recognizer, _adapter(material, adapter_set, opened), options, config.lora)
+
+
+def options_of(config: Config, adapter_set: AdapterSet) -> TrainOptions:
+    """How it is trained: as `adapt` says, a copy with the learning rate and the epochs of `copy`, in all its layers."""
+    if adapter_set.control != COPY:
+        return config.adapt
+    return dataclasses.replace(config.adapt, top_layers=0, **dataclasses.asdict(config.copy))
+
+
+def _adapter(material: Material, adapter_set: AdapterSet, opened: Opened) -> nn.Module:
+    network, config = opened.recognizer.network, material.recipe.config
+    if not material.has_sat():
+        return attach_lora(opened.recognizer, config.lora, config.seed)
+    sat = material.recipe.adapter_dir(adapter_set.base_kind) / "sat"
+    return load_adapter(network, sat, opened.weights_sha256, trainable=True)
+
+
+def _copy(material: Material, adapter_set: AdapterSet, opened: Opened) -> nn.Module:
+    network = opened.recognizer.network
+    if material.has_sat():
+        sat = material.recipe.adapter_dir(adapter_set.base_kind) / "sat"
+        merge(load_adapter(network, sat, opened.weights_sha256))
+    # What the architecture itself determines does not learn.
+    built_in = opened.recognizer.built_in
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad = name not in built_in
+    return network
+
+
+@dataclass(frozen=True)
+class SpeakerJob:
+    """A speaker, the utterances to learn from, all that the adapter depends on, and where it is written."""
+
+    speaker: str
+    speech: Speech
+    request: dict[str, Any]
+    folder: Path
+
+    def is_done(self) -> bool:
+        """Whether the adapter is there as it is asked for."""
+        return adapter_is_done(self.folder, self.request)
+
+    def data(self, setup: TrainingSetup, seed: int) -> TrainingData:
+        """What is learned from, ready for the recogniser; `seed` joins utterances, if any are to be."""
+        recognizer, speech = setup.recognizer, self.speech
+        train, dev = (examples(recognizer, found, speech.fit) for found in (speech.train, speech.dev))
+        train += joined_examples(recognizer, speech.train, speech.fit, setup.options, seed)
+        return TrainingData(train, dev, self.request, self.folder, self.speaker)
+
+
+def speaker_job_of(material: Material, adapter_set: AdapterSet, speaker: str) -> SpeakerJob:
+    """The speaker as a target of `adapter_set`."""
+    speech = speech_of(material, adapter_set, speaker)
+    folder = adapter_set.root(material.recipe) / safe_name(speaker)
+    return SpeakerJob(speaker, speech, _request(material, adapter_set, speech), folder)
+
+
+def _request(material: Material, adapter_set: AdapterSet, speech: Speech) -> dict[str, Any]:
+    recipe = material.recipe
+    sat = recipe.adapter_dir(adapter_set.base_kind) / "sat" / WEIGHTS
+    from_sat = adapter_set.from_sat and material.has_sat() and sat.is_file()
+    together = speakers_per_batch(recipe, adapter_set)
+    return {
+        # The index and checkpoints of adapters that are there already know of no controls, and of one speaker a batch.
+        **({"control": adapter_set.control} if adapter_set.control else {}),
+        **({"speakers_per_batch": together} if together > 1 else {}),
+        "base_sha256": weights_hash(weights_file(recipe, adapter_set.base_kind)),
+        "start_sha256": weights_hash(sat) if from_sat else "",
+        **({"lora": as_dict(recipe.config.lora)} if adapter_set.control != COPY else {}),
+        "train": as_dict(options_of(recipe.config, adapter_set)),
+        "seed": recipe.config.seed,
+        **training_request(material),
+        "threads": 1,
+        "train_utterances": digest(speech.train),
+        "dev_utterances": digest(speech.dev),
+    }
 
 
 def run(recipe: Recipe) -> None:
@@ -34,88 +271,90 @@ def run(recipe: Recipe) -> None:
     # A wrong --speakers is named before anything that is missing.
     material.speakers()
     check_toolkit(recipe)
-    for voices in all_voices(recipe):
-        sat = recipe.adapter_dir(voices.base_kind) / "sat"
-        if voices.from_sat and material.has_sat() and not (sat / WEIGHTS).is_file():
+    for adapter_set in all_adapter_sets(recipe):
+        sat = recipe.adapter_dir(adapter_set.base_kind) / "sat"
+        if adapter_set.from_sat and material.has_sat() and not (sat / WEIGHTS).is_file():
             raise PqmError(f"{sat} holds no adapter to start from: run stage 4 (pretrain) first")
-        if voices.rounds:
-            run_tasks(recipe, material, first_pass(material, voices))
-        _adapt(material, voices)
+        if adapter_set.rounds:
+            run_tasks(recipe, material, first_pass(material, adapter_set))
+        _adapt(material, adapter_set)
 
 
-def _adapt(material: Material, voices: Voices) -> None:
+def _adapt(material: Material, adapter_set: AdapterSet) -> None:
     recipe, speakers = material.recipe, material.speakers()
-    root = voices.root(recipe)
-    index = AdapterIndex(root, voices.weights)
-    todo = [speaker for speaker in speakers if not _is_done(index, material, voices, speaker)]
+    root = adapter_set.root(recipe)
+    index = AdapterIndex(root, adapter_set.weights)
+    todo = [speaker for speaker in speakers if not _is_done(index, material, adapter_set, speaker)]
     logging.info("%s: %d speakers to adapt, %d done already", root, len(todo), len(speakers) - len(todo))
     try:
-        run_jobs(_jobs(material, voices, todo), recipe.nj, "adapt", backend_of(recipe))
+        run_jobs(_jobs(material, adapter_set, todo), recipe.nj, "adapt", backend_of(recipe))
     finally:
         index.take_in()
     if todo or index.has_checkpoints():
         sweep_checkpoints(root, set(speakers))
 
 
-def _jobs(material: Material, voices: Voices, todo: Sequence[str]) -> list[Job]:
+def _jobs(material: Material, adapter_set: AdapterSet, todo: Sequence[str]) -> list[Job]:
     recipe = material.recipe
-    groups = groups_of(material, voices, todo)
-    logs = voices.root(recipe) / "log"
+    groups = groups_of(material, adapter_set, todo)
+    logs = adapter_set.root(recipe) / "log"
     jobs = []
     for place, share in enumerate(dealt(material, groups)):
         counter = logs / f"adapt.{place}.done"
         counter.parent.mkdir(parents=True, exist_ok=True)
         counter.write_text("")
         speakers = [speaker for group in share for speaker in group]
-        arguments = (recipe, voices, share, counter)
+        arguments = (recipe, adapter_set, share, counter)
         log = logs / f"adapt.{place}.log"
         jobs.append(Job(f"adapt {some(speakers, 3)}", adapt_speakers, arguments, log, len(speakers), counter))
     return jobs
 
 
-def _is_done(index: AdapterIndex, material: Material, voices: Voices, speaker: str) -> bool:
-    target = target_of(material, voices, speaker)
+def _is_done(index: AdapterIndex, material: Material, adapter_set: AdapterSet, speaker: str) -> bool:
+    target = speaker_job_of(material, adapter_set, speaker)
     if index.holds(speaker, target.request):
         return True
     if not index.has_folder(speaker) or not target.is_done():
         return False
-    index.add(Row.of(target.folder, target.request, voices.weights))
+    index.add(Row.of(target.folder, target.request, adapter_set.weights))
     return True
 
 
-def adapt_speakers(recipe: Recipe, voices: Voices, groups: Sequence[Sequence[str]], counter: Path) -> None:
+def adapt_speakers(recipe: Recipe, adapter_set: AdapterSet, groups: Sequence[Sequence[str]], counter: Path) -> None:
     """Adapt some speakers in this process: the base is loaded once, every group starts from the same weights."""
     material = Material(recipe)
-    trained = start_of(material, voices)
-    start = {name: value.detach().clone() for name, value in trained.model.named_parameters() if value.requires_grad}
+    setup = start_of(material, adapter_set)
+    start = {name: value.detach().clone() for name, value in setup.model.named_parameters() if value.requires_grad}
     lines = counter.read_text(encoding="utf-8").splitlines() if counter.exists() else []
     noted = {line.split("\t")[0] for line in lines}
     for group in groups:
-        targets = [target_of(material, voices, speaker) for speaker in group]
+        targets = [speaker_job_of(material, adapter_set, speaker) for speaker in group]
         # An earlier try of this job came as far as that.
         if not all(target.is_done() for target in targets):
             with torch.no_grad():
-                for name, value in trained.model.named_parameters():
+                for name, value in setup.model.named_parameters():
                     if name in start:
                         value.copy_(start[name])
-            _adapt_group(material, voices, trained, targets)
+            _adapt_group(material, adapter_set, setup, targets)
         for target in targets:
             if target.speaker not in noted:
                 with counter.open("a", encoding="utf-8") as done:
-                    done.write(Row.of(target.folder, target.request, voices.weights).line())
+                    done.write(Row.of(target.folder, target.request, adapter_set.weights).line())
 
 
-def _adapt_group(material: Material, voices: Voices, trained: Trained, targets: Sequence[Target]) -> None:
+def _adapt_group(
+    material: Material, adapter_set: AdapterSet, setup: TrainingSetup, targets: Sequence[SpeakerJob]
+) -> None:
     """Train what is in the model for one speaker, or for several in the same batches; those that are done stay."""
-    lessons = []
+    all_data = []
     for target in targets:
-        lesson = target.lesson(trained, material.recipe.config.seed)
-        if not voices.rounds or (lesson.train and lesson.dev):
-            lessons.append(lesson)
+        data = target.data(setup, material.recipe.config.seed)
+        if not adapter_set.rounds or (data.train and data.dev):
+            all_data.append(data)
         elif not target.is_done():
-            save_as_it_starts(trained, lesson)
-    if speakers_per_batch(material.recipe, voices) > 1 and lessons:
-        train_and_save_together(trained, lessons, some([lesson.name for lesson in lessons], 3))
+            save_as_it_starts(setup, data)
+    if speakers_per_batch(material.recipe, adapter_set) > 1 and all_data:
+        train_and_save_together(setup, all_data, some([data.name for data in all_data], 3))
     else:
-        for lesson in lessons:
-            train_and_save(trained, lesson)
+        for data in all_data:
+            train_and_save(setup, data)

@@ -8,8 +8,8 @@ from pqm_plugin.stages.common.material import Material, examples, joined_example
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
 from pqm_plugin.stages.common.training import (
-    Lesson,
-    Trained,
+    TrainingData,
+    TrainingSetup,
     adapter_is_done,
     attach_lora,
     sweep_checkpoints,
@@ -58,6 +58,6 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
     }
     model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
     config = recipe.config
-    trained = Trained(opened.recognizer, model, config.pretrain, config.lora)
-    train_and_save(trained, Lesson(ready["sat_train"], ready["sat_dev"], request, folder, "sat"))
+    trained = TrainingSetup(opened.recognizer, model, config.pretrain, config.lora)
+    train_and_save(trained, TrainingData(ready["sat_train"], ready["sat_dev"], request, folder, "sat"))
     sweep_checkpoints(folder.parent, {"sat"})

@@ -9,7 +9,7 @@ from pqm_plugin.engine.packing import Packing, pack
 from pqm_plugin.files import read_json, whole_folder, write_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
-from pqm_plugin.quantize.names import ABOUT, META, PACKED
+from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 from pqm_plugin.stages.common.calibration import Calibration, weight_format
 from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash

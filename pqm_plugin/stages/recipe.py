@@ -9,8 +9,7 @@ from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
-from pqm_plugin.quantize.auto import AUTO
-from pqm_plugin.quantize.names import MODES
+from pqm_plugin.quantize.modes import AUTO, MODES
 from pqm_plugin.stages.config import Config, load_config
 
 LEFT_OUT = "left_out.tsv"

@@ -1,24 +1,70 @@
-"""Stage 8: write the report page and its figures from stored results."""
+"""Stage 8: write the report page and its figures from stored results and the words of `report.yaml` beside them."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.report.figures import bytes_figure, speakers_figure
-from pqm_plugin.report.labels import plain_label, together
-from pqm_plugin.report.minutes import minutes_points
-from pqm_plugin.report.mismatch import conditions_of
-from pqm_plugin.report.mismatch_figure import mismatch_figure
+from pqm_plugin.report.gains import Goal
+from pqm_plugin.report.mismatch import conditions_of, mismatch_figure
 from pqm_plugin.report.page import Section, render_report
-from pqm_plugin.report.study import reference, settings_points
-from pqm_plugin.report.study_figures import minutes_figure, settings_figure
-from pqm_plugin.report.tables import systems_table
+from pqm_plugin.report.study import minutes_figure, minutes_points, reference, settings_figure, settings_points
+from pqm_plugin.report.tables import plain_label, systems_table, together
+from pqm_plugin.stages.config import as_instance, load_as
 from pqm_plugin.stages.recipe import Recipe
-from pqm_plugin.stages.reporting.words import Words, everywhere, read_words
+
+WORDS = "report.yaml"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A sentence beside every table and figure of the results files that `of` names; of all where it names none."""
+
+    label: str = ""
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Words:
+    """Title, labels, goals (see `Goal`) and notes of a page; `notes` stand at its end.
+
+    `study_of` is a commit, and says that not every cell of the study is of the settings of the results; without it, a
+    study is whole.
+    """
+
+    title: str = ""
+    labels: tuple[Label, ...] = ()
+    goals: tuple[Goal, ...] = ()
+    notes: tuple[str, ...] = ()
+    study_of: str = ""
+
+    def labels_of(self, *names: str) -> list[str]:
+        """The labels of results files, by name, each once."""
+        return together([one.label for one in self.labels if not one.of or name in one.of] for name in names)
+
+
+def everywhere(labels: Iterable[str]) -> tuple[Label, ...]:
+    """Labels that are said of every results file."""
+    return tuple(Label(label) for label in labels)
+
+
+def read_words(folder: Path) -> Words:
+    """The words of a folder; none where it has no `report.yaml`.
+
+    Raises:
+        PqmError: for an unknown key, naming the nearest one, or a value of the wrong kind.
+    """
+    path = folder / WORDS
+    if not path.is_file():
+        return Words()
+    raw = load_as(Words, path)
+    labels = [Label(one) if isinstance(one, str) else as_instance(Label, one, f"{path}: labels") for one in raw.labels]
+    goals = [as_instance(Goal, one, f"{path}: goals") for one in raw.goals]
+    return replace(raw, labels=tuple(labels), goals=tuple(goals))
 
 
 def run(recipe: Recipe) -> None:

@@ -2,24 +2,138 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pqm_plugin.corpus.audio import duration_s
+from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
-from pqm_plugin.metrics.bootstrap import resample
+from pqm_plugin.metrics.bootstrap import Comparison, Resampled, resample
 from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
+from pqm_plugin.metrics.speakers import count_speakers
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
-from pqm_plugin.quantize.names import META
-from pqm_plugin.report.systems import ordered
+from pqm_plugin.quantize.modes import META
+from pqm_plugin.report.systems import BASE, OTHERS, OWN, ordered, others_of
+from pqm_plugin.stages.adapt import SHARES, allowed_speech
 from pqm_plugin.stages.common.index import trust_adapters
+from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import weights_hash
 from pqm_plugin.stages.common.provenance import provenance
 from pqm_plugin.stages.recipe import OVERLAP, Recipe
-from pqm_plugin.stages.scoring.comparisons import Errors, comparisons, gain_split
-from pqm_plugin.stages.scoring.minutes import adaptation_minutes
+
+_REFERENCES = ("full", "nf4")
+_PAIRS = (
+    ("nf4+sat", "full+sat"),
+    ("nf4+speaker", "nf4+sat"),
+    ("nf4+speaker", "nf4+other"),
+    ("nf4+speaker", "full+sat"),
+    ("nf4+speaker", "full+speaker"),
+    ("nf4+speaker-unsup", "nf4+sat"),
+    ("nf4+speaker-unsup", "nf4+speaker"),
+    ("full+speaker", "full+sat"),
+    ("full+copy", "full+sat"),
+    ("nf4+speaker", "full+copy"),
+    ("nf4+speaker", "full+espnet-lora"),
+)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The errors of every system in each utterance, and resampled."""
+
+    counted: Mapping[str, Sequence[ErrorCounts]]
+    resampled: Resampled
+
+
+def comparisons(raw: Errors, normalized: Errors, speakers: Sequence[str]) -> list[dict[str, Any]]:
+    """Each pair by WER as it is, and by normalised WER, in which a format that was learned counts for nothing.
+
+    The last row is the speaker's own adapter against the mean of all others' where there are several.
+    """
+    systems, others = list(raw.counted), others_of(raw.counted)
+    pairs = [(system, against) for against in _REFERENCES for system in systems if system != against]
+    groups: list[tuple[str, str, tuple[str, ...]]] = [
+        (system, against, (against,)) for system, against in [*pairs, *_PAIRS]
+    ]
+    if len(others) > 1:
+        groups.append((OWN, OTHERS, others))
+    return [
+        {
+            "system": system,
+            "against": against,
+            **({"mean_of": list(group)} if len(group) > 1 else {}),
+            **_compared(raw, system, group, speakers),
+            "normalized": _compared(normalized, system, group, speakers),
+        }
+        for system, against, group in groups
+        if {system, *group} <= raw.counted.keys()
+    ]
+
+
+def _compared(errors: Errors, system: str, group: Sequence[str], speakers: Sequence[str]) -> dict[str, Any]:
+    found = _entry(errors.resampled.compare(system, group))
+    return {**found, "speakers": _speakers(errors.counted, system, group, speakers)}
+
+
+def gain_split(raw: Errors, normalized: Errors) -> list[dict[str, Any]]:
+    """What the speaker's own adapter gains over `nf4`, in shares of the errors of `nf4`; empty without a control.
+
+    `anyone`: what the mean of all others' adapters gains too, domain, text format and the repair of 4 bits; `own`:
+    what only one's own does; `whole`: their sum.
+    """
+    others = others_of(raw.counted)
+    if not others or not {BASE, OWN} <= raw.counted.keys():
+        return []
+    steps = {"anyone": ((BASE,), others), "own": (others, (OWN,)), "whole": ((BASE,), (OWN,))}
+    return [
+        {
+            "part": part,
+            **_entry(raw.resampled.gain(before, after, (BASE,)), "of_errors"),
+            "normalized": _entry(normalized.resampled.gain(before, after, (BASE,)), "of_errors"),
+        }
+        for part, (before, after) in steps.items()
+    ]
+
+
+def _entry(found: Comparison, name: str = "relative_wer_reduction") -> dict[str, Any]:
+    return {name: found.relative_wer_reduction, "ci95": list(found.ci95), "p_improvement": found.p_improvement}
+
+
+def _speakers(
+    counted: Mapping[str, Sequence[ErrorCounts]], system: str, group: Sequence[str], speakers: Sequence[str]
+) -> dict[str, Any]:
+    """Speakers helped and harmed; against the mean of several, both sides count as often as there are of these."""
+    ours = [one.errors * len(group) for one in counted[system]]
+    theirs = [sum(one.errors for one in row) for row in zip(*(counted[other] for other in group), strict=True)]
+    return asdict(count_speakers(ours, theirs, speakers))
+
+
+def adaptation_minutes(recipe: Recipe) -> dict[str, float]:
+    """Minutes of each target speaker, train and dev together, within what `adapt_minutes` allows.
+
+    Empty, and a warning, where a recording is gone: to score, none is needed.
+    """
+    material = Material(recipe)
+    try:
+        return {
+            speaker: round(
+                sum(_seconds(one) for split in SHARES for one in allowed_speech(material, split, speaker)) / 60, 2
+            )
+            for speaker in material.speakers()
+        }
+    except PqmError as error:
+        logging.warning("minutes of adaptation speech are not known: %s", error)
+        return {}
+
+
+def _seconds(utterance: Utterance) -> float:
+    if utterance.end_s is None:
+        return duration_s(utterance)
+    return utterance.end_s - (utterance.start_s or 0.0)
+
 
 _RUN_KEYS = ("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes")
 _FURTHER_RUN_KEYS = ("trainable",)

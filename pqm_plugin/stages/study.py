@@ -17,7 +17,7 @@ import yaml
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name, whole_folder, write_json, write_text
-from pqm_plugin.quantize.names import META, PACKED
+from pqm_plugin.quantize.modes import META, PACKED
 from pqm_plugin.stages import run_stage
 from pqm_plugin.stages.config import as_dict, load_config
 from pqm_plugin.stages.recipe import Recipe

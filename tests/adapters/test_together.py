@@ -10,8 +10,7 @@ import torch
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.lora import attach, freeze
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.together import Member, train_together
-from pqm_plugin.adapters.train import train_adapter
+from pqm_plugin.adapters.train import Member, train_adapter, train_together
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.replay import losses_by_group, training_loss
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.adapters.files import read_info
-from pqm_plugin.adapters.names import WEIGHTS
+from pqm_plugin.adapters.options import WEIGHTS
 from pqm_plugin.commands.__main__ import _parser
 from pqm_plugin.files import sha256
 from pqm_plugin.stages import run_stage

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.files import read_json
-from pqm_plugin.stages.report import report_folder
-from pqm_plugin.stages.reporting.words import read_words
+from pqm_plugin.stages.report import read_words, report_folder
 from pqm_plugin.stages.study import Cell, read_cells
 
 ROOT = Path(__file__).resolve().parents[2]

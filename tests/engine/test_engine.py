@@ -10,7 +10,7 @@ from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.making import quantize
-from pqm_plugin.quantize.names import PACKED
+from pqm_plugin.quantize.modes import PACKED
 from pqm_plugin.quantize.packed import WeightFormat
 
 FORMAT = WeightFormat(block_size=32, double_quantize=True)

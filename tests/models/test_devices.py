@@ -7,11 +7,11 @@ import pytest
 import soundfile
 import torch
 
+from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.models.espnet_nbest import espnet_nbest
 from pqm_plugin.models.families import family_of
@@ -19,7 +19,7 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import prepare_loss, training_loss
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.layers import quantize_layers
-from pqm_plugin.quantize.names import MODES
+from pqm_plugin.quantize.modes import MODES
 from pqm_plugin.quantize.packed import WeightFormat
 from tests.pretended import DEVICE, PretendedDevice
 

@@ -10,9 +10,9 @@ import yaml
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.tasks.asr import ASRTask
 
+from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach
-from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.models import espnet_folder, espnet_library
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Hypothesis

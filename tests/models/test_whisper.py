@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach
-from pqm_plugin.adapters.rows import AdapterBank
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pqm_plugin
-from pqm_plugin.adapters.names import INFO, WEIGHTS
+from pqm_plugin.adapters.options import INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.models.options import SearchOptions

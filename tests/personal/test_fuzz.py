@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 import pqm_plugin
-from pqm_plugin.adapters.files import read_info
-from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
-from pqm_plugin.adapters.safety import check_adapter
+from pqm_plugin.adapters.files import check_adapter, read_info
+from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256, write_json
 from pqm_plugin.personal.facts import facts, lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pqm_plugin
-from pqm_plugin.adapters.names import CONFIG, INFO, WEIGHTS
+from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.personal.check import problems

@@ -2,8 +2,14 @@
 
 import pytest
 
-from pqm_plugin.report.mismatch import conditions_of, correlation, mismatch_parts, mismatch_table, points
-from pqm_plugin.report.mismatch_figure import mismatch_figure
+from pqm_plugin.report.mismatch import (
+    conditions_of,
+    correlation,
+    mismatch_figure,
+    mismatch_parts,
+    mismatch_table,
+    points,
+)
 
 
 def condition(name, full, own, base="tiny"):

@@ -2,9 +2,9 @@
 
 import copy
 
-from pqm_plugin.report.goals import Goal
-from pqm_plugin.report.labels import plain_label
+from pqm_plugin.report.gains import Goal
 from pqm_plugin.report.page import Section, render_report
+from pqm_plugin.report.tables import plain_label
 
 
 def _section(results, source="results.json", labels=()):

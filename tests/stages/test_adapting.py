@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.files import read_json
-from pqm_plugin.stages.adapting.speech import allowed_speech, speech_of
+from pqm_plugin.stages.adapt import allowed_speech, speech_of
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import Voices
+from pqm_plugin.stages.common.systems import AdapterSet
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_without_transcripts_the_adapter_learns_the_models_own_words_where_it_is
 
     assert list(read_json(recipe.packed_dir / "results.json")["systems"]) == list(systems)
     material = Material(recipe)
-    heard = speech_of(material, Voices("nf4", 1), "10")
+    heard = speech_of(material, AdapterSet("nf4", 1), "10")
     words = {
         line["utterance"]: line["text"]
         for name in ("train", "dev")
@@ -106,7 +106,7 @@ def test_a_model_that_is_sure_of_nothing_learns_from_what_it_is_surest_of(change
 
     run("data", "base", "quantize", "pretrain", "adapt", of=recipe)
 
-    speech = speech_of(Material(recipe), Voices("nf4", 1), "10")
+    speech = speech_of(Material(recipe), AdapterSet("nf4", 1), "10")
     assert len(speech.train) == len(speech.dev) == 1
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pqm_plugin.adapters.files import WEIGHTS, read_info
-from pqm_plugin.adapters.names import OWN_WEIGHTS
+from pqm_plugin.adapters.options import OWN_WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
 from pqm_plugin.models.families import family_of

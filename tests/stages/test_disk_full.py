@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_file, whole_folder, write_text
 from pqm_plugin.stages.common.jobs import Job, run_jobs
-from pqm_plugin.stages.decoding.parts import Line, Part
+from pqm_plugin.stages.common.partial_results import Line, Part
 from tests.faults import PAGE_BYTES, Disk
 
 REMEDY = r": the disk is full; free some space and run the same command again, nothing earlier was touched"

@@ -11,7 +11,7 @@ from pqm_plugin.adapters.files import WEIGHTS
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.partition import Row as PartitionRow
 from pqm_plugin.corpus.utterance import Utterance
-from pqm_plugin.stages.adapting.groups import work_of
+from pqm_plugin.stages.adapt import work_of
 from pqm_plugin.stages.common.index import INDEX, AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import n_shares, shares
 from pqm_plugin.stages.common.opening import weights_hash

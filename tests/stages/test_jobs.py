@@ -7,7 +7,7 @@ import pytest
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.jobs import Job, run_jobs
-from pqm_plugin.stages.decoding.parts import Line, Part
+from pqm_plugin.stages.common.partial_results import Line, Part
 
 pytestmark = pytest.mark.slow
 

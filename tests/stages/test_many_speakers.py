@@ -4,13 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from pqm_plugin.stages import adapt, decode
 from pqm_plugin.stages.adapt import adapt_speakers
-from pqm_plugin.stages.adapting import start
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import Voices, parse_system
-from pqm_plugin.stages.decoding import job
-from pqm_plugin.stages.decoding import run as decoding
-from pqm_plugin.stages.decoding.task import DecodeTask
+from pqm_plugin.stages.common.partial_results import DecodeTask
+from pqm_plugin.stages.common.systems import AdapterSet, parse_system
 
 
 @pytest.fixture
@@ -21,7 +19,7 @@ def loads(monkeypatch):
     def counted(plain):
         return lambda recipe, kind, *more: found.append(kind) or plain(recipe, kind, *more)
 
-    for module in (start, job):
+    for module in (adapt, decode):
         monkeypatch.setattr(module, "open_base", counted(module.open_base))
     return found
 
@@ -34,8 +32,8 @@ def test_a_job_adapts_and_decodes_all_its_speakers_with_one_load_of_the_base(rec
     task = DecodeTask(recipe, parse_system("nf4+speaker", []), "dev", "test", ["10", "20"])
     loads.clear()
 
-    adapt_speakers(recipe, Voices("nf4"), [["10"], ["20"]], adapted)
-    job.decode_speakers(task, [["10"], ["20"]], decoded, "exact")
+    adapt_speakers(recipe, AdapterSet("nf4"), [["10"], ["20"]], adapted)
+    decode.decode_speakers(task, [["10"], ["20"]], decoded, "exact")
 
     assert loads == ["nf4", "nf4"]
     assert [line.split("\t")[0] for line in adapted.read_text().splitlines()] == ["10", "20"]
@@ -48,7 +46,7 @@ def test_a_job_adapts_and_decodes_all_its_speakers_with_one_load_of_the_base(rec
 def test_a_decoding_job_has_so_many_speakers_though_some_are_searched_together(
     tmp_path, tiny_conformer, monkeypatch, most, expected
 ):
-    monkeypatch.setattr(decoding, "_BATCHES_A_GROUP", 1)
+    monkeypatch.setattr(decode, "_BATCHES_A_GROUP", 1)
     config = SimpleNamespace(decode=SimpleNamespace(batch_size=4))
     recipe = SimpleNamespace(base_dir=tiny_conformer, config=config, inference_nj=1, speakers_per_job=most)
     task = SimpleNamespace(
@@ -59,7 +57,7 @@ def test_a_decoding_job_has_so_many_speakers_though_some_are_searched_together(
     )
     two_each = SimpleNamespace(partition=SimpleNamespace(utterances=lambda split, speaker: ["1", "2"]))
 
-    jobs = list(decoding._jobs(task, two_each, "exact"))
+    jobs = list(decode._jobs(task, two_each, "exact"))
 
     assert [sum(map(len, one.arguments[1])) for one in jobs] == expected
     assert all(len(group) == 2 for one in jobs for group in one.arguments[1])

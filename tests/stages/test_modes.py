@@ -8,14 +8,12 @@ import pytest
 
 from pqm_plugin.__main__ import main
 from pqm_plugin.files import read_json, write_json
-from pqm_plugin.stages.common import modes
-from pqm_plugin.stages.common.modes import arithmetic, decoding_mode
+from pqm_plugin.stages import decode
+from pqm_plugin.stages.common import opening, partial_results
+from pqm_plugin.stages.common.opening import arithmetic, decoding_mode
+from pqm_plugin.stages.common.partial_results import DecodeTask, Line, Part
 from pqm_plugin.stages.common.systems import parse_system
-from pqm_plugin.stages.decoding import merge
-from pqm_plugin.stages.decoding import run as run_module
-from pqm_plugin.stages.decoding.parts import Line, Part
-from pqm_plugin.stages.decoding.run import run_tasks
-from pqm_plugin.stages.decoding.task import DecodeTask
+from pqm_plugin.stages.decode import run_tasks
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def asked(recipe):
 def test_auto_is_exact_where_four_times_the_float_weights_are_free_for_every_job(
     asked, monkeypatch, caplog, free, mode
 ):
-    monkeypatch.setattr(modes, "free_bytes", lambda device: free)
+    monkeypatch.setattr(opening, "free_bytes", lambda device: free)
     caplog.set_level("INFO")
 
     assert decoding_mode(asked) == mode
@@ -41,13 +39,13 @@ def test_all_jobs_of_a_decode_get_the_mode_that_was_picked_once_and_the_log_of_t
     asked, monkeypatch, caplog
 ):
     amounts = iter([2 * 4 * 4000, 1, 1, 1])
-    monkeypatch.setattr(modes, "free_bytes", lambda device: next(amounts))
+    monkeypatch.setattr(opening, "free_bytes", lambda device: next(amounts))
     jobs = []
-    monkeypatch.setattr(run_module, "run_jobs", lambda found, *_: jobs.extend(found))
-    monkeypatch.setattr(run_module, "merge", lambda task, material: None)
+    monkeypatch.setattr(decode, "run_jobs", lambda found, *_: jobs.extend(found))
+    monkeypatch.setattr(decode, "merge", lambda task, material: None)
     monkeypatch.setattr(DecodeTask, "part", lambda task, material, speaker: SimpleNamespace(missing=["1"]))
     monkeypatch.setattr(DecodeTask, "joins_speakers", False)
-    monkeypatch.setattr(run_module, "family_of", lambda folder: SimpleNamespace(BATCHES=False, STOCK_PROGRESS=b""))
+    monkeypatch.setattr(decode, "family_of", lambda folder: SimpleNamespace(BATCHES=False, STOCK_PROGRESS=b""))
     tasks = [DecodeTask(asked, parse_system(key, []), "dev", "test", ["10", "20"]) for key in ("nf4", "nf4+sat")]
     caplog.set_level("INFO")
 
@@ -63,9 +61,9 @@ def test_a_decode_tells_what_was_asked_for_and_what_was_used():
 
     used = [dataclasses.replace(line, mode=mode) for mode in ("small", "exact", "exact")]
 
-    assert merge._modes(auto, used) == {"mode": "auto", "modes_used": ["exact", "small"]}
+    assert partial_results._modes(auto, used) == {"mode": "auto", "modes_used": ["exact", "small"]}
     # Lines of earlier versions do not say it.
-    assert merge._modes(auto, [line]) == {"mode": "auto"}
+    assert partial_results._modes(auto, [line]) == {"mode": "auto"}
 
 
 def test_lines_of_earlier_versions_are_read_and_count_as_decoded(tmp_path):

@@ -8,8 +8,7 @@ import pytest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_json
 from pqm_plugin.stages.recipe import Recipe
-from pqm_plugin.stages.report import report_folder, run, write_report
-from pqm_plugin.stages.reporting.words import Words, everywhere, read_words
+from pqm_plugin.stages.report import Words, everywhere, read_words, report_folder, run, write_report
 
 STORED = Path(__file__).parents[1] / "report"
 OWN = Path(__file__).parents[2] / "egs" / "own" / "results.json"

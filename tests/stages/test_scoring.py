@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pqm_plugin.stages import run_stage
-from pqm_plugin.stages.scoring.minutes import adaptation_minutes
+from pqm_plugin.stages.score import adaptation_minutes
 
 
 @pytest.fixture

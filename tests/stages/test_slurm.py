@@ -17,8 +17,7 @@ import pytest
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.jobs import Job, run_jobs
-from pqm_plugin.stages.common.jobs.queue import ACTIVE, Queue, Task
-from pqm_plugin.stages.common.jobs.slurm import Slurm, SlurmOptions
+from pqm_plugin.stages.common.slurm import ACTIVE, Queue, Slurm, SlurmOptions, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 300
@@ -200,7 +199,7 @@ RECIPE = """
 import signal, sys, time
 from pathlib import Path
 from pqm_plugin.stages.common.jobs import Job, run_jobs
-from pqm_plugin.stages.common.jobs.slurm import Slurm, SlurmOptions
+from pqm_plugin.stages.common.slurm import Slurm, SlurmOptions
 # Where the suite runs in the background, its shell has interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 root = Path(sys.argv[1])

@@ -10,12 +10,10 @@ from safetensors.torch import load_file
 from pqm_plugin.__main__ import main
 from pqm_plugin.adapters.files import INFO, WEIGHTS, read_info
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.adapt import adapt_speakers
-from pqm_plugin.stages.adapting import target
-from pqm_plugin.stages.adapting.groups import dealt, groups_of
-from pqm_plugin.stages.adapting.speech import speech_of
+from pqm_plugin.stages import adapt
+from pqm_plugin.stages.adapt import adapt_speakers, dealt, groups_of, speech_of
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.systems import Voices
+from pqm_plugin.stages.common.systems import AdapterSet
 from tests.conftest import write_corpus
 from tests.stages.conftest import WORDS
 from tests.stages.test_kill import kill_when, start
@@ -111,12 +109,12 @@ def test_killed_and_run_again_it_gives_what_an_uninterrupted_run_gives(wide, run
 def test_without_transcripts_those_with_nothing_to_learn_keep_their_start(wide, run, monkeypatch, tmp_path):
     run("data", "base", "quantize", "pretrain", of=wide)
 
-    def heard(material, voices, speaker):
-        found = speech_of(material, Voices("nf4"), speaker)
+    def heard(material, adapter_set, speaker):
+        found = speech_of(material, AdapterSet("nf4"), speaker)
         return dataclasses.replace(found, train=[], dev=[]) if speaker == "20" else found
 
-    monkeypatch.setattr(target, "speech_of", heard)
-    adapt_speakers(wide, Voices("nf4", 1), [["10", "20"]], tmp_path / "done")
+    monkeypatch.setattr(adapt, "speech_of", heard)
+    adapt_speakers(wide, AdapterSet("nf4", 1), [["10", "20"]], tmp_path / "done")
 
     sat = load_file(wide.packed_dir / "sat" / WEIGHTS)
     kept, learned = (load_file(wide.packed_dir / "speakers-unsup" / name / WEIGHTS) for name in ("20", "10"))
@@ -137,17 +135,17 @@ def test_other_settings_of_training_work_with_several_speakers_a_batch(wide, run
 
 def test_speakers_of_as_much_work_are_in_one_group_whoever_is_done(wide, run):
     run("data", "base", of=wide)
-    material, voices = Material(wide), Voices("nf4")
+    material, adapter_set = Material(wide), AdapterSet("nf4")
 
-    whole = groups_of(material, voices, ["10", "20", "21", "22", "23"])
-    rest = groups_of(material, voices, ["21", "23"])
+    whole = groups_of(material, adapter_set, ["10", "20", "21", "22", "23"])
+    rest = groups_of(material, adapter_set, ["21", "23"])
 
     assert sorted(sum(whole, [])) == ["10", "20", "21", "22", "23"]
     assert [len(group) for group in whole] == [2, 2, 1]
     assert "23" in whole[-1] + whole[-2]
     assert rest == [group for group in whole if "21" in group or "23" in group]
-    assert groups_of(material, voices, []) == []
-    assert groups_of(material, Voices("full", control="copy"), ["10", "20"]) == [["10"], ["20"]]
+    assert groups_of(material, adapter_set, []) == []
+    assert groups_of(material, AdapterSet("full", control="copy"), ["10", "20"]) == [["10"], ["20"]]
 
 
 def test_a_job_has_whole_groups_and_no_more_speakers_than_it_may(wide, run):
@@ -155,7 +153,7 @@ def test_a_job_has_whole_groups_and_no_more_speakers_than_it_may(wide, run):
 
     def jobs(**fields):
         recipe = dataclasses.replace(wide, **fields)
-        found = groups_of(Material(recipe), Voices("nf4"), ["10", "20", "21", "22", "23"])
+        found = groups_of(Material(recipe), AdapterSet("nf4"), ["10", "20", "21", "22", "23"])
         return [sorted(map(len, job)) for job in dealt(Material(recipe), found)]
 
     assert jobs(nj=1) == [[1, 2, 2]]
@@ -169,6 +167,6 @@ def test_a_number_that_means_nothing_is_refused(wide, run, capsys):
     for wrong in (0, 101):
         recipe = dataclasses.replace(wide, speakers_per_batch=wrong)
         with pytest.raises(PqmError, match=rf"--speakers_per_batch {wrong}: use at least 1, and at most .*\(100\)"):
-            groups_of(Material(recipe), Voices("nf4"), ["10"])
+            groups_of(Material(recipe), AdapterSet("nf4"), ["10"])
     assert main(["adapt", "--speakers_per_batch", "0"]) == 1
     assert "speakers_per_batch start at 1" in capsys.readouterr().err

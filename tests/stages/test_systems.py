@@ -6,11 +6,11 @@ import pytest
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.stages.common.systems import (
+    AdapterSet,
     System,
-    Voices,
     adapted_bases,
     adapter_of,
-    all_voices,
+    all_adapter_sets,
     packed_kinds,
     parse_system,
     possible_adapters,
@@ -98,22 +98,26 @@ def test_a_numbered_other_is_so_many_places_on_so_that_all_of_them_make_a_latin_
 def test_adapters_without_transcripts_have_a_folder_a_round_and_later_rounds_need_the_first():
     recipe = Recipe(base="b", expdir=Path("exp"), systems=("nf4+speaker-unsup2", "nf4+other3", "full+sat"))
 
-    voices = all_voices(recipe)
+    adapter_set = all_adapter_sets(recipe)
 
-    assert voices == [Voices("nf4", 0), Voices("nf4", 1), Voices("nf4", 2)]
-    assert [one.root(recipe).name for one in voices] == ["speakers", "speakers-unsup", "speakers-unsup2"]
+    assert adapter_set == [AdapterSet("nf4", 0), AdapterSet("nf4", 1), AdapterSet("nf4", 2)]
+    assert [one.root(recipe).name for one in adapter_set] == ["speakers", "speakers-unsup", "speakers-unsup2"]
 
 
 def test_controls_of_the_full_base_have_folders_of_their_own_beside_its_adapters():
     recipe = Recipe(base="b", expdir=Path("exp"), systems=("nf4+speaker", "full+espnet-lora", "full+copy"))
     copy = parse_system("full+copy", STOCK)
 
-    voices = all_voices(recipe)
+    adapter_set = all_adapter_sets(recipe)
 
-    assert voices == [Voices("nf4"), Voices("full", control="copy"), Voices("full", control="espnet-lora")]
+    assert adapter_set == [
+        AdapterSet("nf4"),
+        AdapterSet("full", control="copy"),
+        AdapterSet("full", control="espnet-lora"),
+    ]
     assert adapter_of(recipe, copy, "a", ["a", "b"]) == Path("exp/b_full/copies/a")
-    assert voices[2].root(recipe) == Path("exp/b_full/espnet-lora")
-    assert [one.from_sat for one in voices] == [True, True, False]
+    assert adapter_set[2].root(recipe) == Path("exp/b_full/espnet-lora")
+    assert [one.from_sat for one in adapter_set] == [True, True, False]
 
 
 def test_sat_of_the_full_base_is_made_for_copies_which_start_from_it_and_not_for_espnets_lora():

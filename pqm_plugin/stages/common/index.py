@@ -11,7 +11,7 @@ from pqm_plugin.adapters.files import FORMAT_VERSION, WEIGHTS
 from pqm_plugin.files import write_text
 from pqm_plugin.stages.common.done import request_hash
 from pqm_plugin.stages.common.opening import trust_hash, weights_hash
-from pqm_plugin.stages.common.systems import all_voices
+from pqm_plugin.stages.common.systems import all_adapter_sets
 from pqm_plugin.stages.recipe import Recipe
 
 INDEX = "index.tsv"
@@ -112,8 +112,8 @@ def _asked(request: Mapping[str, Any]) -> str:
 
 def trust_adapters(recipe: Recipe) -> None:
     """Let `weights_hash` take the hashes of all speakers' adapters from their index."""
-    for voices in all_voices(recipe):
-        AdapterIndex(voices.root(recipe), voices.weights).trust()
+    for adapter_set in all_adapter_sets(recipe):
+        AdapterIndex(adapter_set.root(recipe), adapter_set.weights).trust()
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[Row], int]:

@@ -1,17 +1,19 @@
-"""Open a model of a recipe: float or packed, with or without an adapter."""
+"""Open a model of a recipe: float or packed, with or without an adapter, and in which mode."""
 
+import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from pqm_plugin.devices import free_bytes
 from pqm_plugin.engine.opening import open_float, open_packed
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256
+from pqm_plugin.files import read_json, sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.quantize.names import PACKED
+from pqm_plugin.quantize.modes import AUTO, META, PACKED, pick_mode
 from pqm_plugin.stages.recipe import Recipe
 
 ROUNDED = "nf4-rtn"
@@ -75,3 +77,23 @@ def open_base(recipe: Recipe, base_kind: str, mode: str = "exact", n_threads: in
         return Opened(open_float(weights.parent, recipe.config.decode, recipe.device), weights, weights_hash(weights))
     recognizer = open_packed(weights.parent, recipe.config.decode, recipe.device, mode)
     return Opened(recognizer, weights, weights_hash(weights), mode)
+
+
+def decoding_mode(recipe: Recipe) -> str:
+    """The mode of `--mode`; for `auto` what fits for so many jobs at once, see `quantize.modes.pick_mode`.
+
+    Decided once, before there are jobs, by what is free where they are started. It is `exact` or `small`, which find
+    the same words (see `quantize.layers.install`): those of a table must not depend on how much memory was free, so
+    that `fast`, which rounds otherwise, is never chosen.
+    """
+    if recipe.mode != AUTO:
+        return recipe.mode
+    n_weights = int(read_json(recipe.packed_dir / META)["parameters"])
+    picked = pick_mode(n_weights, free_bytes(recipe.device) // recipe.inference_nj, bfloat16=False)
+    logging.info("mode auto: %s, for %s a job on %s", picked.mode, picked.reason, recipe.device)
+    return picked.mode
+
+
+def arithmetic(recipe: Recipe, base_kind: str) -> dict[str, str]:
+    """What of the mode the words depend on: nothing, unless packed weights are multiplied in bfloat16."""
+    return {"arithmetic": "bfloat16"} if base_kind in PACKED_KINDS and recipe.mode == "fast" else {}

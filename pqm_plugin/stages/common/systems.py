@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqm_plugin.adapters.names import OWN_WEIGHTS, WEIGHTS
+from pqm_plugin.adapters.options import OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.opening import BASE_KINDS, ROUNDED
@@ -48,17 +48,17 @@ class System:
         return int(self.adapter[len(self.kind) :] or 1)
 
     @property
-    def voices(self) -> "Voices | None":
+    def adapter_set(self) -> "AdapterSet | None":
         """What stage 5 makes for the system to decode with."""
         if self.kind in CONTROLS:
-            return Voices(self.base_kind, control=self.kind)
+            return AdapterSet(self.base_kind, control=self.kind)
         if self.kind not in ("speaker", "other", "speaker-unsup"):
             return None
-        return Voices(self.base_kind, self.number if self.kind == "speaker-unsup" else 0)
+        return AdapterSet(self.base_kind, self.number if self.kind == "speaker-unsup" else 0)
 
 
 @dataclass(frozen=True)
-class Voices:
+class AdapterSet:
     """The target speakers' adapters on one base: from transcripts (`rounds` 0), or from the model's own words.
 
     Where `control` is `copy` or `espnet-lora`, they are such, from transcripts, instead of our adapters.
@@ -146,19 +146,23 @@ def _adapted(recipe: Recipe) -> list[System]:
 
 def adapted_bases(recipe: Recipe) -> list[str]:
     """Base kinds for which the recipe's systems need an adapter: stage 4 makes their speaker-independent one."""
-    wanted = {system.base_kind for system in _adapted(recipe) if system.voices is None or system.voices.from_sat}
+    wanted = {
+        system.base_kind for system in _adapted(recipe) if system.adapter_set is None or system.adapter_set.from_sat
+    }
     return [kind for kind in BASE_KINDS if kind in wanted]
 
 
-def all_voices(recipe: Recipe) -> list[Voices]:
+def all_adapter_sets(recipe: Recipe) -> list[AdapterSet]:
     """What stage 5 makes for the recipe's systems; a second round needs the first."""
     rounds: dict[str, set[int]] = {kind: set() for kind in BASE_KINDS}
-    wanted = {system.voices for system in _adapted(recipe) if system.voices}
-    for voices in wanted:
-        if not voices.control:
-            rounds[voices.base_kind] |= set(range(1, voices.rounds + 1)) if voices.rounds else {0}
-    adapters = [Voices(kind, number) for kind in BASE_KINDS for number in sorted(rounds[kind])]
-    return adapters + sorted((voices for voices in wanted if voices.control), key=lambda voices: voices.control)
+    wanted = {system.adapter_set for system in _adapted(recipe) if system.adapter_set}
+    for adapter_set in wanted:
+        if not adapter_set.control:
+            rounds[adapter_set.base_kind] |= set(range(1, adapter_set.rounds + 1)) if adapter_set.rounds else {0}
+    adapters = [AdapterSet(kind, number) for kind in BASE_KINDS for number in sorted(rounds[kind])]
+    return adapters + sorted(
+        (adapter_set for adapter_set in wanted if adapter_set.control), key=lambda adapter_set: adapter_set.control
+    )
 
 
 def check_toolkit(recipe: Recipe) -> None:
@@ -180,10 +184,10 @@ def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[
     Raises:
         PqmError: if so far on in the list there is nobody else.
     """
-    if system.voices is None:
+    if system.adapter_set is None:
         return recipe.adapter_dir(system.base_kind) / "sat" if system.adapter else None
     if system.kind != "other":
-        return system.voices.root(recipe) / speaker
+        return system.adapter_set.root(recipe) / speaker
     if len(speakers) <= system.number:
         n = "at least two" if system.number == 1 else f"more than {system.number}"
         raise PqmError(f"{system.key}: another speaker's adapter needs {n} target speakers")
@@ -191,4 +195,4 @@ def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[
     if speakers[place : place + 1] != [speaker]:
         # They need not be sorted, but for thousands it is as well that they are.
         place = speakers.index(speaker)
-    return system.voices.root(recipe) / speakers[(place + system.number) % len(speakers)]
+    return system.adapter_set.root(recipe) / speakers[(place + system.number) % len(speakers)]

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from pqm_plugin.adapters import library
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
+from pqm_plugin.adapters.full_weights import save_full_weights
 from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.adapters.own import save_own
-from pqm_plugin.adapters.together import Member, train_together
-from pqm_plugin.adapters.train import TrainResult, train_adapter
+from pqm_plugin.adapters.train import Member, TrainResult, train_adapter, train_together
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
@@ -76,7 +75,7 @@ def lower_layers(recognizer: Recognizer, top_layers: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Own:
+class FullWeights:
     """What is kept of a speaker where it is no adapter in PEFT's format: `tensors` of the network, which change as it
     learns, and how many parameters a toolkit `by_default` would have let learn, 0 where none made them.
     """
@@ -86,19 +85,19 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingSetup:
     """A recogniser, what learns in it (the adapter around its network, or weights of its `own`), and how."""
 
     recognizer: Recognizer
     model: nn.Module
     options: TrainOptions
     lora: LoraConfig
-    own: Own | None = None
+    own: FullWeights | None = None
 
     def save(self, folder: Path, info: AdapterInfo) -> None:
         """Write what was learned."""
         if self.own is not None:
-            save_own(folder, self.own.tensors, replace(info, toolkit_trains=self.own.by_default))
+            save_full_weights(folder, self.own.tensors, replace(info, toolkit_trains=self.own.by_default))
         elif isinstance(self.model, library.PeftModel):
             save_adapter(folder, self.model, info)
         else:
@@ -106,7 +105,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingData:
     """What an adapter learns from and is judged by, all that it depends on, where it is written, and whose it is."""
 
     train: list[Example]
@@ -116,43 +115,41 @@ class Lesson:
     name: str
 
 
-def train_and_save(trained: Trained, lesson: Lesson) -> None:
+def train_and_save(setup: TrainingSetup, data: TrainingData) -> None:
     """Train what is trainable, say how much that is, and write it.
 
     A control that no epoch makes better is written as it starts; an adapter must have learned, or start from another.
 
     Raises:
-        PqmError: if more than `lora.max_fraction` of the base would be trained.
+        PqmError: if more than `lora.max_fraction` of the base would be setup.
     """
-    counts = _count(trained, lesson.name)
-    checkpoint = _checkpoint(lesson, lesson.request)
-    recognizer, options = trained.recognizer, trained.options
+    counts = _count(setup, data.name)
+    checkpoint = _checkpoint(data, data.request)
+    recognizer, options = setup.recognizer, setup.options
     loss, prepare = partial(training_loss, recognizer), partial(prepare_loss, recognizer)
-    seed = lesson.request["seed"] * 1000
-    result = train_adapter(
-        trained.model, loss, lesson.train, lesson.dev, options, seed, checkpoint, lesson.name, prepare
-    )
-    _save(trained, result, counts, lesson)
+    seed = data.request["seed"] * 1000
+    result = train_adapter(setup.model, loss, data.train, data.dev, options, seed, checkpoint, data.name, prepare)
+    _save(setup, result, counts, data)
     checkpoint.unlink(missing_ok=True)
 
 
-def train_and_save_together(trained: Trained, lessons: Sequence[Lesson], label: str) -> None:
+def train_and_save_together(setup: TrainingSetup, all_data: Sequence[TrainingData], label: str) -> None:
     """The same of several speakers, who learn in the same batches; adapters that are done already are left alone.
 
     Raises:
         PqmError: as above, and, when all others are written, for the first that no epoch made better.
     """
-    counts = _count(trained, label)
-    checkpoint = _checkpoint(lessons[0], {lesson.name: lesson.request for lesson in lessons})
-    losses = losses_by_group(trained.recognizer)
-    members = [Member(lesson.name, lesson.train, lesson.dev) for lesson in lessons]
-    seed = lessons[0].request["seed"] * 1000
-    results = train_together(trained.model, losses, members, trained.options, seed, checkpoint, label)
+    counts = _count(setup, label)
+    checkpoint = _checkpoint(all_data[0], {data.name: data.request for data in all_data})
+    losses = losses_by_group(setup.recognizer)
+    members = [Member(data.name, data.train, data.dev) for data in all_data]
+    seed = all_data[0].request["seed"] * 1000
+    results = train_together(setup.model, losses, members, setup.options, seed, checkpoint, label)
     failed: list[PqmError] = []
-    for lesson, result in zip(lessons, results, strict=True):
-        if not adapter_is_done(lesson.folder, lesson.request):
+    for data, result in zip(all_data, results, strict=True):
+        if not adapter_is_done(data.folder, data.request):
             try:
-                _save(trained, result, counts, lesson)
+                _save(setup, result, counts, data)
             except PqmError as error:
                 failed.append(error)
     if failed:
@@ -160,16 +157,16 @@ def train_and_save_together(trained: Trained, lessons: Sequence[Lesson], label: 
     checkpoint.unlink(missing_ok=True)
 
 
-def _count(trained: Trained, name: str) -> tuple[int, int]:
+def _count(setup: TrainingSetup, name: str) -> tuple[int, int]:
     """How many parameters an adapter has, and the base; logged under `name`."""
-    model, lora = trained.model, trained.lora
-    freeze(model, lower_layers(trained.recognizer, trained.options.top_layers))
+    model, lora = setup.model, setup.lora
+    freeze(model, lower_layers(setup.recognizer, setup.options.top_layers))
     trainable, base = parameter_counts(model)
     logging.info("%s: %d parameters to %d of the base (%.3f %%)", name, trainable, base, 100 * trainable / base)
-    if trained.own and trained.own.by_default:
-        logging.info("%s: its toolkit alone would let %d learn", name, trained.own.by_default)
-    if trained.options.top_layers:
-        logging.info("%s: of these, those of the uppermost %d layers learn", name, trained.options.top_layers)
+    if setup.own and setup.own.by_default:
+        logging.info("%s: ESPnet's default would train %d parameters", name, setup.own.by_default)
+    if setup.options.top_layers:
+        logging.info("%s: of these, those of the uppermost %d layers learn", name, setup.options.top_layers)
     if not 0 < trainable <= lora.max_fraction * base:
         raise PqmError(
             f"{name}: the adapter has {trainable / base:.2%} of the base's parameters, allowed are up to "
@@ -178,39 +175,39 @@ def _count(trained: Trained, name: str) -> tuple[int, int]:
     return trainable, base
 
 
-def _checkpoint(first: Lesson, request: dict[str, Any]) -> Path:
+def _checkpoint(first: TrainingData, request: dict[str, Any]) -> Path:
     """Named after a request: an interrupted run with other settings is not gone on with."""
     return first.folder.with_name(f".{first.folder.name}.{request_hash(request)[:12]}.train")
 
 
-def _save(trained: Trained, result: TrainResult, counts: tuple[int, int], lesson: Lesson) -> None:
+def _save(setup: TrainingSetup, result: TrainResult, counts: tuple[int, int], data: TrainingData) -> None:
     """Write what a training left in the model."""
-    name, request, options = lesson.name, lesson.request, trained.options
+    name, request, options = data.name, data.request, setup.options
     last = result.log[result.best_epoch]
     logging.info("%s: epoch %d is the best on dev, accuracy %.4f", name, result.best_epoch, last.dev_accuracy)
-    starts = trained.own is not None or request.get("start_sha256")
+    starts = setup.own is not None or request.get("start_sha256")
     if result.best_epoch == 0 and options.epochs and not starts:
-        section = "pretrain" if lesson.folder.name == "sat" else "adapt"
+        section = "pretrain" if data.folder.name == "sat" else "adapt"
         raise PqmError(f"{name}: no epoch was better on dev than no adapter at all; lower {section}.learning_rate")
     info = AdapterInfo(request["base_sha256"], name, *counts, result.best_epoch, request, result.log)
-    trained.save(lesson.folder, info)
+    setup.save(data.folder, info)
 
 
-def save_as_it_starts(trained: Trained, lesson: Lesson) -> None:
+def save_as_it_starts(setup: TrainingSetup, data: TrainingData) -> None:
     """Write the speaker-independent adapter as a speaker's own, who said nothing to learn from.
 
     Raises:
         PqmError: if there is none.
     """
-    request, name = lesson.request, lesson.name
+    request, name = data.request, data.name
     if not request["start_sha256"]:
         raise PqmError(
             f"{name}: nothing to learn from, and no speaker-independent adapter to keep: leave the speaker out with "
             "--speakers, or give transcripts"
         )
     logging.warning("%s: nothing to learn from; the speaker-independent adapter is kept", name)
-    info = AdapterInfo(request["base_sha256"], name, *parameter_counts(trained.model), 0, request)
-    trained.save(lesson.folder, info)
+    info = AdapterInfo(request["base_sha256"], name, *parameter_counts(setup.model), 0, request)
+    setup.save(data.folder, info)
 
 
 def sweep_checkpoints(root: Path, names: Collection[str]) -> None:
