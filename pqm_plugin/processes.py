@@ -139,5 +139,7 @@ def start_log() -> None:
     """Log to standard error: all that this package says, and of the libraries what they call an error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    handler.addFilter(lambda record: record.levelno >= logging.ERROR or "pqm_plugin" in record.pathname)
+    # By the place of this very package: libraries may be installed below a folder of the same name.
+    ours = os.path.join(os.path.dirname(__file__), "")
+    handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(ours))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
