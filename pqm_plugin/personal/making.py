@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256, whole_folder, write_json
+from pqm_plugin.files import sha256, utf8_name, whole_folder, write_json
 from pqm_plugin.models.families import family_of, fetch_base
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
@@ -50,7 +50,7 @@ def quantize(
         PqmError: if `out` is there already, the source is not known or cannot be read, `keep` names no kind, or
             there is no speech in what `calibrate` names.
     """
-    out = Path(out).expanduser()
+    out = utf8_name(Path(out).expanduser())
     if out.exists():
         raise PqmError(f"{out} is there already: choose another folder, or remove it first")
     speech = Speech.of([Path(place) for place in calibrate]) if calibrate else None
