@@ -167,6 +167,8 @@ def tolerant_output() -> None:
     codecs.register_error(_ESCAPED, escaped)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors=_ESCAPED)
+    if hasattr(sys.stderr, "reconfigure"):
+        sys.stderr.reconfigure(errors="backslashreplace")
 
 
 def start_log() -> None:
