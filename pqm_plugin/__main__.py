@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.processes import share_cores, start_log
+from pqm_plugin.processes import share_cores, start_log, tolerant_output
 from pqm_plugin.stages import STAGES, run_stage
 from pqm_plugin.stages.recipe import BACKENDS, DECODING_MODES, Recipe, options
 
@@ -29,9 +29,10 @@ ESPnet's asr.sh numbers its stages otherwise: there stage 5 is the token list, 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a stage; 0 if it ended well, 1 for what the user can mend (one line says it), 2 for a wrong command line."""
+    start_log()
+    tolerant_output()
     parsed = _parser().parse_args(arguments)
     share_cores()
-    start_log()
     start = time.monotonic()
     try:
         if parsed.stage == "validate":

@@ -221,14 +221,44 @@ def exclusive(path: Path, instead: str = "another --expdir") -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file, see `whole_file`."""
+    """Write a whole UTF-8 text file, see `whole_file`.
+
+    Raises:
+        PqmError: if the text names a file whose name is not UTF-8.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        start = max(0, error.start - 40)
+        raise PqmError(f"{path} cannot hold {text[start : error.end]!r}, which is not UTF-8: rename the file") from None
     with whole_file(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a whole JSON file, see `whole_file`; keys keep their order."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None, encoding: str = "utf-8") -> str:
+    """JSON that `encoding` can write: what it lacks, and bytes of file names that are not UTF-8, as escapes of JSON."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def utf8_name(path: Path) -> Path:
+    """Return `path` if its name is UTF-8, which safetensors and other libraries insist on.
+
+    Raises:
+        PqmError: if it is not.
+    """
+    if any("\udc80" <= char <= "\udcff" for char in str(path.absolute())):
+        raise PqmError(f"{path}: the name of a model's folder must be UTF-8: rename it, or a folder above it")
+    return path
 
 
 def read_json(path: Path) -> Any:

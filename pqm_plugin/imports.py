@@ -1,10 +1,82 @@
 """Imports of libraries: as late as they are needed, and without what they do for uses that this project has not."""
 
+import contextlib
 import importlib
+import io
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
+
+_UNTOLD = {
+    # Kernels that a hub would be asked for; bitsandbytes' own compute what is needed here.
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    # The options that `generate` itself adds to a model's configuration.
+    "transformers.generation.utils": "Passing `generation_config` together with generation-related arguments",
+}
+"""What libraries log of themselves that no user can or need do anything about: by logger, how the message begins."""
+_UNTOLD_WARNINGS = {"`is_gradient_checkpointing` is deprecated": FutureWarning}
+"""The same of Python's warnings; this one is peft's, of transformers."""
+_UNTOLD_LINES = ("Failed to import Flash Attention, using ESPnet default",)
+"""The same of what they print while they are imported."""
+
+
+def silence() -> None:
+    """Keep libraries from telling what does not matter to a user, see `_UNTOLD`; everything else is told."""
+    for name, start in _UNTOLD.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _Untold) for known in logger.filters):
+            logger.addFilter(_Untold(start))
+    for start, category in _UNTOLD_WARNINGS.items():
+        warnings.filterwarnings("ignore", message=start, category=category)
+
+
+class _Untold(logging.Filter):
+    """Lets through what does not begin so."""
+
+    def __init__(self, start: str) -> None:
+        super().__init__()
+        self._start = start
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self._start)
+
+
+class _Untelling(io.TextIOBase):
+    """Standard error without the lines of `_UNTOLD_LINES`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._begun = stream, ""
+
+    def write(self, text: str) -> int:
+        *whole, self._begun = (self._begun + text).split("\n")
+        for line in whole:
+            if not line.startswith(_UNTOLD_LINES):
+                self._stream.write(line + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Write what came without the end of its line."""
+        self._stream.write(self._begun)
+        self._stream.flush()
+
+
+@contextmanager
+def _untelling() -> Iterator[None]:
+    if sys.stderr is None or isinstance(sys.stderr, _Untelling):
+        yield
+        return
+    stream = _Untelling(sys.stderr)
+    try:
+        with contextlib.redirect_stderr(stream):
+            yield
+    finally:
+        stream.end()
 
 
 def on_demand(places: Mapping[str, str], *, without: Sequence[str] = ()) -> Callable[[str], Any]:
@@ -40,6 +112,7 @@ def quick_imports(without: Sequence[str] = ()) -> Iterator[None]:
     import torch
     import typeguard
 
+    silence()
     places: list[tuple[Any, str]] = [
         (typeguard, "typechecked"),
         (torch, "compile"),
@@ -53,7 +126,8 @@ def quick_imports(without: Sequence[str] = ()) -> Iterator[None]:
             setattr(module, name, _as_it_is)
         # What Python takes for a module that cannot be imported.
         sys.modules.update(dict.fromkeys(without))  # type: ignore[arg-type]
-        yield
+        with _untelling():
+            yield
     finally:
         for (module, name), original in zip(places, kept, strict=True):
             setattr(module, name, original)

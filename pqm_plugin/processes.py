@@ -1,5 +1,6 @@
 """What every process of a recipe does first: log, and end with the one that started it."""
 
+import codecs
 import contextlib
 import ctypes
 import logging
@@ -135,9 +136,46 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_ESCAPED = "pqm.escaped"
+
+
+def tolerant_output() -> None:
+    """Let standard output take any text: what its encoding lacks is written as an escape, and a warning says so once.
+
+    Bytes of file names that are no text are written as the bytes that they are, as `ls` does.
+    """
+    told: list[str] = []
+
+    def escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        part = error.object[error.start : error.end]
+        if "\udc80" <= part[0] <= "\udcff":
+            return bytes([ord(part[0]) - 0xDC00]), error.start + 1
+        if not told:
+            told.append(part)
+            logging.warning(
+                "standard output is %s, which cannot write %s: such characters are written as escapes; set "
+                "PYTHONIOENCODING=utf-8, or give --out FOLDER where there is such an option",
+                error.encoding,
+                ascii(part),
+            )
+        return codecs.backslashreplace_errors(UnicodeEncodeError(error.encoding, part[:1], 0, 1, error.reason))[
+            0
+        ], error.start + 1
+
+    codecs.register_error(_ESCAPED, escaped)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors=_ESCAPED)
+    if hasattr(sys.stderr, "reconfigure"):
+        sys.stderr.reconfigure(errors="backslashreplace")
+
+
 def start_log() -> None:
     """Log to standard error: all that this package says, and of the libraries what they call an error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    handler.addFilter(lambda record: record.levelno >= logging.ERROR or "pqm_plugin" in record.pathname)
+    # By the place of this very package: libraries may be installed below a folder of the same name.
+    ours = os.path.join(os.path.dirname(__file__), "")
+    handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(ours))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

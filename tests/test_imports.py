@@ -1,13 +1,18 @@
 """Libraries are imported late, without work that nothing here uses, and are left as they were."""
 
+import logging
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import typeguard
 
+from pqm_plugin import processes
 from pqm_plugin.imports import on_demand, quick_imports
+from pqm_plugin.processes import start_log
 from pqm_plugin.stages.preloaded import preloaded
 from pqm_plugin.stages.recipe import Recipe
 
@@ -90,3 +95,45 @@ def test_workers_have_the_libraries_of_their_stage_and_model_and_no_compiler(tmp
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert set(found.stdout.split()) == libraries
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["tiny_conformer", "tiny_whisper"])
+def test_libraries_say_nothing_to_who_quantizes_enrols_and_transcribes(family, request, tmp_path):
+    folder, packed, sound = request.getfixturevalue(family), tmp_path / "packed", tmp_path / "a.wav"
+    soundfile.write(sound, np.random.default_rng(0).normal(size=24000) * 0.1, 16000)
+    sound.with_suffix(".txt").write_text("HELLO")
+    # In Python, where nobody has set up a log: what libraries warn of goes to standard error.
+    program = (
+        "import pqm_plugin; from pqm_plugin.personal.making import quantize; from pathlib import Path\n"
+        f"quantize({str(folder)!r}, Path({str(packed)!r})); model = pqm_plugin.load({str(packed)!r})\n"
+        f"model.transcribe({str(sound)!r}); model.enroll('ada', [{str(sound)!r}], ['HELLO']); model.info()\n"
+    )
+
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert [line for line in found.stderr.splitlines() if line.strip() and "batch/s" not in line] == []
+
+
+def test_what_libraries_print_otherwise_at_their_import_is_told(capsys):
+    with quick_imports():
+        print("Failed to import Flash Attention, using ESPnet default: none", file=sys.stderr)
+        print("a line", "and what has no end", sep="\n", end="", file=sys.stderr)
+
+    assert capsys.readouterr().err == "a line\nand what has no end"
+
+
+def test_the_log_has_this_package_alone_though_a_folder_above_libraries_has_its_name(capsys):
+    kept = logging.getLogger().handlers[:]
+    try:
+        start_log()
+        places = {"/x/pqm_plugin/.venv/lib/some.py": "theirs", processes.__file__: "ours"}
+        for place, text in places.items():
+            record = logging.LogRecord("root", logging.WARNING, place, 1, text, None, None)
+            logging.getLogger().handle(record)
+        said = capsys.readouterr().err
+    finally:
+        logging.getLogger().handlers[:] = kept
+
+    assert "ours" in said
+    assert "theirs" not in said

@@ -21,7 +21,7 @@ from pqm_plugin.commands import (
 )
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import refusal_as_error
-from pqm_plugin.processes import share_cores, start_log
+from pqm_plugin.processes import share_cores, start_log, tolerant_output
 
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module
@@ -33,9 +33,10 @@ exp/<base>_nf4 is a MODEL here."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it ended well, 1 for what the user can mend (one line says it), 2 for a wrong call."""
+    start_log()
+    tolerant_output()
     parsed = _parser().parse_args(arguments)
     share_cores()
-    start_log()
     if parsed.quiet:
         logging.getLogger().setLevel(logging.WARNING)
     try:

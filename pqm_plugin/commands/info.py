@@ -1,7 +1,7 @@
 """Say what a model is: sizes, bits, hashes, licence, measured error rates."""
 
 import argparse
-import json
+import sys
 
 from pqm_plugin.commands.options import add_model
 
@@ -14,9 +14,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the facts."""
+    from pqm_plugin.files import json_text
     from pqm_plugin.personal.facts import facts, lines
     from pqm_plugin.personal.folder import ModelFolder
 
     found = facts(ModelFolder.of(parsed.model))
-    print(json.dumps(found, indent=2, ensure_ascii=False) if parsed.json else "\n".join(lines(found)))
+    print(json_text(found, 2, sys.stdout.encoding) if parsed.json else "\n".join(lines(found)))
     return 0

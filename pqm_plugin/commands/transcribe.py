@@ -95,7 +95,8 @@ def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace
         _as_it_comes(model, audio, longest_s, parsed)
         return
     found: Transcript = model.transcribe(audio, parsed.speaker, plain=parsed.plain, longest_s=longest_s)
-    text = {"text": f"{found.text}\n", "json": f"{found.as_json()}\n", "srt": found.as_srt()}[parsed.format]
+    encoding = "utf-8" if target else sys.stdout.encoding
+    text = {"text": f"{found.text}\n", "json": f"{found.as_json(encoding)}\n", "srt": found.as_srt()}[parsed.format]
     if target is None:
         print(text, end="", flush=True)
     else:

@@ -4,6 +4,7 @@ import functools
 import io
 import logging
 import math
+import os
 import re
 import struct
 import subprocess
@@ -161,7 +162,7 @@ def _opened(source: Path | io.BytesIO, utterance: Utterance) -> Iterator[soundfi
             raise _cut_off(utterance, f"at least {missing} bytes that it promises are not there")
         try:
             # A path of its own, not `raw`: decoding through Python's file object is slower.
-            file = soundfile.SoundFile(str(source) if isinstance(source, Path) else raw)
+            file = soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else raw)
         except soundfile.SoundFileError as error:
             raise PqmError(
                 f"{_named(utterance)} is not audio, or is cut off in its header ({error}): {_AGAIN}"

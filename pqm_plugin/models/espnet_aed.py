@@ -17,14 +17,13 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models import (
     espnet_folder,
     espnet_layers,
-    espnet_library,
     espnet_lora,
     espnet_loss,
     espnet_stock,
     espnet_train,
 )
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
-from pqm_plugin.models.espnet_borrowed import check_borrowed
+from pqm_plugin.models.espnet_borrowed import build
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search, computes_coarsely
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
@@ -50,22 +49,10 @@ class EspnetAed:
     """
 
     def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
-        with espnet_folder.config_file(folder) as config:
-            made = espnet_library.Speech2Text(
-                config,
-                None,
-                device=device,
-                beam_size=search.beam_size,
-                ctc_weight=search.ctc_weight,
-                penalty=search.length_bonus,
-                maxlenratio=search.max_length_ratio,
-            )
-        check_borrowed(made)
+        made = build(folder, search, device)
         self._made = made
         self.network: nn.Module = made.asr_model
         self._espnet = made.asr_model
-        if getattr(self._espnet, "decoder", None) is None or getattr(self._espnet, "ctc", None) is None:
-            raise PqmError(f"{folder}: no hybrid CTC/attention model; this family needs a decoder and a CTC layer")
         # Its error rates during evaluation cost more than the loss; the stages measure words themselves.
         self._espnet.error_calculator = None
         espnet_layers.give_each_row_its_positions(self.network)
@@ -259,7 +246,8 @@ def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
     """The base in full precision.
 
     Raises:
-        PqmError: if a key of the checkpoint is missing or unknown (ESPnet itself would say nothing).
+        PqmError: if the configuration builds no model, or a key of the checkpoint is missing or unknown (ESPnet itself
+            would say nothing).
     """
     recognizer = EspnetAed(folder, search, device)
     path = weights_file(folder)

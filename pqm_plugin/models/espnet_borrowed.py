@@ -2,11 +2,14 @@
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models import espnet_folder, espnet_library
+from pqm_plugin.models.options import SearchOptions
 
 _PRESENT = {
     "speech2text": ("asr_model", "tokenizer", "converter", "beam_search", "device", "nbest"),
@@ -27,6 +30,37 @@ _CALLED = {
 """Methods, some of them private to ESPnet, and how many arguments they are given."""
 _POSITIONS = ("query", "key", "value", "pos")
 """How the arguments begin of attentions with a `linear_pos`, see `espnet_layers.give_each_row_its_positions`."""
+
+
+def build(folder: Path, search: SearchOptions, device: str) -> Any:
+    """ESPnet's `Speech2Text` of the configuration in `folder`, its weights still to be loaded.
+
+    Raises:
+        PqmError: if the configuration builds no hybrid model with a tokeniser, or ESPnet lacks what is used of it.
+    """
+    with espnet_folder.config_file(folder) as config:
+        try:
+            made = espnet_library.Speech2Text(
+                config,
+                None,
+                device=device,
+                beam_size=search.beam_size,
+                ctc_weight=search.ctc_weight,
+                penalty=search.length_bonus,
+                maxlenratio=search.max_length_ratio,
+            )
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise PqmError(f"{folder}: its configuration builds no model ({reason}): fetch or make it again") from error
+    check_borrowed(made)
+    if getattr(made.asr_model, "decoder", None) is None or getattr(made.asr_model, "ctc", None) is None:
+        raise PqmError(f"{folder}: no hybrid CTC/attention model; this family needs a decoder and a CTC layer")
+    if made.tokenizer is None:
+        path = folder / espnet_folder.CONFIG
+        raise PqmError(f"{path} names no tokeniser: give its token_type (char, word, …), or bpemodel for type bpe")
+    return made
 
 
 def check_borrowed(speech2text: Any) -> None:

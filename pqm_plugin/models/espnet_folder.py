@@ -23,20 +23,43 @@ CONFIG = ESPNET_CONFIG
 WEIGHTS = "valid.acc.ave.pth"
 _PATH_FIELDS = (("bpemodel",), ("token_list",), ("normalize_conf", "stats_file"), ("non_linguistic_symbols",))
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PARTS = ("frontend", "specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder", "ctc", "model")
+DEFAULTS: Mapping[str, Any] = {
+    **{f"{part}_conf": {} for part in _PARTS},
+    **dict.fromkeys(("bpemodel", "input_size", "specaug", "init")),
+    **{"frontend": "default", "normalize": "utterance_mvn", "token_type": "bpe"},
+}
+"""What ESPnet builds a model from, and its own defaults of it: versions from before a key wrote configurations without.
+
+An empty `*_conf` leaves each value to the part that is chosen.
+"""
+# Where training started from, under the names of all versions; nothing that is built of a configuration reads them.
+_STARTS = ("init", "init_param", "pretrain_path", "pretrain_key")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of an experiment, its file names made absolute where the files lie in `folder`."""
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise PqmError(f"{folder / CONFIG} cannot be read ({error}): give a whole ESPnet experiment folder") from error
-    if not isinstance(config, dict) or "token_list" not in config:
-        raise PqmError(f"{folder / CONFIG} is no configuration of an ESPnet ASR model: it has no token_list")
+    config = _parsed(folder / CONFIG)
     for section, key, value in _file_fields(config):
         if not Path(value).is_absolute():
             beside = folder / value
             section[key] = str(beside if beside.exists() else folder / Path(value).name)
+    return config
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The keys and values of a configuration.
+
+    Raises:
+        PqmError: if the file cannot be read, or is none of an ASR model.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise PqmError(f"{path} cannot be read ({reason}): give a whole ESPnet experiment folder") from error
+    if not isinstance(config, dict) or not config.get("token_list"):
+        raise PqmError(f"{path} is no configuration of an ESPnet ASR model: it has no token_list")
     return config
 
 
@@ -71,12 +94,14 @@ def _symbols(token_list: Sequence[str]) -> frozenset[str]:
 
 @contextlib.contextmanager
 def config_file(folder: Path) -> Iterator[Path]:
-    """A temporary configuration that ESPnet can read from any working folder.
+    """A temporary configuration that ESPnet can read from any working folder, with every key that it builds from.
 
     Raises:
         PqmError: if it names parts of Hugging Face.
     """
-    config = read_config(folder) | {"init": None}
+    config = {**DEFAULTS, **{name: value for name, value in read_config(folder).items() if name not in _STARTS}}
+    # An empty section of a file is None in YAML, which ESPnet cannot pass on.
+    config |= {f"{part}_conf": {} for part in _PARTS if config[f"{part}_conf"] is None}
     for name, value in config.items():
         if str(value).startswith(("hugging_face", "huggingface")):
             raise PqmError(f"{folder / CONFIG}: {name} {value} is of Hugging Face, and such parts are not known here")
@@ -94,10 +119,9 @@ def side_files(folder: Path) -> list[Path]:
 
 
 def files_elsewhere(folder: Path) -> list[str]:
-    """What the configuration names that does not lie directly in `folder`, and initial weights from anywhere."""
+    """What a model that is built of the configuration would read, and does not lie directly in `folder`."""
     config = read_config(folder)
-    named = [value for _, _, value in _file_fields(config) if Path(value).parent != folder or not Path(value).is_file()]
-    return named + [str(config["init_param"])] * bool(config.get("init_param"))
+    return [value for _, _, value in _file_fields(config) if Path(value).parent != folder or not Path(value).is_file()]
 
 
 def _token_file(folder: Path) -> list[Path]:
@@ -206,7 +230,7 @@ def _import(folder: Path, weights: Path, out: Path, config: Path | None = None, 
     With `root`, files outside of it are not taken: a strange model must not bring along a file of this machine.
     """
     out.mkdir(parents=True, exist_ok=True)
-    source = yaml.safe_load((config or folder / CONFIG).read_text(encoding="utf-8"))
+    source = _parsed(config or folder / CONFIG)
     for section, key, value in list(_file_fields(source)):
         section[key] = _copy_named(value, folder, out, root)
     shutil.copyfile(weights, out / WEIGHTS)

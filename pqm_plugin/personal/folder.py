@@ -9,7 +9,7 @@ from typing import Any
 from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.corpus.names import suggest
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, safe_name
+from pqm_plugin.files import read_json, safe_name, utf8_name
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 
 CARD = "README.md"
@@ -42,9 +42,9 @@ class ModelFolder:
         """The folder at `path`.
 
         Raises:
-            PqmError: if it holds no packed model.
+            PqmError: if it holds no packed model, or its name is not UTF-8.
         """
-        folder = cls(Path(path).expanduser())
+        folder = cls(utf8_name(Path(path).expanduser()))
         for name in (PACKED, META):
             if not (folder.path / name).is_file():
                 raise PqmError(

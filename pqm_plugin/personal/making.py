@@ -9,7 +9,7 @@ from typing import Any
 
 from pqm_plugin.engine.packing import Packing, pack
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256, whole_folder, write_json
+from pqm_plugin.files import sha256, utf8_name, whole_folder, write_json
 from pqm_plugin.models.families import family_of, fetch_base
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.calibrating import CalibrationSpeech
@@ -48,7 +48,7 @@ def quantize(
         PqmError: if `out` is there already, the source is not known or cannot be read, `keep` names no kind, or
             there is no speech in what `calibrate` names.
     """
-    out = Path(out).expanduser()
+    out = utf8_name(Path(out).expanduser())
     if out.exists():
         raise PqmError(f"{out} is there already: choose another folder, or remove it first")
     speech = CalibrationSpeech.of([Path(place) for place in calibrate]) if calibrate else None

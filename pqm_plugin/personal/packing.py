@@ -4,7 +4,6 @@ Weights in 4 bits do not compress, and what is stored plainly has one size, whic
 """
 
 import hashlib
-import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256, whole_file
+from pqm_plugin.files import json_text, sha256, whole_file
 from pqm_plugin.models.families import family_of, files_elsewhere
 from pqm_plugin.personal.card import card
 from pqm_plugin.personal.facts import facts
@@ -72,7 +71,7 @@ def model_contents(folder: ModelFolder, speakers: Sequence[str] | None = None, l
     for name, row in found["adapters"].items():
         if row["base_sha256"] != found["sha256"]:
             raise PqmError(f"{chosen[name]} was made for another base: enrol again, or leave it out with --speakers")
-    contents: dict[str, Content] = {CARD: card(found).encode()}
+    contents: dict[str, Content] = {CARD: card(found).encode(errors="backslashreplace")}
     contents |= {ABOUT: _json(about)} if about else {}
     contents |= {name: folder.path / name for name in (META, PACKED)}
     elsewhere = files_elsewhere(folder.path)
@@ -119,4 +118,4 @@ def _results(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json_text(value, indent=2) + "\n").encode()

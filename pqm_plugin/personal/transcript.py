@@ -1,9 +1,10 @@
 """What was said: words with times, and the forms they are written in."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from pqm_plugin.files import json_text
 
 FORMATS = ("text", "json", "srt")
 
@@ -41,9 +42,9 @@ class Transcript:
         head = {"audio": self.audio, "adapter": self.adapter, "duration_s": round(self.duration_s, 3)}
         return head | {"text": self.text, "segments": [_rounded(asdict(segment)) for segment in self.segments]}
 
-    def as_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(self.as_dict(), ensure_ascii=False)
+    def as_json(self, encoding: str = "utf-8") -> str:
+        """One line of JSON that `encoding` can write."""
+        return json_text(self.as_dict(), encoding=encoding)
 
     def as_srt(self) -> str:
         """Subtitles; segments without words are left out."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pqm_plugin.imports import quick_imports
 
-with quick_imports():
+# It would fetch kernels of a hub with `kernels`, at a mere import.
+with quick_imports(without=("kernels",)):
     from bitsandbytes import functional as bnb
 
 NESTED_BLOCK_SIZE = 256

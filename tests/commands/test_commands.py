@@ -174,3 +174,31 @@ def test_what_standard_output_does_not_take_is_one_line_and_exit_1(conformer):
 
     assert done.returncode == 1
     assert done.stderr.startswith("pqm info: standard output: the disk is full") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_standard_output_of_any_encoding_and_names_that_are_no_text_are_taken(conformer, recordings, encoding):
+    sound = os.fsencode(recordings) + b"/\xc4.wav"
+    os.rename(recordings / "0.wav", sound)
+    command = [sys.executable, "-m", "pqm_plugin.commands", "transcribe"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+
+    def run(*arguments):
+        return subprocess.run([*command, *arguments], capture_output=True, env=environment, check=False)
+
+    shown, text, objects = run("--help"), run(conformer, sound, sound), run(conformer, sound, "--format", "json")
+    written = run(conformer, sound, "--format", "json", "--out", recordings / "out")
+
+    assert [one.returncode for one in (shown, text, objects, written)] == [0] * 4
+    assert shown.stderr.count(b"cannot write") == (encoding != "utf-8")
+    assert text.stdout.startswith(sound + b"\t")
+    [kept] = (recordings / "out").iterdir()
+    for found in (objects.stdout, kept.read_bytes()):
+        assert os.fsencode(json.loads(found.decode("utf-8"))["audio"]) == sound
+
+
+def test_a_model_whose_name_is_no_text_is_refused_in_one_line(tiny_conformer, tmp_path, capsys):
+    assert main(["quantize", str(tiny_conformer), os.fsdecode(os.fsencode(tmp_path) + b"/\xff")]) == 1
+
+    assert "must be UTF-8" in capsys.readouterr().err
