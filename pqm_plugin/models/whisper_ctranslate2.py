@@ -128,8 +128,10 @@ def _read(file: BinaryIO, path: Path) -> dict[str, Tensor]:
         found[name] = _tensor(file)
     [n_aliases] = _numbers(file, "I")
     for _ in range(n_aliases):
-        alias = _string(file)
-        found[alias] = found[_string(file)]
+        alias, name = _string(file), _string(file)
+        found[alias] = found[name]
+        if f"{name}_scale" in found:
+            found.setdefault(f"{alias}_scale", found[f"{name}_scale"])
     return found
 
 
