@@ -88,6 +88,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     stored = _object(path) if path.is_file() else {name: config[name] for name in _FORMERLY if name in config}
     n_positions, vocab_size = (config.get(name, size) for name, size in _SIZES.items())
     values = {name: value for name, value in stored.items() if value is not None or name not in _MADE}
+    _check_kinds(values, path)
     ends = values.get("eos_token_id")
     if isinstance(ends, list) and len(ends) < 2:
         values |= {"eos_token_id": ends[0]} if ends else {}
@@ -103,6 +104,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     ends = values["eos_token_id"]
     values.setdefault("pad_token_id", ends[0] if isinstance(ends, list) else ends)
     return values
+
+
+def _check_kinds(values: Mapping[str, Any], path: Path) -> None:
+    for name, kind, what in (
+        ("lang_to_id", dict, "table"),
+        ("task_to_id", dict, "table"),
+        ("max_length", int, "number"),
+    ):
+        if not isinstance(values.get(name, kind()), kind):
+            raise PqmError(
+                f"{path}: {name} is {values[name]!r}, no {what}: copy the file from where the model was published"
+            )
 
 
 def _lacks(values: Mapping[str, Any]) -> bool:
