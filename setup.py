@@ -43,6 +43,7 @@ setup(
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
             "pytest>=8",
+            "ctranslate2>=4.6,<5",
             "nbclient>=0.10",
             "ipykernel>=6.29",
             "pytest-timeout>=2.3",

@@ -9,7 +9,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="MODEL",
-        help="ESPnet experiment folder, packed zip or model-zoo tag; Whisper folder, .pt file or hub name",
+        help="ESPnet experiment folder, packed zip or model-zoo tag; Whisper folder (Hugging Face or "
+        "CTranslate2), .pt file or hub name",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the 4-bit model")
     parser.add_argument("--licence", default="", help="licence of MODEL, for the card of a pack")

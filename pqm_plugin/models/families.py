@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_aed, espnet_folder, whisper
+from pqm_plugin.models import espnet_aed, espnet_folder, whisper, whisper_folder
+from pqm_plugin.models.foreign import describe
 from pqm_plugin.models.interface import Family
 
 _MODULES = (whisper, espnet_aed)
@@ -20,6 +21,8 @@ def family_of(folder: Path) -> Family:
     for family in FAMILIES:
         if family.claims(folder):
             return family
+    if what := describe(str(folder)):
+        raise PqmError(f"{folder} is {what}")
     known = ", ".join(family.NAME for family in FAMILIES)
     raise PqmError(f"{folder} holds no model that is known here ({known}): run stage 2 (base) first, or check --base")
 
@@ -44,6 +47,15 @@ def files_elsewhere(folder: Path) -> list[str]:
     return espnet_folder.files_elsewhere(folder) if (folder / espnet_folder.CONFIG).is_file() else []
 
 
+def source_files(folder: Path) -> list[Path]:
+    """The files of the weights in a folder that `--base` names, which need not be in the form that a base has here.
+
+    Raises:
+        PqmError: if no family knows the folder.
+    """
+    return whisper_folder.source_files(folder) or [family_of(folder).weights_file(folder)]
+
+
 def fetch_base(source: str, out: Path) -> Family:
     """Bring the model that `source` names into the new folder `out`.
 
@@ -53,6 +65,8 @@ def fetch_base(source: str, out: Path) -> Family:
     for family in FAMILIES:
         if family.fetch(source, out):
             return family
+    if what := describe(source):
+        raise PqmError(f"--base {source} is {what}")
     raise PqmError(
         f"--base {source}: no model that is known here ({', '.join(family.NAME for family in FAMILIES)}); "
         "give a model's folder, a packed file, its name on a hub, or 'train'"

@@ -241,7 +241,7 @@ def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
-    tied = {whisper_folder.TIED: state.get("model.decoder.embed_tokens.weight", torch.empty(0))}
+    tied = whisper_folder.tied_output(path, state, recognizer.network.config)
     try:
         recognizer.network.load_state_dict(tied | state, strict=True)
     except RuntimeError as error:

@@ -13,17 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import no_space_as_error, whole_file
+from pqm_plugin.files import no_space_as_error, read_json, whole_file, write_json
+from pqm_plugin.models.foreign import CTRANSLATE2_MODEL, is_ctranslate2, is_ctranslate2_config
 from pqm_plugin.models.names import WHISPER_CONFIG
+from pqm_plugin.models.whisper_tables import GENERATION, TOKENIZER, check_tokenizer, read_settings
 
 CONFIG = WHISPER_CONFIG
 WEIGHTS = "model.safetensors"
 TIED = "proj_out.weight"
-_NEEDED = (CONFIG, "generation_config.json", "preprocessor_config.json")
-_TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
-    *("normalizer.json", "added_tokens.json", "special_tokens_map.json"),
-)
+EMBEDDING = "model.decoder.embed_tokens.weight"
+PREPROCESSOR = "preprocessor_config.json"
+_PROCESSOR = "processor_config.json"
+_NEEDED = (CONFIG, GENERATION, PREPROCESSOR)
 _SHARDS = "model.safetensors.index.json"
 _PICKLED = "pytorch_model.bin"
 _PATIENCE_S = 20.0
@@ -67,7 +68,7 @@ def weights_file(folder: Path) -> Path:
 
 def side_files(folder: Path) -> list[Path]:
     """Configurations and tokeniser."""
-    return [folder / name for name in (*_NEEDED, *_TOKENIZER) if (folder / name).is_file()]
+    return [folder / name for name in (*_NEEDED, *TOKENIZER) if (folder / name).is_file()]
 
 
 def fetch(source: str, out: Path) -> bool:
@@ -82,6 +83,8 @@ def fetch(source: str, out: Path) -> bool:
         from pqm_plugin.models.whisper_openai import convert
 
         convert(path, out)
+    elif is_ctranslate2(path):
+        _from_ctranslate2(path, out)
     elif not path.exists() and _HUB_NAME.fullmatch(source):
         return _from_hub(source, out)
     else:
@@ -89,29 +92,104 @@ def fetch(source: str, out: Path) -> bool:
     return True
 
 
+def _from_ctranslate2(folder: Path, out: Path) -> None:
+    from pqm_plugin.models import whisper_ctranslate2
+
+    with no_space_as_error(out):
+        whisper_ctranslate2.convert(folder, out)
+
+
 def _import(folder: Path, out: Path) -> None:
-    """Copy what a model needs; weights of another form become one float32 file, the output layer tied."""
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    """Copy what a model needs; weights of another form become one float32 file, settings that lack something whole."""
+    extractor = _extractor_of_processor(folder)
+    missing = [] if extractor or (folder / PREPROCESSOR).is_file() else [PREPROCESSOR]
     if missing or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         what = ", ".join(missing) or "a tokeniser (tokenizer.json, or vocab.json and merges.txt)"
         raise PqmError(f"{folder} lacks {what}: copy it from where the model was published")
+    check_tokenizer(folder)
+    config, settings = read_config(folder), read_settings(folder)
     out.mkdir(parents=True, exist_ok=True)
     with no_space_as_error(out):
         for path in side_files(folder):
             shutil.copyfile(path, out / path.name)
-        if _is_plain(folder / WEIGHTS):
+        if not (folder / GENERATION).is_file() or read_json(folder / GENERATION) != settings:
+            write_json(out / GENERATION, settings)
+        if extractor:
+            write_json(out / PREPROCESSOR, extractor)
+        own_output = not config.get("tie_word_embeddings", True)
+        if _is_plain(folder / WEIGHTS, own_output):
             shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
-        else:
-            write_weights(out / WEIGHTS, _read_state(folder))
+            return
+        state = _read_state(folder)
+        if own_output and TIED not in state:
+            raise PqmError(
+                f"{folder} has an output matrix of its own by {CONFIG} (tie_word_embeddings is false), but no "
+                f"{TIED} among its weights: fetch the model again"
+            )
+        write_weights(out / WEIGHTS, state)
+        if _is_own_output(state) != own_output:
+            write_json(out / CONFIG, config | {"tie_word_embeddings": not _is_own_output(state)})
 
 
-def _is_plain(path: Path) -> bool:
-    """Whether the file is as this project keeps a base: float32, the tied weight once."""
+def _extractor_of_processor(folder: Path) -> dict[str, Any]:
+    """The feature extractor's settings where transformers 5 keeps them, if they are not in a file of their own."""
+    if (folder / PREPROCESSOR).is_file() or not (folder / _PROCESSOR).is_file():
+        return {}
+    try:
+        found = json.loads((folder / _PROCESSOR).read_text(encoding="utf-8"))["feature_extractor"]
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PqmError(
+            f"{folder / _PROCESSOR} holds no feature extractor ({error}): copy {PREPROCESSOR} from where the model was "
+            "published"
+        ) from error
+
+
+def _is_own_output(state: Mapping[str, Tensor]) -> bool:
+    """Whether the output layer is another matrix than the token embedding."""
+    embedding = state.get(EMBEDDING)
+    return TIED in state and (embedding is None or not torch.equal(state[TIED], embedding))
+
+
+def tied_output(path: Path, state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """What the output layer of a model of this configuration takes beside the tensors of the file `path`.
+
+    Raises:
+        PqmError: if the file has an output matrix of its own, which the configuration would replace.
+    """
+    if not config.tie_word_embeddings:
+        return {}
+    if _is_own_output(state):
+        raise PqmError(
+            f"{path} has an output matrix of its own, {path.parent / CONFIG} says that it is the token embedding: "
+            "fetch the model again, or give the folder as --base of another --expdir"
+        )
+    return {TIED: state.get(EMBEDDING, torch.empty(0))}
+
+
+def source_files(folder: Path) -> list[Path]:
+    """The files of the weights in a folder that can be a base, whatever their form; none if it is no such folder."""
+    if is_ctranslate2(folder):
+        return [folder / CTRANSLATE2_MODEL]
+    if not claims(folder):
+        return []
+    for name in (WEIGHTS, _SHARDS, _PICKLED):
+        if (folder / name).is_file():
+            return (
+                [folder / WEIGHTS] if name == WEIGHTS else sorted({folder / name, *folder.glob("model-*.safetensors")})
+            )
+    return []
+
+
+def _is_plain(path: Path, own_output: bool) -> bool:
+    """Whether the file is as this project keeps a base: float32, a tied weight once."""
     if not path.is_file():
         return False
     try:
         with safe_open(path, framework="pt") as file:
-            return TIED not in file.keys() and all(file.get_slice(name).get_dtype() == "F32" for name in file.keys())
+            return (TIED in file.keys()) == own_output and all(
+                file.get_slice(name).get_dtype() == "F32" for name in file.keys()
+            )
     except (SafetensorError, OSError) as error:
         raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
 
@@ -150,8 +228,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state in float32, without the output layer, which is the token embedding."""
-    tensors = {name: value.float().contiguous().clone() for name, value in state.items() if name != TIED}
+    """Write a state in float32, without the output layer where that is the token embedding."""
+    left_out = () if _is_own_output(state) else (TIED,)
+    tensors = {name: value.float().contiguous().clone() for name, value in state.items() if name not in left_out}
     with whole_file(path) as scratch:
         save_file(tensors, scratch, metadata={"format": "pt"})
 
@@ -173,9 +252,14 @@ def _from_hub(source: str, out: Path) -> bool:
         options["local_files_only"] = True
     try:
         with no_space_as_error(out):
-            if not claims(Path(hf_hub_download(filename=CONFIG, **options)).parent):
+            config = Path(hf_hub_download(filename=CONFIG, **options))
+            if is_ctranslate2_config(read_json(config)):
+                wanted = [CONFIG, CTRANSLATE2_MODEL, *TOKENIZER]
+                _from_ctranslate2(Path(snapshot_download(allow_patterns=wanted, **options)), out)
+                return True
+            if not claims(config.parent):
                 return False
-            wanted = [*_NEEDED, *_TOKENIZER, _SHARDS, "*.safetensors"]
+            wanted = [*_NEEDED, *TOKENIZER, _PROCESSOR, _SHARDS, "*.safetensors"]
             folder = Path(snapshot_download(allow_patterns=wanted, **options))
             if not any(folder.glob("*.safetensors")):
                 folder = Path(snapshot_download(allow_patterns=[*wanted, _PICKLED], **options))

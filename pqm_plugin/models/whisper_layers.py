@@ -11,8 +11,8 @@ _KINDS = (
     (r"model\.encoder\.conv\d", "encoder_conv"),
     (r"model\.encoder\.layers\.\d+\.self_attn\..*", "encoder_attention"),
     (r"model\.encoder\.layers\.\d+\.fc\d", "encoder_feed_forward"),
-    # One weight under two names.
-    (r"model\.decoder\.embed_tokens|proj_out", "embedding"),
+    (r"model\.decoder\.embed_tokens", "embedding"),
+    (r"proj_out", "output"),
     (r"model\.decoder\.layers\.\d+\.self_attn\..*", "decoder_attention"),
     (r"model\.decoder\.layers\.\d+\.encoder_attn\..*", "cross_attention"),
     (r"model\.decoder\.layers\.\d+\.fc\d", "decoder_feed_forward"),
@@ -28,12 +28,16 @@ _PRESETS = {
 
 def layer_kinds(network: nn.Module) -> Mapping[str, str]:
     """Kind of every layer with a matrix, by its name in `network`; positions and normalisations are none."""
-    return {
+    found = {
         name: kind
         for name, _ in network.named_modules(remove_duplicate=False)
         for kind in [next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, name)), None)]
         if kind is not None
     }
+    if "proj_out" in found and getattr(getattr(network, "config", None), "tie_word_embeddings", True):
+        # One weight under two names.
+        found["proj_out"] = "embedding"
+    return found
 
 
 def adapter_targets(network: nn.Module, preset: str) -> list[str]:

@@ -10,6 +10,7 @@ from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.corpus.names import suggest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name, utf8_name
+from pqm_plugin.models.foreign import describe, is_float_model
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 
 CARD = "README.md"
@@ -47,6 +48,13 @@ class ModelFolder:
         folder = cls(utf8_name(Path(path).expanduser()))
         for name in (PACKED, META):
             if not (folder.path / name).is_file():
+                if what := describe(str(folder.path)):
+                    raise PqmError(f"{folder.path} is {what}")
+                if is_float_model(folder.path):
+                    raise PqmError(
+                        f"{folder.path} is a model in full precision ({name} is missing): pack it first, with "
+                        f"`pqm quantize {folder.path} OUT`, and give OUT"
+                    )
                 raise PqmError(
                     f"{folder.path} holds no packed model ({name} is missing): make one with `pqm quantize MODEL "
                     f"{folder.path}`, or unpack one with `pqm unpack`"

@@ -1,5 +1,6 @@
 """Stage 2: the float model that is going to be quantised."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pqm_plugin.corpus.dump import plain_file
 from pqm_plugin.corpus.kaldi import read_data_folder, write_data_folder
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256, whole_folder, write_json, write_text
-from pqm_plugin.models.families import family_named, family_of, fetch_base
+from pqm_plugin.models.families import family_named, family_of, fetch_base, source_files
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.material import Material
@@ -37,7 +38,8 @@ def _identity(source: str) -> str:
     """What tells one base from another: the hash of its weights or archive; of a model-zoo tag, its name."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return sha256(family_of(path).weights_file(path))
+        hashes = [sha256(file) for file in source_files(path)]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     return sha256(path) if path.is_file() else source
 
 
