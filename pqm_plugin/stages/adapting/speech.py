@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.text import TextFit
 from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.models.repetition import compression_ratio
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import Voices, parse_system
 from pqm_plugin.stages.decoding.task import DecodeTask
@@ -69,10 +70,14 @@ def first_pass(material: Material, voices: Voices) -> list[DecodeTask]:
 def _heard(
     material: Material, voices: Voices, speaker: str, split: str, allowed: Sequence[Utterance]
 ) -> list[Utterance]:
-    """The allowed utterances of which the model is sure, with its own words for texts; the surest one at least."""
+    """The allowed utterances of which the model is sure, with its own words for texts; the surest one at least.
+
+    A text that repeats itself is none, however sure the model is of it.
+    """
     [task] = [task for task in first_pass(material, voices) if task.split == split]
     lines = {line.utterance: line for line in task.part(material, speaker).lines}
-    said = [utterance for utterance in allowed if lines[utterance.utterance].text]
+    most = material.recipe.config.decode.compression_ratio_threshold
+    said = [one for one in allowed if 0 < compression_ratio(lines[one.utterance].text) <= most]
     confidence = {utterance.utterance: lines[utterance.utterance].confidence for utterance in said}
     least = material.recipe.config.unsupervised.min_confidence
     sure = [utterance for utterance in said if confidence[utterance.utterance] >= least]
