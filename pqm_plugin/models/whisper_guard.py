@@ -115,7 +115,9 @@ class Guard:
         most = [_TOKENS_AT_ONCE + math.ceil(_TOKENS_A_SECOND * length) for length in durations_s]
         beam_sizes = [beam_size, *(size for size in _SMALLER_BEAMS if size < beam_size)]
         for size, options in [*((size, {}) for size in beam_sizes), (1, _NO_REPEAT)]:
-            done = [any(self._settles(attempt) for attempt in attempts) for attempts in tried]
+            # A search that may not repeat itself is for those that do.
+            enough = self._is_clear if options else self._settles
+            done = [any(map(enough, attempts)) for attempts in tried]
             if all(done):
                 break
             found = search(size, stopping_criteria=[Runaway(n_prompt, most, done)], **options)
@@ -142,9 +144,9 @@ class Guard:
         last = attempts[-1]
         if self._is_silence(last):
             return Hypothesis("", 0.0, 0, is_repaired=bool(last.hypothesis.text))
-        if self._passes(last):
+        if self._settles(last):
             return last.hypothesis
-        clear = [attempt for attempt in attempts if attempt.is_free and not self._repeats(attempt)]
+        clear = [attempt for attempt in attempts if attempt.is_free and self._is_clear(attempt)]
         if clear:
             return max(clear, key=lambda attempt: attempt.mean).hypothesis
         first = attempts[0]
@@ -155,21 +157,18 @@ class Guard:
         return Hypothesis(text if is_cut else "", 0.0, 0, is_repaired=True)
 
     def _settles(self, attempt: Attempt) -> bool:
-        return self._is_silence(attempt) or self._passes(attempt)
+        return self._is_silence(attempt) or (self._is_trusted(attempt) and self._is_clear(attempt))
 
     def _is_silence(self, attempt: Attempt) -> bool:
         return attempt.no_speech > self._options.no_speech_threshold and not self._is_trusted(attempt)
 
-    def _passes(self, attempt: Attempt) -> bool:
-        return self._is_trusted(attempt) and not self._repeats(attempt)
-
     def _is_trusted(self, attempt: Attempt) -> bool:
         return attempt.mean >= self._options.logprob_threshold
 
-    def _repeats(self, attempt: Attempt) -> bool:
+    def _is_clear(self, attempt: Attempt) -> bool:
         if attempt.is_long or bool(loops(attempt.tokens[None])):
-            return True
-        return compression_ratio(attempt.hypothesis.text) > self._options.compression_ratio_threshold
+            return False
+        return compression_ratio(attempt.hypothesis.text) <= self._options.compression_ratio_threshold
 
 
 def no_speech_token(tokenizer: Any) -> int | None:
