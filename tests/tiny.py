@@ -43,7 +43,7 @@ def make_tiny_conformer(folder: Path) -> Path:
     return folder
 
 
-def make_tiny_whisper(folder: Path) -> Path:
+def make_tiny_whisper(folder: Path, n_positions: int = 24) -> Path:
     """Write a genuine Whisper of 15,000 random weights, bytes as tokens and a window of two seconds."""
     import torch
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
@@ -62,7 +62,7 @@ def make_tiny_whisper(folder: Path) -> Path:
         num_mel_bins=20,
         d_model=16,
         max_source_positions=100,
-        max_target_positions=24,
+        max_target_positions=n_positions,
         init_std=0.3,
         decoder_start_token_id=257,
         suppress_tokens=None,
@@ -75,7 +75,7 @@ def make_tiny_whisper(folder: Path) -> Path:
     vars(model.generation_config).update(
         _from_model_config=False,
         no_timestamps_token_id=258,
-        max_length=24,
+        max_length=n_positions,
         is_multilingual=False,
         return_timestamps=False,
     )

@@ -11,6 +11,11 @@ from pqm_plugin.files import write_text
 from pqm_plugin.personal.transcript import FORMATS, Transcript, srt_entry
 
 _LONGEST_S = {"text": 30.0, "json": 30.0, "srt": 8.0}
+_THRESHOLDS = {
+    "compression_ratio_threshold": "of the guard: a text that zlib makes smaller by more repeats itself (default: 2.4)",
+    "logprob_threshold": "of the guard: a text of less, in nats a token, is not trusted (default: -1)",
+    "no_speech_threshold": "of the guard: above it, what is not trusted is silence (default: 0.6; Whisper)",
+}
 _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
 
 
@@ -36,6 +41,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--beam_size", "--beam-size", type=int, help="hypotheses that are kept")
     parser.add_argument("--ctc_weight", "--ctc-weight", type=float, help="share of the CTC score in [0, 1] (ESPnet)")
+    parser.add_argument(
+        "--guard",
+        choices=("auto", "always", "never"),
+        help="search again, then cut, what repeats itself or is made up where nobody speaks (default: the maker's, "
+        "or always)",
+    )
+    for name, what in _THRESHOLDS.items():
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, help=what)
     add_computing(parser)
 
 
@@ -67,7 +80,8 @@ def _search(parsed: argparse.Namespace, about: Any) -> Any:
 
     from pqm_plugin.personal.options import search_options
 
-    given = {name: getattr(parsed, name) for name in ("beam_size", "ctc_weight") if getattr(parsed, name) is not None}
+    names = ("beam_size", "ctc_weight", "guard", *_THRESHOLDS)
+    given = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
     if not 0 <= given.get("ctc_weight", 0) <= 1:
         raise PqmError("--ctc_weight is from 0 to 1")
     try:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pqm_plugin.models import (
 )
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet_borrowed import build
+from pqm_plugin.models.espnet_guard import without_loops
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search, computes_coarsely
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
@@ -129,8 +130,10 @@ class EspnetAed:
     def greedy(self, features: Sequence[Tensor]) -> list[str]:
         """Words of the best CTC path."""
         with torch.no_grad():
-            encoded, lengths = self._encode(features)
-            paths = self._espnet.ctc.argmax(encoded)
+            return self._ctc_words(*self._encode(features))
+
+    def _ctc_words(self, encoded: Tensor, lengths: Tensor) -> list[str]:
+        paths = self._espnet.ctc.argmax(encoded)
         return [self._words(path[:length]) for path, length in zip(paths, lengths.tolist(), strict=True)]
 
     def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
@@ -141,11 +144,12 @@ class EspnetAed:
         """Joint CTC/attention beam search over all pieces; words are empty where the audio is too short."""
         try:
             if self._batched is None:
-                return [self._search_alone(audio) for audio in pieces]
+                return without_loops([self._search_alone(audio) for audio in pieces], self._search, None)
             # Of the encoder alone: the decoder's products are so many and so small that the detour costs more.
             with torch.no_grad(), fast_products(), self.fast_layers():
                 encoded, lengths = self._encode([self.features(audio) for audio in pieces])
-            return [self._hypothesis(found) for found in self._batched(encoded, lengths)]
+            found = [self._hypothesis(each) for each in self._batched(encoded, lengths)]
+            return without_loops(found, self._search, partial(self._ctc_words, encoded, lengths))
         except Exception as error:
             # The longest piece is too short for ESPnet's subsampling.
             if type(error).__name__ != "TooShortUttError":
@@ -228,7 +232,8 @@ def claims(folder: Path) -> bool:
 
 def search_options(search: SearchOptions) -> dict[str, Any]:
     """What ESPnet's beam search takes."""
-    return {name: getattr(search, name) for name in ("beam_size", "ctc_weight", "length_bonus", "max_length_ratio")}
+    known = {name: getattr(search, name) for name in ("beam_size", "ctc_weight", "length_bonus", "max_length_ratio")}
+    return known | search.guarding()
 
 
 def training_options(search: SearchOptions) -> dict[str, Any]:

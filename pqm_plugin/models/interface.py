@@ -31,11 +31,15 @@ def groups(sizes: Sequence[int]) -> list[slice]:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best words of one utterance; `score` is the search's log probability in nats of `n_tokens` and their end."""
+    """The best words of one utterance; `score` is the search's log probability in nats of `n_tokens` and their end.
+
+    `is_repaired`: the search repeated itself or made words up, and this is what was left of them.
+    """
 
     text: str
     score: float
     n_tokens: int
+    is_repaired: bool = False
 
 
 @dataclass(frozen=True)

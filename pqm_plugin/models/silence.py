@@ -1,4 +1,4 @@
-"""Cut long audio where nobody speaks."""
+"""Where nobody speaks: long audio is cut there, and times of words leave it out."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,6 +6,13 @@ import numpy as np
 
 _STEP_S = 0.02
 _PAUSE_S = 0.3
+_LOUD = 10  # steps: the loudness of speech is that of its tenth loudest, so that a click is none
+_FLOOR_SHARE = 0.1  # the loudness of the room is that below which this share of the steps lies
+_DEEPEST_DB = 60.0  # digital silence counts as a room so far below speech
+_SHALLOWEST_DB = 10.0  # with less between them, speech cannot be told from the room
+_THRESHOLD = 0.25  # of the way from the room up to speech
+_SHORTEST_STEPS = 3  # speech is at least so long; a shorter sound is a click
+_MARGIN_S = 0.1  # soft consonants before and after what is loud
 _SEARCHED = 0.5  # the share of the longest piece, from its end, in which a pause is looked for
 
 
@@ -41,3 +48,28 @@ def _quietest(audio: np.ndarray, sample_rate: int) -> int:
     energy = np.square(audio[: n_steps * step], dtype=np.float64).reshape(n_steps, step).sum(axis=1)
     windows = np.convolve(energy, np.ones(width), mode="valid")
     return max(1, int((int(windows.argmin()) + width / 2) * step))
+
+
+def speech_bounds(audio: np.ndarray, sample_rate: int) -> tuple[int, int]:
+    """First sample of speech and the one after its last, in audio (n_samples,) in which somebody speaks.
+
+    Speech is what is louder than the room, both as they are in this very audio, with a tenth of a second around it.
+    Where the two cannot be told apart, it is all of the audio.
+    """
+    step = max(1, int(_STEP_S * sample_rate))
+    n_steps = len(audio) // step
+    if n_steps <= _LOUD:
+        return 0, len(audio)
+    power = np.square(audio[: n_steps * step], dtype=np.float64).reshape(n_steps, step).mean(axis=1)
+    loud = float(np.sort(power)[-_LOUD])
+    decibels = 10 * np.log10(np.maximum(power / loud, 10 ** (-_DEEPEST_DB / 10))) if loud > 0 else np.zeros(n_steps)
+    room = float(np.quantile(decibels, _FLOOR_SHARE))
+    if room > -_SHALLOWEST_DB:
+        return 0, len(audio)
+    above = decibels > room * (1 - _THRESHOLD)
+    runs = np.convolve(above, np.ones(_SHORTEST_STEPS), mode="valid") == _SHORTEST_STEPS
+    if not runs.any():
+        return 0, len(audio)
+    places, margin = np.flatnonzero(runs), int(_MARGIN_S * sample_rate)
+    first, last = int(places[0]) * step - margin, (int(places[-1]) + _SHORTEST_STEPS) * step + margin
+    return max(0, first), len(audio) if last > n_steps * step else last

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer, gro
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.skeleton import WithoutInitialisation
+from pqm_plugin.models.whisper_guard import Attempt, Guard, no_speech_token
 from pqm_plugin.models.whisper_prompt import Prompt, read_prompt
 
 NAME = "Whisper"
@@ -43,6 +45,8 @@ class Whisper:
         self._tokenizer = whisper_library.WhisperTokenizer.from_pretrained(folder)
         self._extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
         self._beam_size = search.beam_size
+        self._guard = Guard(search) if search.guard == "always" else None
+        self._no_speech = no_speech_token(self._tokenizer)
         self._clip = search.context == "clip"
         self._window = 2 * config.max_source_positions
         self._max_tokens = config.max_target_positions - len(self._prompt.tokens)
@@ -118,7 +122,18 @@ class Whisper:
 
     def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
         """Beam search over all pieces at once, with cached keys and values."""
-        return self._search([self.features(piece) for piece in pieces], self._beam_size)
+        features = [self.features(piece) for piece in pieces]
+        if self._guard is None:
+            return self._search(features, self._beam_size)
+        with torch.no_grad():
+            encoded = self._encode(features)
+            return self._guard.recognize(
+                partial(self._attempts, encoded),
+                self._beam_size,
+                partial(self._scored, encoded),
+                len(self._prompt.tokens),
+                [len(piece) / self.facts.sample_rate for piece in pieces],
+            )
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; positions and normalisations are none."""
@@ -140,28 +155,41 @@ class Whisper:
 
     def _search(self, features: Sequence[Tensor], beam_size: int) -> list[Hypothesis]:
         with torch.no_grad():
-            encoded = self._encode(features)
-            found = self._whisper.generate(
-                encoder_outputs=encoded,
-                attention_mask=torch.ones(len(features), self._window, dtype=torch.long, device=self._device),
-                num_beams=beam_size,
-                use_cache=True,
-                **self._prompt.generate_options,
-            )
-            rows = [self._prompt.text_of(row) for row in found.tolist()]
-            given = [torch.tensor(row[: self._max_tokens], dtype=torch.long) for row in rows]
-            scores = self._log_probabilities(encoded, given)
+            return [found.hypothesis for found in self._attempts(self._encode(features), beam_size)]
+
+    def _attempts(self, encoded: "whisper_library.BaseModelOutput", beam_size: int, **options: Any) -> list[Attempt]:
+        n_rows = len(encoded["last_hidden_state"])
+        found = self._whisper.generate(
+            encoder_outputs=encoded,
+            attention_mask=torch.ones(n_rows, self._window, dtype=torch.long, device=self._device),
+            num_beams=beam_size,
+            use_cache=True,
+            **self._prompt.generate_options,
+            **options,
+        )
+        rows = [self._prompt.text_of(row) for row in found.tolist()]
+        given = [torch.tensor(row[: self._max_tokens], dtype=torch.long) for row in rows]
+        scores, silence = self._log_probabilities(encoded, given)
         texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [
-            Hypothesis(" ".join(text.split()), score, len(row))
-            for text, score, row in zip(texts, scores.tolist(), given, strict=True)
+            Attempt(Hypothesis(" ".join(text.split()), score, len(row)), no_speech, row)
+            for text, score, row, no_speech in zip(texts, scores.tolist(), given, silence.tolist(), strict=True)
         ]
 
-    def _log_probabilities(self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]) -> Tensor:
-        """Of each text and its end under the model, float32 (B,)."""
+    def _scored(self, encoded: "whisper_library.BaseModelOutput", texts: Sequence[str]) -> list[Hypothesis]:
+        """Texts, one a row, as hypotheses with their scores under the model."""
+        tokens = [self.token_ids(text)[: self._max_tokens] for text in texts]
+        scores, _ = self._log_probabilities(encoded, tokens)
+        return [Hypothesis(*row) for row in zip(texts, scores.tolist(), map(len, tokens), strict=True)]
+
+    def _log_probabilities(
+        self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Of each text and its end under the model, and the probability that nobody speaks, float32 (B,) each."""
         logits, labels = self._forced(encoded, tokens)
+        silence = logits[:, 0].softmax(-1)[:, self._no_speech] if self._no_speech else logits.new_zeros(len(logits))
         flat = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none")
-        return -flat.reshape(labels.shape).sum(1)
+        return -flat.reshape(labels.shape).sum(1), silence
 
     def _forced(self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits with each text given, (B, U, V), and the labels, int64 (B, U): the text and its end alone."""
@@ -181,7 +209,7 @@ class Whisper:
         padded = [torch.cat([row, row[-1:].expand(n_frames - len(row), -1)]) for row in features]
         mel = torch.stack(padded).mT
         encoder = self._whisper.model.encoder
-        _show_strides(encoder)
+        whisper_layers.show_strides(encoder)
         if n_frames == self._window:
             return whisper_library.BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
         # transformers' encoder insists on the whole window: this is its forward over a part of the positions.
@@ -190,13 +218,6 @@ class Whisper:
         for layer in encoder.layers:
             hidden = layer(hidden, None)
         return whisper_library.BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
-
-
-def _show_strides(encoder: Any) -> None:
-    """transformers asks the convolutions for their strides, which peft's wrapping of them hides."""
-    for layer in (encoder.conv1, encoder.conv2):
-        if not hasattr(layer, "stride"):
-            layer.stride = layer.base_layer.stride
 
 
 def facts(folder: Path) -> Facts:
@@ -215,7 +236,8 @@ def search_options(search: SearchOptions) -> dict[str, Any]:
     for name in ("length_bonus", "max_length_ratio"):
         if getattr(search, name) != getattr(default, name):
             raise PqmError(f"decode.{name}: Whisper has no such option; leave it out")
-    return {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
+    known = {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
+    return known | search.guarding()
 
 
 def training_options(search: SearchOptions) -> dict[str, Any]:
@@ -226,6 +248,7 @@ def training_options(search: SearchOptions) -> dict[str, Any]:
 def describe_search(search: SearchOptions) -> str:
     """Greedy or beam, and what is encoded where that is not the whole window."""
     how = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
+    how += ", guarded" if search.guard == "always" else ""
     return f"{how}, encoding the clip alone" if search.context == "clip" else how
 
 

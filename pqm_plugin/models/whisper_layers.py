@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -55,3 +56,10 @@ def adapter_targets(network: nn.Module, preset: str) -> list[str]:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.Conv1d) and re.fullmatch(_PRESETS[preset], name)
     ]
+
+
+def show_strides(encoder: Any) -> None:
+    """transformers asks the convolutions for their strides, which peft's wrapping of them hides."""
+    for layer in (encoder.conv1, encoder.conv2):
+        if not hasattr(layer, "stride"):
+            layer.stride = layer.base_layer.stride

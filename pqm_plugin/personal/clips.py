@@ -41,7 +41,7 @@ class Hears(Protocol):
 
     @property
     def sample_rate(self) -> int: ...
-    def segments(self, audio: Any) -> Iterator[Segment]: ...
+    def segments(self, audio: Any, *, trimmed: bool) -> Iterator[Segment]: ...
 
 
 def own_words(
@@ -90,7 +90,7 @@ def _heard(
     for clip in tqdm(clips[len(rows) :], desc=f"{speaker}: listening", unit="recording"):
         if watch is not None:
             watch(len(rows), len(clips))
-        rows.append([asdict(segment) for segment in hears.segments(clip.samples)])
+        rows.append([asdict(segment) for segment in hears.segments(clip.samples, trimmed=False)])
         write_json(path, rows)
     return [[Segment(**row) for row in segments] for segments in rows]
 

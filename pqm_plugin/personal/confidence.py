@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from pqm_plugin.models.interface import Hypothesis
+
 
 def confidence(score: float, n_tokens: int) -> float:
     """Geometric mean probability, in [0, 1], of a hypothesis's tokens and its end.
@@ -12,6 +14,13 @@ def confidence(score: float, n_tokens: int) -> float:
         n_tokens: its tokens without start and end.
     """
     return min(1.0, math.exp(min(0.0, score / (n_tokens + 1)))) if math.isfinite(score) else 0.0
+
+
+def sureness(found: Hypothesis) -> float:
+    """The confidence in a hypothesis; none in the words that are left of a search that repeated itself."""
+    if not found.text:
+        return 1.0
+    return 0.0 if found.is_repaired else confidence(found.score, found.n_tokens)
 
 
 def pick(confidences: Sequence[float], texts: Sequence[str], threshold: float) -> list[int]:

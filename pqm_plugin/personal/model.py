@@ -13,8 +13,9 @@ from pqm_plugin.corpus.recording import Sound, load_sound, sound_name
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.silence import speech_bounds
 from pqm_plugin.personal.clips import LONGEST_S, Clip
-from pqm_plugin.personal.confidence import confidence
+from pqm_plugin.personal.confidence import sureness
 from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
 from pqm_plugin.personal.opening import Opened, mode_for, open_packed
@@ -100,10 +101,9 @@ class PersonalModel:
         Raises:
             PqmError: if the speaker is not enrolled, or the audio cannot be read.
         """
-        found = self.segments(audio, speaker, sample_rate=sample_rate, plain=plain, longest_s=longest_s)
-        segments = tuple(found)
-        name, _ = self.adapter(speaker, plain=plain)
-        return Transcript(sound_name(audio), name, segments[-1].end_s, segments)
+        name, folder = self.adapter(speaker, plain=plain)
+        segments, durations_s = zip(*self._heard(audio, folder, longest_s, sample_rate), strict=True)
+        return Transcript(sound_name(audio), name, sum(durations_s), segments)
 
     def segments(
         self,
@@ -113,22 +113,33 @@ class PersonalModel:
         sample_rate: int | None = None,
         plain: bool = False,
         longest_s: float = LONGEST_S,
+        trimmed: bool = True,
     ) -> Iterator[Segment]:
         """Yield the segments of a recording as they are found; arguments and errors as `transcribe`.
+
+        Their times are those of speech; unless they are `trimmed`, each ends where the next begins.
 
         The first comes when one piece has been searched; later ones are searched several at a time. A file is read as
         it is heard, so that memory does not grow with its length; where it is damaged in its middle, what stands before
         the damage has been yielded when the error comes.
         """
+        _, folder = self.adapter(speaker, plain=plain)
+        for segment, _ in self._heard(audio, folder, longest_s, sample_rate, trimmed=trimmed):
+            yield segment
+
+    def _heard(
+        self, audio: Sound, folder: Path | None, longest_s: float, sample_rate: int | None, *, trimmed: bool = True
+    ) -> Iterator[tuple[Segment, float]]:
+        """Each segment, and how long the piece in which it was found is, in seconds."""
         if longest_s < _SHORTEST_S:
             raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
-        _, folder = self.adapter(speaker, plain=plain)
         pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate)
-        at = 0
+        at, rate = 0, self.sample_rate
         for batch in batches(pieces, self._max_batch):
             for piece, best in zip(batch, self._recognize(batch, folder), strict=True):
-                sure = confidence(best.score, best.n_tokens) if best.text else 1.0
-                yield Segment(at / self.sample_rate, (at + len(piece)) / self.sample_rate, best.text, best.score, sure)
+                first, last = speech_bounds(piece, rate) if trimmed and best.text else (0, len(piece))
+                times = (at + first) / rate, (at + last) / rate
+                yield Segment(*times, best.text, best.score, sureness(best)), len(piece) / rate
                 at += len(piece)
 
     def _recognize(self, pieces: Sequence[Any], folder: Path | None) -> list[Hypothesis]:

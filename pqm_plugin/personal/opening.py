@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pqm_plugin.devices import free_bytes, multiplies_bfloat16
 from pqm_plugin.engine import opening as engine
@@ -30,7 +30,7 @@ class Opened:
 
 
 def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu", mode: str = "exact") -> Opened:
-    """Load the packed base, in evaluation mode.
+    """Load the packed base, in evaluation mode; where `search.guard` is `auto`, its words are guarded.
 
     Raises:
         PqmError: if the weights are not those of the record, or the configuration is not theirs: it names files
@@ -42,6 +42,8 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
             f"{folder.packed} is damaged (sha256 {found[:12]}…, recorded is {expected[:12]}…): fetch or make it again"
         )
     family_of(folder.path)
+    if search.guard == "auto":
+        search = replace(search, guard="always")
     _refuse(folder, files_elsewhere(folder.path))
     budget = folder.packed.stat().st_size * _MEMORY_FACTOR + _MEMORY_SLACK_BYTES
     try:

@@ -11,9 +11,9 @@ FORMATS = ("text", "json", "srt")
 
 @dataclass(frozen=True)
 class Segment:
-    """The words between two cuts at silence; times in seconds from the start, `score` in nats, `confidence` in [0, 1].
+    """The words between two cuts at silence; times of their speech in seconds from the start, `score` in nats.
 
-    Source of the confidence: `confidence.confidence`.
+    `confidence` is in [0, 1], see `confidence.sureness`. Where there are no words, the times are those of the cuts.
     """
 
     start_s: float

@@ -21,6 +21,7 @@ from pqm_plugin.corpus.text import TextFit
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
+from pqm_plugin.models.repetition import compression_ratio
 from pqm_plugin.stages.common.done import digest, size_bytes
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
@@ -103,10 +104,14 @@ def first_pass(material: Material, adapter_set: AdapterSet) -> list[DecodeTask]:
 def _heard(
     material: Material, adapter_set: AdapterSet, speaker: str, split: str, allowed: Sequence[Utterance]
 ) -> list[Utterance]:
-    """The allowed utterances of which the model is sure, with its own words for texts; the surest one at least."""
+    """The allowed utterances of which the model is sure, with its own words for texts; the surest one at least.
+
+    A text that repeats itself is left out, however sure the model is of it.
+    """
     [task] = [task for task in first_pass(material, adapter_set) if task.split == split]
     lines = {line.utterance: line for line in task.part(material, speaker).lines}
-    said = [utterance for utterance in allowed if lines[utterance.utterance].text]
+    most = material.recipe.config.decode.compression_ratio_threshold
+    said = [one for one in allowed if 0 < compression_ratio(lines[one.utterance].text) <= most]
     confidence = {utterance.utterance: lines[utterance.utterance].confidence for utterance in said}
     least = material.recipe.config.unsupervised.min_confidence
     sure = [utterance for utterance in said if confidence[utterance.utterance] >= least]

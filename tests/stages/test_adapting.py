@@ -111,6 +111,21 @@ def test_a_model_that_is_sure_of_nothing_learns_from_what_it_is_surest_of(change
 
 
 @pytest.mark.slow
+def test_nothing_is_learned_from_own_words_that_repeat_themselves(changed, run):
+    recipe = changed("unsupervised: {min_confidence: -100}\n", systems=("nf4+speaker-unsup",))
+    run("data", "base", "quantize", "pretrain", "adapt", of=recipe)
+    [part] = recipe.decode_dir("nf4+sat", "dev_train").glob("parts/10.jsonl")
+    head, *rows = [json.loads(line) for line in part.read_text().splitlines()]
+    rows = [row | {"text": "GO ON", "score": -0.1} for row in rows]
+    rows[0]["text"] = "GO " * 60
+    part.write_text("".join(f"{json.dumps(row)}\n" for row in (head, *rows)))
+
+    speech = speech_of(Material(recipe), AdapterSet("nf4", 1), "10")
+
+    assert [found.utterance for found in speech.train] == sorted(row["utterance"] for row in rows[1:])
+
+
+@pytest.mark.slow
 def test_settings_are_chosen_on_dev_utterances_in_files_of_their_own(recipe, run):
     recipe = dataclasses.replace(recipe, systems=("nf4", "nf4+sat"), split="dev")
 
