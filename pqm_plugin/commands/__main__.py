@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from pqm_plugin.commands import (
+    adopt,
     check,
     enroll,
     info,
@@ -25,7 +26,7 @@ from pqm_plugin.processes import share_cores, start_log, tolerant_output
 
 _COMMANDS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (quantize, enroll, transcribe, serve, speakers, info, check, pack, unpack, push, pull)
+    for module in (quantize, enroll, adopt, transcribe, serve, speakers, info, check, pack, unpack, push, pull)
 }
 _EPILOG = """The stages of a recipe are `python -m pqm_plugin STAGE`, or egs/*/run.sh; what they leave in
 exp/<base>_nf4 is a MODEL here."""

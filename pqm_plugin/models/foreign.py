@@ -98,8 +98,8 @@ def _of_adapter(folder: Path) -> str:
     base = _plain(_object(folder / _ADAPTER).get("base_model_name_or_path") or "")
     of = f"a PEFT adapter of {base}, not a model" if base else "a PEFT adapter that does not name its base, not a model"
     return (
-        f"{of}: give its base ({base or 'see its card'}), or, to have the adapter in it, the folder that peft's "
-        "merge_and_unload() and save_pretrained() make of both, with the base's tokeniser and preprocessor files"
+        f"{of}: `pqm quantize {base or 'BASE'} OUT` makes a model of its base, and "
+        f"`pqm adopt OUT {_plain(str(folder))} --speaker NAME` takes the adapter into it"
     )
 
 

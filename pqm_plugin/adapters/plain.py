@@ -1,0 +1,170 @@
+"""Adapters that plain PEFT made: taken where the same LoRA can be written as this project writes them, else refused."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pqm_plugin.adapters.options import CONFIG, WEIGHTS
+from pqm_plugin.errors import PqmError
+from pqm_plugin.files import write_json
+
+_PREFIX = "base_model.model."
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+# Settings that change what a LoRA computes in a way that its two factors cannot express.
+_OTHER_ARITHMETIC = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication")
+_MOST_RANK = 1024
+
+
+def base_of(folder: Path) -> str:
+    """What a PEFT adapter's configuration calls its base; empty where it says nothing.
+
+    Raises:
+        PqmError: if the folder holds no configuration of a LoRA.
+    """
+    return str(_config(folder).get("base_model_name_or_path") or "")
+
+
+def rewrite(folder: Path, network: nn.Module, out: Path) -> int:
+    """Write the LoRA of a PEFT folder into the folder `out`, its layers named one by one, one rank for all.
+
+    Layers of other ranks (`rank_pattern`) are filled with zeros, other scales (`alpha_pattern`, rank-stabilised LoRA)
+    go into the second factor.
+
+    Args:
+        network: what the adapter is for, float or packed.
+
+    Returns:
+        How many parameters the adapter has.
+
+    Raises:
+        PqmError: if the folder is damaged, names layers that the network does not have or has in another shape, or
+            is more than a LoRA (DoRA, trained biases or embeddings), naming what it is.
+
+    Source: Kalajdzievski 2023 (rank-stabilised LoRA): scale alpha / sqrt(r).
+    """
+    config = _config(folder)
+    for name in _OTHER_ARITHMETIC:
+        if config.get(name):
+            raise PqmError(f"{folder / CONFIG}: {name} is set, which cannot be computed here: give a plain LoRA")
+    if config.get("bias", "none") != "none":
+        raise PqmError(f"{folder / CONFIG}: trained biases (bias: {config['bias']}) cannot be computed here")
+    layers = _layers(folder, network)
+    ranks = {name: len(down) for name, (down, _) in layers.items()}
+    rank, alpha = max(ranks.values()), _number(folder, config, "lora_alpha")
+    scales = {name: _scale(folder, config, name, ranks[name]) for name in layers}
+    # Where all layers agree, the factors are written as they are.
+    alike = set(ranks.values()) == {rank} and len(set(scales.values())) == 1
+    shared = next(iter(scales.values())) if alike else 1.0
+    tensors: dict[str, Tensor] = {}
+    for name, (down, up) in layers.items():
+        missing = rank - ranks[name]
+        up = up if alike else up * scales[name]
+        tensors[f"{_PREFIX}{name}{_DOWN}"] = _padded(down, 0, missing)
+        tensors[f"{_PREFIX}{name}{_UP}"] = _padded(up, 1, missing)
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    kept = {key: config.get(key) for key in ("peft_type", "base_model_name_or_path", "peft_version", "task_type")}
+    plain_alpha = alpha if alike and math.isclose(shared, alpha / rank) else shared * rank
+    write_json(
+        out / CONFIG,
+        {
+            **{key: value for key, value in kept.items() if value is not None},
+            **{"r": rank, "lora_alpha": plain_alpha, "lora_dropout": float(config.get("lora_dropout") or 0.0)},
+            **{"bias": "none", "inference_mode": True, "target_modules": sorted(layers)},
+        },
+    )
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PqmError(f"{path} cannot be read ({str(error)[:80]}): give the folder of a PEFT adapter") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = str(config.get("peft_type") if isinstance(config, dict) else None)[:20]
+        raise PqmError(f"{path} is not of a LoRA ({kind}): only LoRA adapters are taken")
+    return config
+
+
+def _layers(folder: Path, network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Both factors of each layer, float32, by the layer's name."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise PqmError(f"{path} is missing: a pickled adapter is not read, save it again with safetensors")
+    try:
+        found = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PqmError(f"{path} is damaged ({str(error)[:80]}): fetch it again") from error
+    for name in found:
+        if not name.startswith(_PREFIX) or not name.endswith((_DOWN, _UP)):
+            raise PqmError(f"{path}: {name[:80]!r} is not a factor of a plain LoRA, which alone is taken")
+    names = sorted({name.removeprefix(_PREFIX).removesuffix(_DOWN).removesuffix(_UP) for name in found})
+    if not names:
+        raise PqmError(f"{path} holds no weights")
+    layers = {}
+    for name in names:
+        factors = tuple(found.get(f"{_PREFIX}{name}{end}") for end in (_DOWN, _UP))
+        if factors[0] is None or factors[1] is None:
+            raise PqmError(f"{path}: {name[:80]!r} has only one of its two factors: fetch the adapter again")
+        layers[name] = _checked(path, network, name, factors[0], factors[1])
+    return layers
+
+
+def _checked(path: Path, network: nn.Module, name: str, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        layer = network.get_submodule(name)
+    except AttributeError:
+        raise PqmError(f"{path}: the model has no layer {name[:80]!r}: it is the adapter of another model") from None
+    if not isinstance(layer, nn.Linear):
+        raise PqmError(f"{path}: {name[:80]!r} is no linear layer: only adapters of linear layers are taken")
+    wanted = (layer.in_features, layer.out_features)
+    shapes = down.ndim == up.ndim == 2 and (down.shape[1], up.shape[0]) == wanted and down.shape[0] == up.shape[1]
+    if not shapes or not 1 <= down.shape[0] <= _MOST_RANK:
+        given = f"{tuple(down.shape)} and {tuple(up.shape)}"
+        raise PqmError(f"{path}: {name} takes {wanted[0]} and gives {wanted[1]} values, its factors are {given}")
+    if not bool(torch.isfinite(down).all() and torch.isfinite(up).all()):
+        raise PqmError(f"{path}: {name} holds values that are not numbers: fetch the adapter again")
+    return down, up
+
+
+def _scale(folder: Path, config: Mapping[str, Any], layer: str, rank: int) -> float:
+    alpha = _number(
+        folder, {"lora_alpha": _of_pattern(folder, config, "alpha_pattern", layer, config.get("lora_alpha"))}
+    )
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _of_pattern(folder: Path, config: Mapping[str, Any], key: str, layer: str, default: Any) -> Any:
+    """The value of the pattern that is the layer's name or its end; peft takes regular expressions, these are names."""
+    for name, value in (config.get(key) or {}).items():
+        if not re.fullmatch(r"[\w.]+", name):
+            raise PqmError(
+                f"{folder / CONFIG}: {key} has {name[:40]!r}, which is not a layer's name: write names there"
+            )
+        if layer == name or layer.endswith(f".{name}"):
+            return value
+    return default
+
+
+def _number(folder: Path, config: Mapping[str, Any], key: str = "lora_alpha") -> float:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
+        raise PqmError(f"{folder / CONFIG} has no usable {key} ({str(value)[:20]})")
+    return float(value)
+
+
+def _padded(factor: Tensor, dim: int, n: int) -> Tensor:
+    if not n:
+        return factor.contiguous()
+    shape = list(factor.shape)
+    shape[dim] = n
+    return torch.cat([factor, factor.new_zeros(shape)], dim).contiguous()
