@@ -57,7 +57,8 @@ def _of_file(path: Path) -> str:
     with path.open("rb") as file:
         first = file.read(4)
     if first in _FIRST_BYTES:
-        original = next((f" (openai/whisper-{name} by its name)" for name in _OF_OPENAI if f"-{name}" in path.name), "")
+        longest = sorted(_OF_OPENAI, key=len, reverse=True)
+        original = next((f" (openai/whisper-{name} by its name)" for name in longest if f"-{name}" in path.name), "")
         return f"{_FIRST_BYTES[first]}, whose weights are rounded in another way: {_ORIGINAL}{original}"
     if path.name == CTRANSLATE2_MODEL and is_ctranslate2(path.parent):
         return f"the weights of a CTranslate2 model: give the folder, {path.parent}"
