@@ -86,6 +86,7 @@ class PersonalModel:
         speaker: str | None = None,
         *,
         sample_rate: int | None = None,
+        channel: int | None = None,
         plain: bool = False,
         longest_s: float = LONGEST_S,
     ) -> Transcript:
@@ -95,12 +96,15 @@ class PersonalModel:
             audio: a path, a file opened in binary mode, or an array `(n_samples,)` or `(n_samples, n_channels)` of
                 floats in [-1, 1] or integers.
             sample_rate: of an array, in Hz; default: the model's own.
+            channel: the one that is heard, from 0; None averages all, and warns if they seem to be two people's.
             longest_s: seconds that are searched at once; what is longer is cut where nobody speaks.
 
         Raises:
             PqmError: if the speaker is not enrolled, or the audio cannot be read.
         """
-        found = self.segments(audio, speaker, sample_rate=sample_rate, plain=plain, longest_s=longest_s)
+        found = self.segments(
+            audio, speaker, sample_rate=sample_rate, channel=channel, plain=plain, longest_s=longest_s
+        )
         segments = tuple(found)
         name, _ = self.adapter(speaker, plain=plain)
         return Transcript(sound_name(audio), name, segments[-1].end_s, segments)
@@ -111,6 +115,7 @@ class PersonalModel:
         speaker: str | None = None,
         *,
         sample_rate: int | None = None,
+        channel: int | None = None,
         plain: bool = False,
         longest_s: float = LONGEST_S,
     ) -> Iterator[Segment]:
@@ -123,7 +128,7 @@ class PersonalModel:
         if longest_s < _SHORTEST_S:
             raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
         _, folder = self.adapter(speaker, plain=plain)
-        pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate)
+        pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate, channel)
         at = 0
         for batch in batches(pieces, self._max_batch):
             for piece, best in zip(batch, self._recognize(batch, folder), strict=True):
@@ -168,6 +173,7 @@ class PersonalModel:
         texts: Sequence[str] | None = None,
         *,
         sample_rate: int | None = None,
+        channel: int | None = None,
         options: EnrollOptions | None = None,
         watch: Watch | None = None,
     ) -> Enrolled:
@@ -181,6 +187,7 @@ class PersonalModel:
             clips: as `transcribe` takes them, each of one sentence or two, 30 seconds at most.
             texts: what is said in each; None lets the model learn from its own words where it is sure of them.
             sample_rate: of arrays, in Hz; default: the model's own.
+            channel: of every clip, the one that is heard, from 0; None averages all.
             options: default: what the model's maker set, see `about.json`.
             watch: is told how far it is, see `enrollment.Watch`.
 
@@ -193,7 +200,9 @@ class PersonalModel:
             raise PqmError(f"{len(clips)} clips and {len(texts)} texts: give a text for each clip")
         ready = [
             Clip(
-                _clip_name(clip, place), load_sound(clip, self.sample_rate, sample_rate), texts[place] if texts else ""
+                _clip_name(clip, place),
+                load_sound(clip, self.sample_rate, sample_rate, channel),
+                texts[place] if texts else "",
             )
             for place, clip in enumerate(clips)
         ]
