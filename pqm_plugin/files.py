@@ -268,11 +268,26 @@ def read_json(path: Path) -> Any:
         PqmError: if it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise PqmError(f"{path} is missing: run the stage that writes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PqmError(f"{path} is not JSON ({error}): delete it and run the stage that writes it again") from None
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """The text of a UTF-8 file's bytes; marks of byte order, as Windows and joined files have them, are skipped.
+
+    Raises:
+        PqmError: if it is UTF-16 or anything else that is not UTF-8, with the remedy.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
+        raise PqmError(f"{path} is not UTF-8 (UTF-16 by its first bytes): convert it with iconv -f UTF-16 -t UTF-8")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PqmError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it with iconv") from None
+    return text.removeprefix("\ufeff").replace("\n\ufeff", "\n")
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.commands.options import add_computing, add_model, set_threads
+from pqm_plugin.commands.options import add_channel, add_computing, add_model, set_threads
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min_confidence", "--min-confidence", type=float, help="from 0 to 1: of own words that are learned from"
     )
+    add_channel(parser)
     add_computing(parser)
 
 
@@ -43,7 +44,8 @@ def run(parsed: argparse.Namespace) -> int:
 
     set_threads(parsed.threads)
     model = PersonalModel(parsed.model, device=parsed.device)
-    done = model.enroll(parsed.speaker, found.paths, found.texts, options=_options(parsed, folder.about()))
+    options = _options(parsed, folder.about())
+    done = model.enroll(parsed.speaker, found.paths, found.texts, channel=parsed.channel, options=options)
     print(
         f"{done.speaker}: {'learned from' if done.is_new else 'is there already, from'} {done.n_clips} recordings, "
         f"{done.duration_s / 60:.1f} min: {done.folder}"

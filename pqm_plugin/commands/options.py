@@ -15,6 +15,17 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; default: as many as there are cores")
 
 
+def add_channel(parser: argparse.ArgumentParser) -> None:
+    """Which channel of recordings is heard."""
+    parser.add_argument(
+        "--channel",
+        type=int,
+        metavar="N",
+        help="hear this channel alone, from 0 as in Kaldi; default: the average of all, and a warning where they "
+        "seem to be two people's",
+    )
+
+
 def set_threads(n_threads: int) -> None:
     """Give torch so many threads; 0 leaves the choice to it."""
     import torch

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.commands.options import add_computing, add_model, set_threads
+from pqm_plugin.commands.options import add_channel, add_computing, add_model, set_threads
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_text
 from pqm_plugin.personal.transcript import FORMATS, Transcript, srt_entry
@@ -49,6 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     for name, what in _THRESHOLDS.items():
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, help=what)
+    add_channel(parser)
     add_computing(parser)
 
 
@@ -103,23 +104,29 @@ def _targets(parsed: argparse.Namespace) -> list[Path | None]:
     return targets
 
 
-def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace) -> None:
+def _how(parsed: argparse.Namespace) -> dict[str, Any]:
     longest_s = parsed.longest or _LONGEST_S[parsed.format]
+    return {"plain": parsed.plain, "longest_s": longest_s, "channel": parsed.channel}
+
+
+def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace) -> None:
     if target is None and parsed.format != "json":
-        _as_it_comes(model, audio, longest_s, parsed)
+        _as_it_comes(model, audio, parsed)
         return
-    found: Transcript = model.transcribe(audio, parsed.speaker, plain=parsed.plain, longest_s=longest_s)
+    found: Transcript = model.transcribe(audio, parsed.speaker, **_how(parsed))
     encoding = "utf-8" if target else sys.stdout.encoding
-    text = {"text": f"{found.text}\n", "json": f"{found.as_json(encoding)}\n", "srt": found.as_srt()}[parsed.format]
+    text = {"text": f"{found.text}
+", "json": f"{found.as_json(encoding)}
+", "srt": found.as_srt()}[parsed.format]
     if target is None:
         print(text, end="", flush=True)
     else:
         write_text(target, text)
 
 
-def _as_it_comes(model: Any, audio: str, longest_s: float, parsed: argparse.Namespace) -> None:
+def _as_it_comes(model: Any, audio: str, parsed: argparse.Namespace) -> None:
     """Each stretch is written as soon as it is known: words on one line, or subtitles."""
-    found = model.segments(audio, parsed.speaker, plain=parsed.plain, longest_s=longest_s)
+    found = model.segments(audio, parsed.speaker, **_how(parsed))
     spoken = (segment for segment in found if segment.text)
     if parsed.format == "srt":
         for number, segment in enumerate(spoken, start=1):

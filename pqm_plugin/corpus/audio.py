@@ -10,7 +10,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import kaldiio
@@ -19,7 +19,9 @@ import numpy.typing as npt
 import soundfile
 from kaldiio.python_wave import Error as WaveError
 
+from pqm_plugin.corpus.channels import check_channel, mono
 from pqm_plugin.corpus.headers import missing_bytes
+from pqm_plugin.corpus.names import on_disk
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
@@ -54,15 +56,17 @@ class AudioInfo:
 
 
 def load_audio(utterance: Utterance, sample_rate: int) -> Samples:
-    """Return the samples `(n_samples,)` of an utterance at `sample_rate`, nominally in [-1, 1], channels averaged.
+    """Return the samples `(n_samples,)` of an utterance at `sample_rate`, nominally in [-1, 1].
+
+    They are of its channel, or the average of all where it names none.
 
     Raises:
         PqmError: if the audio is missing, empty, cut off in the middle, damaged, not audio, or holds a value that is
             not a number; or if the segment is not inside the recording.
     """
     samples, rate = _read(utterance)
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    return np.ascontiguousarray(resample(mono, rate, sample_rate))
+    chosen = mono(samples, utterance.channel, _named(utterance))
+    return np.ascontiguousarray(resample(chosen, rate, sample_rate))
 
 
 def probe(utterance: Utterance, decode: bool = False) -> AudioInfo:
@@ -77,12 +81,27 @@ def probe(utterance: Utterance, decode: bool = False) -> AudioInfo:
     if not decode and _kind(utterance.audio) == "file":
         with _opened(_existing(utterance), utterance) as file:
             start, stop = _bounds(utterance, file.frames, file.samplerate)
+            check_channel(utterance.channel, file.channels, _named(utterance))
             file.seek(file.frames - 1)
             if len(file.read(1)) != 1:
                 raise _cut_off(utterance, f"sample {file.frames - 1} that the header promises is not there")
             return AudioInfo(file.samplerate, stop - start, file.channels)
     samples, rate = _read(utterance)
-    return AudioInfo(rate, len(samples), samples.shape[1], is_silent(samples))
+    chosen = samples if utterance.channel is None else mono(samples, utterance.channel, _named(utterance))
+    return AudioInfo(rate, len(samples), samples.shape[1], is_silent(chosen))
+
+
+def blocks_of(utterance: Utterance, block_s: float = 60.0) -> Iterator[tuple[Samples, int]]:
+    """Yield samples `(n_samples, n_channels)` of the recording that an utterance is from, each block with its rate.
+
+    Raises:
+        PqmError: as `load_audio` does; what was yielded before stands.
+    """
+    whole = replace(utterance, start_s=None, end_s=None, channel=None)
+    if _kind(utterance.audio) == "file":
+        yield from decode_blocks(_existing(whole), whole, block_s)
+    else:
+        yield _read(whole)
 
 
 def duration_s(utterance: Utterance) -> float:
@@ -181,7 +200,7 @@ def _opened(source: Path | io.BytesIO, utterance: Utterance) -> Iterator[soundfi
 
 
 def _existing(utterance: Utterance) -> Path:
-    path = Path(utterance.audio)
+    path = on_disk(Path(utterance.audio))
     if not utterance.audio or not path.is_file():
         raise PqmError(f"{_named(utterance)} is missing: put the file there, or remove the utterance from the set")
     if path.stat().st_size == 0:

@@ -17,7 +17,7 @@ def plain_file(utterance: Utterance, sample_rate: int, folder: Path) -> Path:
     The copy is 32-bit float WAV, so that a stock tool gets the very samples that `load_audio` gives.
     """
     path = Path(utterance.audio)
-    if utterance.start_s is None and path.is_file():
+    if utterance.start_s is None and utterance.channel is None and path.is_file():
         info = probe(utterance)
         if info.sample_rate == sample_rate and info.n_channels == 1:
             return path

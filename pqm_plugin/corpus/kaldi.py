@@ -1,11 +1,12 @@
 """Kaldi data folders: `wav.scp`, `text`, `utt2spk`, `spk2utt` and, for parts of recordings, `segments`."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import whole_folder
+from pqm_plugin.files import decode_text, whole_folder
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt")
 SEGMENTS = "segments"
@@ -19,7 +20,7 @@ def write_data_folder(folder: Path, utterances: Iterable[Utterance]) -> None:
         PqmError: if there is no utterance, two share a name, one lacks text, audio or speaker, or only some are
             segments.
     """
-    ordered = sorted(utterances, key=lambda utterance: utterance.utterance)
+    ordered = _as_parts(sorted(utterances, key=lambda utterance: utterance.utterance))
     _check_writable(folder, ordered)
     contents = _contents(ordered)
     if _holds(folder, contents):
@@ -57,11 +58,9 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
         PqmError: if the file is missing or not UTF-8.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = decode_text(path.read_bytes(), path)
     except FileNotFoundError:
         raise PqmError(f"{path} is missing: run stage 1, or write the file") from None
-    except UnicodeDecodeError as error:
-        raise PqmError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it with iconv") from None
     # Not splitlines(): that would also cut at a form feed or a Unicode line separator within a transcript.
     lines = [line.split(maxsplit=1) for line in text.removesuffix("\n").split("\n")]
     return [(line[0] if line else "", line[1].rstrip() if len(line) > 1 else "") for line in lines]
@@ -82,32 +81,55 @@ def read_table(path: Path) -> dict[str, str]:
     return table
 
 
-def parse_segment(value: str) -> tuple[str, float, float | None]:
-    """Return recording, start and end in seconds of a `segments` line without its name; an end of -1 becomes None.
+def parse_segment(value: str) -> tuple[str, float, float | None, int | None]:
+    """Return recording, start and end in seconds, and channel of a `segments` line without its name.
+
+    An end of -1 becomes None. The channel is Kaldi's optional fifth field, counted from 0; None where there is none,
+    or -1.
 
     Raises:
-        ValueError: if it does not have three fields, or they are not a part of a recording.
+        ValueError: if it has other fields, or they are not a part of a recording.
     """
     fields = value.split()
-    if len(fields) != 3:
-        raise ValueError(f"{len(fields) + 1} fields instead of 4")
+    if len(fields) not in (3, 4):
+        raise ValueError(f"{len(fields) + 1} fields instead of 4, or 5 with a channel")
+    channel = parse_channel(fields[3]) if len(fields) == 4 and fields[3] != "-1" else None
     start_s, end_s = float(fields[1]), float(fields[2])
     if end_s == -1 and start_s >= 0:
-        return fields[0], start_s, None
+        return fields[0], start_s, None, channel
     if not 0 <= start_s < end_s:
         raise ValueError(f"start {fields[1]} s and end {fields[2]} s are not a part of a recording")
-    return fields[0], start_s, end_s
+    return fields[0], start_s, end_s, channel
+
+
+def parse_channel(text: str) -> int:
+    """Return the number of a channel, counted from 0 as in Kaldi.
+
+    Raises:
+        ValueError: if it is not one.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"channel {text[:20]!r} is not a number from 0")
+    return int(text)
 
 
 def _segment(folder: Path, utterance: Utterance, value: str, audio: dict[str, str]) -> Utterance:
     try:
-        recording, start_s, end_s = parse_segment(value)
+        recording, start_s, end_s, channel = parse_segment(value)
         source = audio[recording]
     except (ValueError, KeyError) as error:
         raise PqmError(
             f"{folder / SEGMENTS}: {utterance.utterance}: {error} cannot be used: {_VALIDATE.format(folder)}"
         ) from None
-    return Utterance(utterance.utterance, utterance.speaker, utterance.text, source, start_s, end_s, recording)
+    names = utterance.utterance, utterance.speaker, utterance.text
+    return Utterance(*names, source, start_s, end_s, recording, channel=channel)
+
+
+def _as_parts(utterances: list[Utterance]) -> list[Utterance]:
+    """Only a part of a recording can name its channel: where one does, whole recordings become parts, to the end."""
+    if all(utterance.channel is None for utterance in utterances):
+        return utterances
+    return [replace(each, start_s=0.0) if each.start_s is None else each for each in utterances]
 
 
 def _check_writable(folder: Path, ordered: list[Utterance]) -> None:
@@ -138,7 +160,8 @@ def _contents(ordered: list[Utterance]) -> dict[str, str]:
         if utterance.start_s is not None:
             recording = utterance.recording or utterance.utterance
             end_s = -1.0 if utterance.end_s is None else utterance.end_s
-            segments.append(f"{utterance.utterance} {recording} {utterance.start_s!r} {end_s!r}")
+            channel = "" if utterance.channel is None else f" {utterance.channel}"
+            segments.append(f"{utterance.utterance} {recording} {utterance.start_s!r} {end_s!r}{channel}")
         if recordings.setdefault(recording, utterance.audio) != utterance.audio:
             raise PqmError(f"recording {recording} has two sources: {recordings[recording]} and {utterance.audio}")
     contents = {

@@ -1,7 +1,12 @@
 """Help for a name that is not there."""
 
 import difflib
+import os
+import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
+
+from pqm_plugin.errors import PqmError
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
@@ -19,3 +24,28 @@ def some(names: Iterable[str], limit: int = 10) -> str:
     """Join the first names for a line of text, saying how many more there are."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+
+
+def nfc(name: str) -> str:
+    """Return a name in the form of Unicode in which names are compared; macOS writes files in another one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def on_disk(path: Path) -> Path:
+    """Return the path of what is there under this name, written in whatever normalisation of Unicode, or `path` itself.
+
+    Raises:
+        PqmError: if two files differ from `path` in nothing but normalisation, and neither is spelled as it is.
+    """
+    if path.name.isascii() and str(path).isascii() or os.path.lexists(path) or path.parent == path:
+        return path
+    parent = on_disk(path.parent)
+    try:
+        found = [name for name in os.listdir(parent) if nfc(name) == nfc(path.name)]
+    except OSError:
+        return path
+    if len(found) > 1 and path.name not in found:
+        raise PqmError(
+            f"{path}: {len(found)} files have this name and differ only in Unicode normalisation: rename one"
+        )
+    return parent / (path.name if path.name in found else found[0]) if found else path

@@ -9,7 +9,7 @@ from pathlib import Path
 from pqm_plugin.corpus.names import some, suggest
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import write_text
+from pqm_plugin.files import decode_text, write_text
 
 SPLITS = ("train", "dev", "test")
 SAT_SPLITS = ("sat_train", "sat_dev")
@@ -72,7 +72,7 @@ class Partition:
             PqmError: if the file is missing, and on the first line that is not a row.
         """
         try:
-            lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            lines = decode_text(path.read_bytes(), path).removesuffix("\n").split("\n")
         except FileNotFoundError:
             raise PqmError(f"{path} is missing: run stage 1 first") from None
         if tuple(lines[0].split("\t")) != _HEADER:

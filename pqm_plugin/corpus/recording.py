@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,12 +10,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pqm_plugin.corpus.audio import Samples, clipped_share, decode_blocks, is_silent
+from pqm_plugin.corpus.channels import Channels, mono
+from pqm_plugin.corpus.names import on_disk
 from pqm_plugin.corpus.resampling import resampled
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
 Sound = str | Path | BinaryIO | np.ndarray
 """A path, a file opened in binary mode, or samples `(n_samples,)` or `(n_samples, n_channels)`."""
+
+Warn = Callable[[str], None]
+"""Is told in a sentence what a user should know of a recording."""
 
 FOREIGN = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".mov", ".amr", ".3gp", ".avi", ".mka", ".m4b"}
 _MOST_CHANNELS = 64
@@ -32,25 +37,40 @@ _log = logging.getLogger(__name__)
 __all__ = ["Sound", "is_silent", "load_sound", "sound_name", "stream_sound"]
 
 
-def load_sound(sound: Sound, sample_rate: int, given_rate: int | None = None) -> Samples:
-    """Return samples `(n_samples,)`, float32 in [-1, 1], at `sample_rate` in Hz, channels averaged.
+def load_sound(
+    sound: Sound,
+    sample_rate: int,
+    given_rate: int | None = None,
+    channel: int | None = None,
+    warn: Warn | None = None,
+) -> Samples:
+    """Return samples `(n_samples,)`, float32 in [-1, 1], at `sample_rate` in Hz.
 
     Args:
         sound: FLAC, WAV, Ogg, MP3 and whatever else libsndfile reads; an array of floats in [-1, 1] or of integers,
             which are scaled by their type's range.
         given_rate: of an array, in Hz; by default `sample_rate`. A file says its own.
+        channel: the one that is heard, counted from 0; None averages all.
+        warn: is told that the channels seem to be two people's, or cancel each other out; default: the log.
 
     Raises:
-        PqmError: if the sound is missing, empty, damaged, of a format that cannot be read, or not finite.
+        PqmError: if the sound is missing, empty, damaged, of a format that cannot be read, or not finite, or
+            has no such channel.
     """
-    blocks = list(stream_sound(sound, sample_rate, given_rate))
+    blocks = list(stream_sound(sound, sample_rate, given_rate, channel, warn))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def stream_sound(sound: Sound, sample_rate: int, given_rate: int | None = None) -> Iterator[Samples]:
+def stream_sound(
+    sound: Sound,
+    sample_rate: int,
+    given_rate: int | None = None,
+    channel: int | None = None,
+    warn: Warn | None = None,
+) -> Iterator[Samples]:
     """Yield the samples of `load_sound` in blocks of about a minute, so that an hour takes no more memory.
 
-    Clipped sound is said, once.
+    Clipped sound is said, once, and so are channels that should not be averaged.
 
     Raises:
         PqmError: as `load_sound` does; what was yielded before stands.
@@ -60,15 +80,29 @@ def stream_sound(sound: Sound, sample_rate: int, given_rate: int | None = None) 
     first, rate = next(blocks)
     if not _RATES[0] <= rate <= _RATES[1]:
         raise PqmError(f"{name}: a sample rate of {rate} Hz: speech has {_RATES[0]} to {_RATES[1]} Hz")
-    mono = (_mono(samples, name) for samples, _ in chain([(first, rate)], blocks))
-    yield from resampled(_say_clipped(mono, name), rate, sample_rate)
+    read = chain([(first, rate)], blocks)
+    heard = _say_channels(read, name, warn or _log.warning) if channel is None else read
+    chosen = (_mono(samples, name, channel) for samples, _ in heard)
+    yield from resampled(_say_clipped(chosen, name), rate, sample_rate)
 
 
-def _mono(samples: Samples, name: str) -> Samples:
+def _mono(samples: Samples, name: str, channel: int | None) -> Samples:
     if not np.abs(samples).max(initial=0.0) <= _LARGEST:
         raise PqmError(f"{name} holds values that are not numbers, or no sound's: write it again as 16-bit audio")
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    return np.ascontiguousarray(mono)
+    return np.ascontiguousarray(mono(samples, channel, name))
+
+
+def _say_channels(blocks: Iterable[tuple[Samples, int]], name: str, warn: Warn) -> Iterator[tuple[Samples, int]]:
+    """Hand blocks on and say, once, that their average is not what anyone wants to hear."""
+    channels, said = Channels(), False
+    for samples, rate in blocks:
+        if samples.shape[1] > 1 and not said:
+            channels.add(samples, rate)
+            trouble = channels.trouble()
+            if trouble:
+                said = True
+                warn(f"{name}: {trouble}: choose one, such as --channel 0 (in Python channel=0), or split the file")
+        yield samples, rate
 
 
 def _say_clipped(blocks: Iterable[Samples], name: str) -> Iterator[Samples]:
@@ -91,7 +125,7 @@ def sound_name(sound: Any) -> str:
 def _blocks(sound: Sound, given_rate: int) -> Iterator[tuple[Samples, int]]:
     """Samples `(n_samples, n_channels)` and their rate in Hz, block by block."""
     if isinstance(sound, str | Path):
-        path = Path(sound).expanduser()
+        path = on_disk(Path(sound).expanduser())
         _check_path(path)
         yield from decode_blocks(path, Utterance("", "", "", str(path)), _BLOCK_S)
     elif hasattr(sound, "read"):

@@ -1,6 +1,6 @@
 """What every corpus comes down to: one spoken sentence of one speaker."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True)
@@ -9,6 +9,8 @@ class Utterance:
 
     `audio` is the right-hand side of `wav.scp`: an absolute path, `archive.ark:OFFSET`, or `command |`. When `start_s`
     is given, the utterance is that part of `recording`; an `end_s` of None then means the end of the recording.
+
+    `channel`, counted from 0, is the one of the recording's channels that is heard; None is their average.
 
     A corpus reader yields what it finds, whole or not: `audio` is empty for a transcript without audio, `text` is empty
     for audio without a transcript. The data stage names and counts those and leaves them out.
@@ -28,3 +30,11 @@ class Utterance:
     source: str = field(default="", repr=False, compare=False)
     place: str = field(default="", repr=False, compare=False)
     problem: str = field(default="", repr=False, compare=False)
+    channel: int | None = field(default=None, kw_only=True)
+
+    def __repr__(self) -> str:
+        """Name what an utterance is; `channel` only where there is one, for what is kept by this text stays valid."""
+        shown = [
+            each.name for each in fields(self) if each.repr and (each.name != "channel" or self.channel is not None)
+        ]
+        return f"Utterance({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

@@ -1,17 +1,20 @@
 """Find every problem of a Kaldi data folder, each with its file, its line and a remedy."""
 
+import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqm_plugin.corpus.audio import OVERSHOOT_S, probe
+from pqm_plugin.corpus.audio import OVERSHOOT_S, AudioInfo, blocks_of, probe
+from pqm_plugin.corpus.channels import trouble_of
 from pqm_plugin.corpus.kaldi import FILES, SEGMENTS, parse_segment, read_lines
-from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.names import on_disk, some
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 
+_BOM = b"\xef\xbb\xbf"
 _PIECE = re.compile(r"(?P<whole>.+)-\d+")
 
 
@@ -56,9 +59,11 @@ def validate(folder: Path, read_audio: bool = True, sample_rate: int = 16000) ->
     problems += _check_inverse(folder, tables["utt2spk"], tables["spk2utt"])
     problems += _check_speakers(folder, tables["utt2spk"], segments)
     durations_s: dict[str, float] = {}
+    n_channels: dict[str, int] = {}
+    chosen = _channels_chosen(segments)
     if read_audio:
-        problems += _check_audio(folder / "wav.scp", tables["wav.scp"], sample_rate, durations_s)
-    problems += _check_segments(folder / SEGMENTS, segments, tables["wav.scp"], durations_s)
+        problems += _check_audio(folder / "wav.scp", tables["wav.scp"], sample_rate, durations_s, n_channels, chosen)
+    problems += _check_segments(folder / SEGMENTS, segments, tables["wav.scp"], durations_s, n_channels)
     order = {name: place for place, name in enumerate((*FILES, SEGMENTS))}
     return sorted(problems, key=lambda problem: (order.get(problem.file.name, -1), problem.line))
 
@@ -107,6 +112,9 @@ def _read(path: Path, problems: list[Problem]) -> _Table:
         what, _, remedy = str(error).removeprefix(f"{path} ").rpartition(": ")
         problems.append(Problem(path, 0, "error", what, remedy))
         return {}
+    if path.read_bytes().startswith(_BOM):
+        remedy = r"stage 1 leaves it out; for other tools run sed -i '1s/^\xEF\xBB\xBF//' on it"
+        problems.append(Problem(path, 1, "warning", "begins with a mark of byte order (BOM)", remedy))
     if path.read_bytes().find(b"\r\n") >= 0:
         problems.append(Problem(path, 0, "error", "has Windows line ends", r"run sed -i 's/\r$//' on it"))
     table: _Table = {}
@@ -182,8 +190,25 @@ def _check_speakers(folder: Path, utt2spk: _Table, segments: _Table) -> list[Pro
     return problems
 
 
-def _check_audio(path: Path, recordings: _Table, sample_rate: int, durations_s: dict[str, float]) -> list[Problem]:
-    """Decode every recording and note how long it is."""
+def _channels_chosen(segments: _Table) -> set[str]:
+    """The recordings of which every segment says its channel."""
+    averaged, named = set[str](), set[str]()
+    for entry in segments.values():
+        with contextlib.suppress(ValueError):
+            recording, _, _, channel = parse_segment(entry.value)
+            (averaged if channel is None else named).add(recording)
+    return named - averaged
+
+
+def _check_audio(
+    path: Path,
+    recordings: _Table,
+    sample_rate: int,
+    durations_s: dict[str, float],
+    n_channels: dict[str, int],
+    chosen: set[str],
+) -> list[Problem]:
+    """Decode every recording and note how long it is and how many channels it has."""
     problems = []
     rates: dict[int, list[int]] = {}
     for name, entry in recordings.items():
@@ -195,9 +220,8 @@ def _check_audio(path: Path, recordings: _Table, sample_rate: int, durations_s: 
             what, _, remedy = str(error).rpartition(": ")
             problems.append(Problem(path, entry.line, "error", what, remedy))
             continue
-        durations_s[name] = info.duration_s
-        if info.is_silent:
-            problems.append(Problem(path, entry.line, "warning", f"{entry.value} is silent", "listen to it"))
+        durations_s[name], n_channels[name] = info.duration_s, info.n_channels
+        problems += _check_sound(path, entry, info, chosen=name in chosen)
         if info.sample_rate != sample_rate:
             rates.setdefault(info.sample_rate, []).append(entry.line)
     for rate, lines in sorted(rates.items()):
@@ -206,12 +230,32 @@ def _check_audio(path: Path, recordings: _Table, sample_rate: int, durations_s: 
     return problems
 
 
-def _check_segments(path: Path, segments: _Table, recordings: _Table, durations_s: dict[str, float]) -> list[Problem]:
+def _check_sound(path: Path, entry: _Entry, info: AudioInfo, *, chosen: bool) -> list[Problem]:
+    """Look at a recording that can be decoded: is it silent, should its channels be averaged, is its name its own."""
+    found = []
+    if info.is_silent:
+        found.append(("is silent", "listen to it"))
+    if info.n_channels > 1 and not chosen:
+        trouble = trouble_of(blocks_of(Utterance("", "", "", entry.value)))
+        if trouble:
+            found.append((f": {trouble}", "name the channel, from 0, in the fifth field of segments"))
+    if not entry.value.endswith("|") and on_disk(Path(entry.value)) != Path(entry.value):
+        what = "is spelled in another normalisation of Unicode than the file's name"
+        found.append((what, "stage 1 finds it; for other tools spell it as `ls` does"))
+    return [
+        Problem(path, entry.line, "warning", f"{entry.value}{'' if what[0] == ':' else ' '}{what}", remedy)
+        for what, remedy in found
+    ]
+
+
+def _check_segments(
+    path: Path, segments: _Table, recordings: _Table, durations_s: dict[str, float], n_channels: dict[str, int]
+) -> list[Problem]:
     problems = []
     for name, entry in segments.items():
         what = ""
         try:
-            recording, start_s, end_s = parse_segment(entry.value)
+            recording, start_s, end_s, channel = parse_segment(entry.value)
         except ValueError as error:
             what = str(error)
         else:
@@ -220,7 +264,9 @@ def _check_segments(path: Path, segments: _Table, recordings: _Table, durations_
                 what = f"recording {recording} is not in wav.scp"
             elif length_s is not None and (start_s >= length_s or (end_s or 0.0) > length_s + OVERSHOOT_S):
                 what = f"ends behind its recording of {length_s:.2f} s"
+            elif channel is not None and channel >= n_channels.get(recording, channel + 1):
+                what = f"channel {channel} is not in its recording of {n_channels[recording]}, counted from 0"
         if what:
-            remedy = "write `utterance recording start end`, in seconds within the recording"
+            remedy = "write `utterance recording start end [channel]`, in seconds within the recording"
             problems.append(Problem(path, entry.line, "error", f"{name}: {what}", remedy))
     return problems

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pqm_plugin.adapters.options import WEIGHTS
 from pqm_plugin.corpus.audio import Samples
+from pqm_plugin.corpus.recording import Warn
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.page.limits import Limits
@@ -43,11 +44,12 @@ class Heard:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same recording as anyone's, and as the speaker's, if one was chosen."""
+    """The same recording as anyone's, and as the speaker's, if one was chosen; `notes` say what is odd about it."""
 
     before: Heard
     after: Heard | None
     speaker: str | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,12 @@ class Desk:
         Raises:
             PqmError: if the speaker is not enrolled, or the recording is too long or cannot be read.
         """
-        samples = load_within(path, self._model.sample_rate, self.limits.recording_s)
+        notes: list[str] = []
+        samples = load_within(path, self._model.sample_rate, self.limits.recording_s, notes.append)
         with self._turn:
             before = self._hear(path.name, samples, None, lambda part: watch("before", part))
             after = self._hear(path.name, samples, speaker, lambda part: watch("after", part)) if speaker else None
-        return Comparison(before, after, speaker)
+        return Comparison(before, after, speaker, tuple(notes))
 
     def _hear(self, name: str, samples: Samples, speaker: str | None, watch: Callable[[float], None]) -> Heard:
         adapter, folder = self._model.adapter(speaker)
@@ -121,13 +124,23 @@ class Desk:
             self._model.reopen()
         self._seen[adapter] = weights
 
-    def enroll(self, user: str, speaker: str, readings: Sequence[Reading], *, anew: bool, watch: Watch) -> Enrolled:
+    def enroll(
+        self,
+        user: str,
+        speaker: str,
+        readings: Sequence[Reading],
+        *,
+        anew: bool,
+        watch: Watch,
+        warn: Warn | None = None,
+    ) -> Enrolled:
         """Learn a voice; recordings without texts are left out if others have some, as `pqm enroll` does.
 
         Args:
             user: whoever may stop it, see `stop`.
             anew: whether an adapter that this speaker has may be replaced.
             watch: see `personal.enrollment.Watch`.
+            warn: is told what is odd about a recording's channels.
 
         Raises:
             PqmError: as `PersonalModel.enroll` does; if the speaker is known and `anew` is False; if a recording, or
@@ -139,7 +152,7 @@ class Desk:
         stop = self._stops[user] = threading.Event()
         try:
             with self._turn:
-                clips = self._load([reading.path for reading in spoken])
+                clips = self._load([reading.path for reading in spoken], warn)
                 done = self._model.enroll(speaker, clips, texts or None, watch=_stoppable(watch, stop, speaker))
         finally:
             del self._stops[user]
@@ -150,10 +163,10 @@ class Desk:
         if not anew and speaker in self.folder.speakers():
             raise PqmError(f"{speaker} is enrolled already: choose another name, or tick that it is to be learned anew")
 
-    def _load(self, paths: Sequence[Path]) -> list[Samples]:
+    def _load(self, paths: Sequence[Path], warn: Warn | None) -> list[Samples]:
         clips, left_s = [], self.limits.total_s
         for path in paths:
-            clips.append(load_within(path, self._model.sample_rate, self.limits.clip_s))
+            clips.append(load_within(path, self._model.sample_rate, self.limits.clip_s, warn))
             left_s -= len(clips[-1]) / self._model.sample_rate
             if left_s < 0:
                 raise PqmError(f"the recordings last more than {self.limits.total_s / 60:g} minutes: choose fewer")

@@ -97,8 +97,9 @@ class Events:
         def watch(step: str, done: int, total: int) -> None:
             show(done / max(1, total), _ENROLLING[step].format(name=name, done=done, total=total))
 
-        done = self._desk.enroll(user, name, readings, anew=anew, watch=watch)
-        return markup.enrolled(done, adapter_facts(done.folder))
+        told: list[str] = []
+        done = self._desk.enroll(user, name, readings, anew=anew, watch=watch, warn=told.append)
+        return markup.notes(told) + markup.enrolled(done, adapter_facts(done.folder))
 
     def stop(self, user: str) -> str:
         """What to say to whoever pressed stop."""

@@ -18,14 +18,19 @@ _LEGEND = (
 
 def comparison(found: Comparison) -> str:
     """Both transcripts side by side, differences marked and listed, and what each took; one side for anyone."""
-    before = found.before.transcript.text
+    before, said = found.before.transcript.text, notes(found.notes)
     if found.after is None:
-        return f'<div class="pqm-sides">{_side("Anyone", found.before, _plain(before))}</div>'
+        return f'{said}<div class="pqm-sides">{_side("Anyone", found.before, _plain(before))}</div>'
     [steps] = align([before], [found.after.transcript.text])
     sides = _side("Before", found.before, _marked(steps, "before")) + _side(
         "After", found.after, _marked(steps, "after")
     )
-    return f'<div class="pqm-sides">{sides}</div>{_changes(steps)}'
+    return f'{said}<div class="pqm-sides">{sides}</div>{_changes(steps)}'
+
+
+def notes(said: Sequence[str]) -> str:
+    """What is odd about recordings, a paragraph each."""
+    return "".join(f'<p class="pqm-changes" role="status">{escape(each)}</p>' for each in said)
 
 
 def _side(title: str, heard: Heard, words: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import decode_text
 
 SENTENCES = (
     "The old grey mule would rather chew thick grass than pull the cart.",
@@ -40,8 +41,8 @@ def read_sentences(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return SENTENCES
     try:
-        lines = path.expanduser().read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = decode_text(path.expanduser().read_bytes(), path).splitlines()
+    except OSError as error:
         raise PqmError(f"{path} cannot be read ({error}): give a UTF-8 text of one sentence a line") from None
     found = tuple(" ".join(line.split()) for line in lines if line.strip())
     if not found:

@@ -87,6 +87,7 @@ class PersonalModel:
         speaker: str | None = None,
         *,
         sample_rate: int | None = None,
+        channel: int | None = None,
         plain: bool = False,
         longest_s: float = LONGEST_S,
     ) -> Transcript:
@@ -96,13 +97,14 @@ class PersonalModel:
             audio: a path, a file opened in binary mode, or an array `(n_samples,)` or `(n_samples, n_channels)` of
                 floats in [-1, 1] or integers.
             sample_rate: of an array, in Hz; default: the model's own.
+            channel: the one that is heard, from 0; None averages all, and warns if they seem to be two people's.
             longest_s: seconds that are searched at once; what is longer is cut where nobody speaks.
 
         Raises:
             PqmError: if the speaker is not enrolled, or the audio cannot be read.
         """
         name, folder = self.adapter(speaker, plain=plain)
-        segments, durations_s = zip(*self._heard(audio, folder, longest_s, sample_rate), strict=True)
+        segments, durations_s = zip(*self._heard(audio, folder, longest_s, sample_rate, channel), strict=True)
         return Transcript(sound_name(audio), name, sum(durations_s), segments)
 
     def segments(
@@ -111,6 +113,7 @@ class PersonalModel:
         speaker: str | None = None,
         *,
         sample_rate: int | None = None,
+        channel: int | None = None,
         plain: bool = False,
         longest_s: float = LONGEST_S,
         trimmed: bool = True,
@@ -124,16 +127,23 @@ class PersonalModel:
         the damage has been yielded when the error comes.
         """
         _, folder = self.adapter(speaker, plain=plain)
-        for segment, _ in self._heard(audio, folder, longest_s, sample_rate, trimmed=trimmed):
+        for segment, _ in self._heard(audio, folder, longest_s, sample_rate, channel, trimmed=trimmed):
             yield segment
 
     def _heard(
-        self, audio: Sound, folder: Path | None, longest_s: float, sample_rate: int | None, *, trimmed: bool = True
+        self,
+        audio: Sound,
+        folder: Path | None,
+        longest_s: float,
+        sample_rate: int | None,
+        channel: int | None,
+        *,
+        trimmed: bool = True,
     ) -> Iterator[tuple[Segment, float]]:
         """Each segment, and how long the piece in which it was found is, in seconds."""
         if longest_s < _SHORTEST_S:
             raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
-        pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate)
+        pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate, channel)
         at, rate = 0, self.sample_rate
         for batch in batches(pieces, self._max_batch):
             for piece, best in zip(batch, self._recognize(batch, folder), strict=True):
@@ -179,6 +189,7 @@ class PersonalModel:
         texts: Sequence[str] | None = None,
         *,
         sample_rate: int | None = None,
+        channel: int | None = None,
         options: EnrollOptions | None = None,
         watch: Watch | None = None,
     ) -> Enrolled:
@@ -192,6 +203,7 @@ class PersonalModel:
             clips: as `transcribe` takes them, each of one sentence or two, 30 seconds at most.
             texts: what is said in each; None lets the model learn from its own words where it is sure of them.
             sample_rate: of arrays, in Hz; default: the model's own.
+            channel: of every clip, the one that is heard, from 0; None averages all.
             options: default: what the model's maker set, see `about.json`.
             watch: is told how far it is, see `enrollment.Watch`.
 
@@ -204,7 +216,9 @@ class PersonalModel:
             raise PqmError(f"{len(clips)} clips and {len(texts)} texts: give a text for each clip")
         ready = [
             Clip(
-                _clip_name(clip, place), load_sound(clip, self.sample_rate, sample_rate), texts[place] if texts else ""
+                _clip_name(clip, place),
+                load_sound(clip, self.sample_rate, sample_rate, channel),
+                texts[place] if texts else "",
             )
             for place, clip in enumerate(clips)
         ]

@@ -12,7 +12,11 @@ from pqm_plugin.personal.clips import SHORTEST_S
 
 
 def pieces_of(
-    recognizer: Recognizer, audio: Sound, longest_s: float, sample_rate: int | None = None
+    recognizer: Recognizer,
+    audio: Sound,
+    longest_s: float,
+    sample_rate: int | None = None,
+    channel: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield pieces, float32 (n_samples,) at the recogniser's rate, that put together are the recording.
 
@@ -21,12 +25,13 @@ def pieces_of(
     Args:
         longest_s: seconds; what is longer is cut where nobody speaks, and again where the model's window is shorter.
         sample_rate: of an array, in Hz; default: the recogniser's own.
+        channel: the one that is heard, from 0; None averages all.
 
     Raises:
         PqmError: if the audio cannot be read; what was yielded before stands.
     """
     rate = recognizer.facts.sample_rate
-    for part in cut_blocks_at_silence(stream_sound(audio, rate, sample_rate), rate, longest_s):
+    for part in cut_blocks_at_silence(stream_sound(audio, rate, sample_rate, channel), rate, longest_s):
         yield from recognizer.pieces(part)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.names import nfc, on_disk, some
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import decode_text
 
 _log = logging.getLogger(__name__)
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".sph", ".aiff", ".aif", ".au", ".caf", ".w64")
@@ -33,7 +34,7 @@ def find_recordings(
     Raises:
         PqmError: if there is no recording, or `transcripts` names none of them.
     """
-    paths = sorted({path for place in places for path in _below(place.expanduser())})
+    paths = sorted({path for place in places for path in _below(on_disk(place.expanduser()))})
     if not paths:
         raise PqmError(f"{some(map(str, places), 3)}: no recordings there ({', '.join(AUDIO)})")
     if unsupervised:
@@ -69,7 +70,7 @@ def _is_audio(path: Path) -> bool:
 
 
 def _beside(paths: Iterable[Path]) -> dict[Path, str]:
-    texts = ((path, path.with_suffix(".txt")) for path in paths)
+    texts = ((path, on_disk(path.with_suffix(".txt"))) for path in paths)
     return {path: text for path, file in texts if file.is_file() and (text := " ".join(_read(file).split()))}
 
 
@@ -79,15 +80,13 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
     Raises:
         PqmError: if a name fits two recordings, or stands in two lines.
     """
-    by_name: dict[str, Path | None] = {}
-    for path in paths:
-        for name in {path.stem, path.name}:
-            by_name[name] = None if name in by_name else path
+    by_name = _by_name(paths)
     texts: dict[Path, str] = {}
     unknown = []
     for number, line in enumerate(_read(file).splitlines(), start=1):
         # With a tab, the name may hold blanks, as file names of phones do.
         name, words = (*line.strip().split("\t" if "\t" in line.strip() else None, maxsplit=1), "", "")[:2]
+        name = name if name in by_name else nfc(name)
         if name and name not in by_name:
             unknown.append(name)
             continue
@@ -95,7 +94,10 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
             continue
         meant = by_name[name]
         if meant is None:
-            raise PqmError(f"{file}:{number}: {name} is the name of two recordings: give each a name of its own")
+            raise PqmError(
+                f"{file}:{number}: {name} is the name of two recordings, or they differ only in Unicode normalisation: "
+                "give each a name of its own"
+            )
         if meant in texts:
             raise PqmError(f"{file}:{number}: {name} stands here twice")
         if words.strip():
@@ -105,10 +107,25 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
     return {path: texts[path] for path in paths if path in texts}
 
 
+def _by_name(paths: Sequence[Path]) -> dict[str, Path | None]:
+    """The recording that each name means, with or without its ending; None: two.
+
+    In NFC, too, where no other is spelled so.
+    """
+    as_they_are: dict[str, Path | None] = {}
+    normal: dict[str, Path | None] = {}
+    for path in paths:
+        for name in {path.stem, path.name}:
+            as_they_are[name] = None if name in as_they_are else path
+        for name in {nfc(path.stem), nfc(path.name)}:
+            normal[name] = None if name in normal else path
+    return normal | as_they_are
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        return decode_text(path.read_bytes(), path)
     except FileNotFoundError:
         raise PqmError(f"{path} is missing: give a list of transcripts") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise PqmError(f"{path} is no UTF-8 text ({error}): save it as UTF-8") from None
+    except OSError as error:
+        raise PqmError(f"{path} cannot be read ({error}): give a UTF-8 text") from None

@@ -3,11 +3,12 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pqm_plugin.corpus.audio import AudioInfo, probe
-from pqm_plugin.corpus.kaldi import write_data_folder
+from pqm_plugin.corpus.audio import AudioInfo, blocks_of, probe
+from pqm_plugin.corpus.channels import trouble_of
+from pqm_plugin.corpus.kaldi import parse_channel, write_data_folder
 from pqm_plugin.corpus.listed import Listing, find_listing, listed_partition
 from pqm_plugin.corpus.names import some
 from pqm_plugin.corpus.overlap import overlap
@@ -42,7 +43,15 @@ def run(recipe: Recipe) -> None:
         recipe.check_set or None,
         recipe.speakers or None,
         listing=find_listing(recipe.partition, recipe.reader) if recipe.partition else None,
+        channel=_channel(recipe.channel),
     )
+
+
+def _channel(text: str) -> int | None:
+    try:
+        return parse_channel(text) if text else None
+    except ValueError as error:
+        raise PqmError(f"--channel: {error}, the first one") from None
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ def prepare_data(
     split_rule: str = "paper",
     min_utterances: int = 5,
     listing: Listing | None = None,
+    channel: int | None = None,
 ) -> DataSummary:
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
@@ -81,7 +91,8 @@ def prepare_data(
     too: the others then teach. With a `listing` the target speakers and their splits are those it names, whatever the
     rule, and nothing else is read of a set that serves as target alone. `overlap.json` tells what each target's test
     shares with train. The same inputs give the same bytes, and files that hold them already are left alone. Nothing is
-    written before everything was read.
+    written before everything was read. `channel`, from 0, is what is heard of every recording whose list names none;
+    None averages the channels, with a warning where they seem to be two people's.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
@@ -89,7 +100,7 @@ def prepare_data(
     """
     others = [name for name in (*sat_sets, train_set, valid_set, check_set) if name]
     only = {target_set: listing} if listing and target_set not in others else {}
-    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only)
+    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only, channel)
     utterances = {name: loaded.utterances for name, loaded in sets.items()}
     targets, sat, check = (
         {name: utterances[name] for name in names if name} for names in ([target_set], sat_sets, [check_set])
@@ -128,10 +139,12 @@ def _said(summary: DataSummary) -> DataSummary:
     return summary
 
 
-def _read_sets(corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing]) -> dict[str, _Set]:
+def _read_sets(
+    corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing], channel: int | None
+) -> dict[str, _Set]:
     """Read every set once, however many parts it plays; of those in `only`, what the listing knows."""
     once = list(dict.fromkeys(safe_name(name, "set") for name in names))
-    return {name: _read_set(source, corpus, name, only.get(name)) for name in once}
+    return {name: _read_set(source, corpus, name, only.get(name), channel) for name in once}
 
 
 def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> list[Utterance]:
@@ -146,10 +159,11 @@ def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> l
     return wanted
 
 
-def _read_set(source: Reader, corpus: Path, name: str, listing: Listing | None) -> _Set:
+def _read_set(source: Reader, corpus: Path, name: str, listing: Listing | None, channel: int | None) -> _Set:
     """Read a set, check all its audio, and set aside what has no audio or no transcript."""
     whole, lost = [], []
-    for utterance in _wanted(source.read(corpus, name), name, listing):
+    for found in _wanted(source.read(corpus, name), name, listing):
+        utterance = found if channel is None or found.channel is not None else replace(found, channel=channel)
         if utterance.audio and utterance.text.strip() and not utterance.problem:
             whole.append(utterance)
         else:
@@ -169,8 +183,25 @@ def _read_set(source: Reader, corpus: Path, name: str, listing: Listing | None) 
             + (f"the first: {listed[0]}" if listed else "check that the corpus is unpacked whole")
         )
     _say_rates(name, infos)
+    _say_channels(name, [each for each in whole if each.channel is None], infos)
     whole = [utterance for utterance in whole if utterance.utterance in infos]
     return _Set(whole, {utterance: info.duration_s for utterance, info in infos.items()}, lost)
+
+
+def _say_channels(name: str, averaged: Sequence[Utterance], infos: Mapping[str, AudioInfo]) -> None:
+    """Listen to recordings of several channels, each once, and warn where their average is not what is wanted."""
+    recordings: dict[str, Utterance] = {}
+    for utterance in averaged:
+        if utterance.utterance in infos and infos[utterance.utterance].n_channels > 1:
+            recordings.setdefault(utterance.audio, utterance)
+    found: dict[str, list[str]] = {}
+    for audio, utterance in recordings.items():
+        trouble = trouble_of(blocks_of(utterance))
+        if trouble:
+            found.setdefault(trouble, []).append(audio)
+    remedy = "name the channel, from 0, in the fifth field of segments, in a table's column `channel`, or by --channel"
+    for trouble, files in found.items():
+        _log.warning("set %s: %d recordings (%s): %s: %s", name, len(files), some(files, _SHOWN), trouble, remedy)
 
 
 def _say_rates(name: str, infos: Mapping[str, AudioInfo]) -> None:

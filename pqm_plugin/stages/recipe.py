@@ -47,6 +47,9 @@ class Recipe:
         (), "target speakers; default: all of the target set, half if it is a SAT set too"
     )
     partition: str = _option("", "'paper' or a JSON file: train, dev and test by name; default: the rule 40/20/40")
+    channel: str = _option(
+        "", "channel that stage 1 takes of recordings with several, from 0 as in Kaldi; default: average"
+    )
     datadir: Path = _option(Path("data"), "Kaldi folders and the partition")
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")

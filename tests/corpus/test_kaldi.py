@@ -121,8 +121,20 @@ def test_a_broken_folder_is_refused_by_file_and_name(
 
 
 def test_segment_lines_are_parts_of_recordings() -> None:
-    assert parse_segment("rec 0.5 1.25") == ("rec", 0.5, 1.25)
-    assert parse_segment("rec 0.5 -1") == ("rec", 0.5, None)
-    for bad in ("rec 1", "rec one 2", "rec 2 1", "rec -1 2", "rec 1 1", "rec nan 2"):
+    assert parse_segment("rec 0.5 1.25") == ("rec", 0.5, 1.25, None)
+    assert parse_segment("rec 0.5 -1") == ("rec", 0.5, None, None)
+    assert parse_segment("rec 0.5 1.25 1") == ("rec", 0.5, 1.25, 1)
+    assert parse_segment("rec 0.5 1.25 -1") == ("rec", 0.5, 1.25, None)
+    for bad in (
+        "rec 1",
+        "rec one 2",
+        "rec 2 1",
+        "rec -1 2",
+        "rec 1 1",
+        "rec nan 2",
+        "rec 1 2 A",
+        "rec 1 2 -2",
+        "rec 1 2 0 0",
+    ):
         with pytest.raises(ValueError):
             parse_segment(bad)

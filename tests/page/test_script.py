@@ -69,7 +69,7 @@ def test_sentences_of_another_language_come_from_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"\n \n", "holds no sentence"), (b"\xff\xfe", "cannot be read"), (b"x\n" + b"a" * 301, ":2: 301 characters")],
+    [(b"\n \n", "holds no sentence"), (b"\xff\xfea\0", "UTF-16"), (b"x\n" + b"a" * 301, ":2: 301 characters")],
 )
 def test_a_file_that_cannot_be_read_aloud_is_refused(content, why, tmp_path):
     path = tmp_path / "sentences.txt"

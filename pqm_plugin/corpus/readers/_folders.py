@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pqm_plugin.corpus.names import nfc
 from pqm_plugin.corpus.readers._rows import Names, bad
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import safe_name
+from pqm_plugin.files import decode_text, safe_name
 
 _AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aiff", ".aif")
 _Texts = dict[str, tuple[str, str]]  # name -> text, place
@@ -38,26 +39,35 @@ def read_folders(corpus: Path) -> Iterator[Utterance]:
 def _read_speaker(folder: Path, names: Names) -> Iterator[Utterance]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     audio = [path for path in files if is_audio(path)]
-    stems = {path.with_suffix("") for path in audio}
+    stems = {_stem(path) for path in audio}
     texts = [path for path in files if path.suffix.lower() == ".txt"]
-    beside = {path.with_suffix(""): path for path in texts if path.with_suffix("") in stems}
+    beside = {_stem(path): path for path in texts if _stem(path) in stems}
     listed: _Texts = {}
     for path in texts:
-        if path.with_suffix("") not in beside:
+        if _stem(path) not in beside:
             yield from _read_list(path, folder.name, listed)
     for path in audio:
         try:
-            yield _utterance(path, folder, beside.get(path.with_suffix("")), listed, names)
+            yield _utterance(path, folder, beside.get(_stem(path)), listed, names)
         except PqmError as error:
             yield bad(str(path), str(error), path.stem, folder.name)
-    for name in sorted(listed.keys() - {path.stem for path in audio}):
+    for name in sorted(listed.keys() - {nfc(path.stem) for path in audio}):
         why = "transcript without audio: put the recording there, or delete the line"
         yield bad(listed[name][1], why, name, folder.name)
 
 
+def _stem(path: Path) -> Path:
+    """The path without its ending, its name in NFC, so that a text from another system is found."""
+    return path.with_name(nfc(path.stem))
+
+
 def _read_list(path: Path, speaker: str, listed: _Texts) -> Iterator[Utterance]:
     """Add the lines of a list to `listed` and yield those that cannot be used."""
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        yield bad(str(path), "is UTF-16: save the list as UTF-8 text", speaker=speaker)
+        return
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         place = f"{path}:{number}"
         try:
             name, *words = line.decode().split()
@@ -66,6 +76,7 @@ def _read_list(path: Path, speaker: str, listed: _Texts) -> Iterator[Utterance]:
         except ValueError:
             continue  # a blank line
         else:
+            name = nfc(name)
             name = name if Path(name).suffix.lower() not in _AUDIO else Path(name).stem
             if name in listed:
                 yield bad(place, f"{name} is named in {listed[name][1]} already: keep one of the two", name, speaker)
@@ -75,15 +86,12 @@ def _read_list(path: Path, speaker: str, listed: _Texts) -> Iterator[Utterance]:
 
 def _utterance(path: Path, folder: Path, beside: Path | None, listed: _Texts, names: Names) -> Utterance:
     speaker = safe_name(folder.name)
-    text, place = listed.get(path.stem, ("", str(path)))
+    text, place = listed.get(nfc(path.stem), ("", str(path)))
     if beside is not None:
         place = str(beside)
-        try:
-            text = " ".join(beside.read_bytes().removeprefix(b"\xef\xbb\xbf").decode().split())
-        except UnicodeDecodeError:
-            raise PqmError(f"{beside.name} is not UTF-8: save it as UTF-8 text") from None
+        text = " ".join(decode_text(beside.read_bytes(), Path(beside.name)).split())
     if not text:
-        lacks = f"the text in {place} is empty" if beside or path.stem in listed else "audio without transcript"
+        lacks = f"the text in {place} is empty" if beside or nfc(path.stem) in listed else "audio without transcript"
         raise PqmError(f"{lacks}: write it into {path.stem}.txt beside the recording")
     inner = path.relative_to(folder)
     name = names.make(speaker, inner, place)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pqm_plugin.corpus.kaldi import SEGMENTS, parse_segment, read_lines
+from pqm_plugin.corpus.names import nfc, on_disk
 from pqm_plugin.corpus.readers._rows import Names, bad
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
@@ -52,6 +53,7 @@ def _fill(path: Path, table: _Table) -> Iterator[Utterance]:
     """Put the lines of a file into `table` and yield those that cannot be used."""
     for number, (key, value) in enumerate(read_lines(path), start=1):
         place = f"{path}:{number}"
+        key = nfc(key)
         if not key:
             yield bad(place, "blank line: delete it")
         elif key in table:
@@ -65,13 +67,13 @@ def _utterance(folder: Path, name: str, speaker: str, text: str, entry: tuple[st
     if audio.get(name) == entry:  # the line is one of wav.scp itself
         return Utterance(name, speaker, text, _absolute(value, folder), place=place)
     try:
-        recording, start_s, end_s = parse_segment(value)
+        recording, start_s, end_s, channel = parse_segment(nfc(value))
     except ValueError as error:
         raise PqmError(f"{error}: write `utterance recording start end`, in seconds") from None
     if not audio.get(recording, ("", ""))[0]:
         raise PqmError(f"recording {recording} is not in wav.scp: add it there")
     source = _absolute(audio[recording][0], folder)
-    return Utterance(name, speaker, text, source, start_s, end_s, recording, recording, place)
+    return Utterance(name, speaker, text, source, start_s, end_s, recording, recording, place, channel=channel)
 
 
 def _absolute(audio: str, folder: Path) -> str:
@@ -79,5 +81,9 @@ def _absolute(audio: str, folder: Path) -> str:
     if audio.endswith("|"):
         return audio
     file = re.sub(r":\d+$", "", audio)  # an offset in an archive
-    here = any(os.path.exists(name) for name in (audio, file))
-    return os.path.abspath(audio if here else folder / audio)
+    for path in (Path(file), folder / file):
+        found = on_disk(path)
+        if found.exists() or os.path.exists(f"{path}{audio[len(file) :]}"):
+            whole = path if os.path.exists(f"{path}{audio[len(file) :]}") else found
+            return os.path.abspath(f"{whole}{audio[len(file) :]}")
+    return os.path.abspath(folder / audio)

@@ -9,13 +9,15 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pqm_plugin.corpus.kaldi import parse_channel
+from pqm_plugin.corpus.names import on_disk
 from pqm_plugin.corpus.readers._rows import Names, bad
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import safe_name
+from pqm_plugin.files import decode_text, safe_name
 
 _NEEDED = ("path", "text", "speaker")
-_COLUMNS = (*_NEEDED, "utterance", "start_s", "end_s", "source")
+_COLUMNS = (*_NEEDED, "utterance", "start_s", "end_s", "source", "channel")
 _BOM = b"\xef\xbb\xbf"
 
 _log = logging.getLogger(__name__)
@@ -25,12 +27,13 @@ def read_table(table: Path) -> Iterator[Utterance]:
     """Yield an utterance for each line below the header; paths are relative to the table's folder.
 
     With a column `start_s` or `end_s`, in seconds, an utterance is that part of its recording; an empty field is the
-    recording's start or end. Without a column `utterance`, names are made from speaker and path.
+    recording's start or end. A column `channel`, from 0, says which channel is heard; an empty field averages all.
+    Without a column `utterance`, names are made from speaker and path.
 
     Raises:
         PqmError: if the header does not name the columns.
     """
-    header, *lines = re.split(rb"\r\n|\n|\r", table.read_bytes().removeprefix(_BOM))
+    header, *lines = re.split(rb"\r\n|\n|\r", _bytes(table))
     columns, delimiter = _header(table, header)
     names, recordings = Names(), dict[str, str]()
     for number, line in enumerate(lines, start=2):
@@ -43,6 +46,14 @@ def read_table(table: Path) -> Iterator[Utterance]:
             yield _utterance(row, table, place, names, recordings)
         except PqmError as error:
             yield bad(place, str(error), row.get("utterance", ""), row.get("speaker", ""))
+
+
+def _bytes(table: Path) -> bytes:
+    """The table without a mark of byte order; one line of another encoding costs no other, all of UTF-16 is refused."""
+    data = table.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
+        decode_text(data, table)
+    return data.removeprefix(_BOM)
 
 
 def _header(table: Path, line: bytes) -> tuple[list[str], str]:
@@ -88,15 +99,24 @@ def _utterance(row: Mapping[str, str], table: Path, place: str, names: Names, re
     speaker, path = safe_name(row["speaker"]), row["path"]
     if path.endswith("|"):
         raise PqmError(f"{path[:80]!r} is a command: put commands into wav.scp of a Kaldi data folder")
-    audio = os.path.abspath(table.parent / path)
+    audio = os.path.abspath(on_disk(table.parent / path))
     start_s, end_s = _span(row)
+    channel = _channel(row)
     ending = "" if start_s is None else f"-{round(start_s * 100):06d}"
+    ending += "" if channel is None else f"-c{channel}"
     given = row.get("utterance")
     name = names.take(given, place) if given else names.make(speaker, Path(path), place, ending)
     # A recording is called after its first utterance.
-    recording = None if start_s is None else recordings.setdefault(audio, name)
+    recording = None if start_s is None and channel is None else recordings.setdefault(audio, name)
     source = row.get("source") or ("" if recording is None else recording)
-    return Utterance(name, speaker, row["text"], audio, start_s, end_s, recording, source, place)
+    return Utterance(name, speaker, row["text"], audio, start_s, end_s, recording, source, place, channel=channel)
+
+
+def _channel(row: Mapping[str, str]) -> int | None:
+    try:
+        return parse_channel(row["channel"]) if row.get("channel") else None
+    except ValueError as error:
+        raise PqmError(f"{error}: the first channel is 0; leave it empty to average all") from None
 
 
 def _span(row: Mapping[str, str]) -> tuple[float | None, float | None]:

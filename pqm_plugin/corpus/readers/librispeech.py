@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pqm_plugin.corpus.names import suggest
+from pqm_plugin.corpus.names import nfc, suggest
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import decode_text
 
 UNIONS = {
     "train-960": ("train-clean-100", "train-clean-360", "train-other-500"),
@@ -65,7 +66,7 @@ def _root(corpus: Path) -> Path:
 def _books(root: Path) -> dict[str, str]:
     """Map each chapter to its book, as far as CHAPTERS.TXT tells; the sixth of its columns names the book."""
     table = root / "CHAPTERS.TXT"
-    lines = table.read_text(encoding="utf-8", errors="replace").splitlines() if table.is_file() else []
+    lines = table.read_text(encoding="utf-8-sig", errors="replace").splitlines() if table.is_file() else []
     rows = [[field.strip() for field in line.split("|")] for line in lines if not line.startswith(";")]
     return {row[0]: f"book {row[5]}" for row in rows if len(row) > 5 and row[5]}
 
@@ -76,9 +77,10 @@ def _audio(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*.flac")):
         if path.name.startswith("."):  # the leavings of some copying tools, never speech
             continue
-        if path.stem in found:
-            raise PqmError(f"{path} has the name of {found[path.stem]}: remove one of the two")
-        found[path.stem] = str(path)
+        name = nfc(path.stem)
+        if name in found:
+            raise PqmError(f"{path} has the name of {found[name]}: remove one of the two")
+        found[name] = str(path)
     return found
 
 
@@ -89,11 +91,12 @@ def _texts(folder: Path) -> dict[str, str]:
         if path.name.startswith("."):
             continue
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise PqmError(f"{path} is not UTF-8 text ({error.reason}): fetch the file again") from None
+            lines = decode_text(path.read_bytes(), path).split("\n")
+        except PqmError as error:
+            raise PqmError(f"{error}, or fetch the file again") from None
         for number, line in enumerate(lines, start=1):
             name, *words = line.split() or [""]
+            name = nfc(name)
             if name in found:
                 raise PqmError(f"{path}:{number}: {name} has a transcript already: remove one of the two")
             if name:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pqm_plugin.corpus.names import suggest
+from pqm_plugin.corpus.names import nfc, on_disk, suggest
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import decode_text
 
 LAYOUTS = ("legacy", "speaker-adaptation")
 PARTS = ("train", "dev", "test")
@@ -59,7 +60,7 @@ def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
             for number, (start_s, end_s, text) in enumerate(segments):
                 yield Utterance(f"{talk}-{number:04d}", speaker_of(talk), text, audio, start_s, end_s, talk, talk)
         for path in sorted((folder / "sph").glob("*.sph")):
-            if path.name[0] != "." and path.stem not in stms:
+            if path.name[0] != "." and nfc(path.stem) not in map(nfc, stms):
                 yield Utterance(path.stem, speaker_of(path.stem), "", os.path.abspath(path))
     left_out = f"left out: {counts['ignored']} not to be scored, {counts['unknown']} with {_UNKNOWN}"
     _log.info("set %s: %d talks, %d segments; %s", set_name, counts["talks"], counts["segments"], left_out)
@@ -121,17 +122,18 @@ def _has_stm(folder: Path) -> bool:
 def _audio(folder: Path, talk: str) -> str:
     """Return a talk's audio: in the set, or where the layouts' links point, for copies that lost them."""
     for place in (folder / "sph", folder.parents[1] / "data" / "sph"):
-        if (place / f"{talk}.sph").is_file():
-            return str(place / f"{talk}.sph")
+        path = on_disk(place / f"{talk}.sph")
+        if path.is_file():
+            return str(path)
     return ""
 
 
 def _segments(path: Path, counts: Counter[str]) -> list[_Segment]:
     """Return the segments of a talk that are to be scored and known to the last word, in the order of time."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise PqmError(f"{path} is not UTF-8 text ({error.reason}): fetch the file again") from None
+        lines = decode_text(path.read_bytes(), path).split("\n")
+    except PqmError as error:
+        raise PqmError(f"{error}, or fetch the file again") from None
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith(";;"):
