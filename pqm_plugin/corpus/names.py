@@ -1,7 +1,35 @@
-"""Help for a name that is not there."""
+"""Help for a name that is not there, and the names that recordings have."""
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+
+AUDIO_ENDINGS = (
+    *(
+        ".wav",
+        ".wave",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".spx",
+        ".mp3",
+        ".sph",
+        ".aiff",
+        ".aif",
+        ".aifc",
+        ".au",
+        ".snd",
+    ),
+    *(".caf", ".w64", ".rf64", ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".amr", ".awb"),
+    *(".webm", ".mka", ".mkv", ".wma", ".asf", ".wmv", ".avi", ".flv", ".ape", ".wv", ".tta", ".ac3", ".shn"),
+)
+"""Endings by which recordings are found in folders; what a file is, its content tells."""
+
+COMPANION_ENDINGS = (
+    *(".txt", ".json", ".csv", ".tsv", ".md", ".xml", ".lab", ".textgrid", ".eaf", ".stm", ".ctm", ".trn", ".srt"),
+)
+"""Endings of what lies beside recordings and is none."""
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
@@ -19,3 +47,8 @@ def some(names: Iterable[str], limit: int = 10) -> str:
     """Join the first names for a line of text, saying how many more there are."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+
+
+def is_audio_name(path: Path) -> bool:
+    """Say whether a path is named like a recording; what begins with a dot is a leaving of some copying tool."""
+    return path.suffix.lower() in AUDIO_ENDINGS and not path.name.startswith(".")

@@ -196,6 +196,8 @@ def _check_audio(path: Path, recordings: _Table, sample_rate: int, durations_s: 
             problems.append(Problem(path, entry.line, "error", what, remedy))
             continue
         durations_s[name] = info.duration_s
+        for remark in info.remarks:
+            problems.append(Problem(path, entry.line, "warning", f"{entry.value} {remark}", "listen to it"))
         if info.is_silent:
             problems.append(Problem(path, entry.line, "warning", f"{entry.value} is silent", "listen to it"))
         if info.sample_rate != sample_rate:
