@@ -92,8 +92,11 @@ class Container:
 
 
 @contextmanager
-def container(raw: BinaryIO) -> Iterator[Container]:
+def container(raw: BinaryIO, known_as: str = "") -> Iterator[Container]:
     """Open the first audio stream of a file in binary mode; nothing but this file is read.
+
+    Args:
+        known_as: the demuxer, where the caller knows the kind of file; by default one of a list is found.
 
     Raises:
         NotReadableError: if it is of no kind that is decoded here, or has no audio.
@@ -103,7 +106,8 @@ def container(raw: BinaryIO) -> Iterator[Container]:
     raw.seek(0)
     try:
         # No protocol: what a container names beside itself is not opened.
-        opened = av.open(raw, options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"})
+        options = {"format_whitelist": known_as or _FORMATS, "protocol_whitelist": "none"}
+        opened = av.open(raw, format=known_as or None, options=options)
     except (av.FFmpegError, ValueError, UnicodeError) as error:
         raise NotReadableError(_said(error)) from None
     with opened:

@@ -132,13 +132,17 @@ def _of_sphere(head: bytes, length: int) -> Ending:
     fields = dict(re.findall(rb"^(\w+) -(?:i|r|s\d+) (\S+)", head, flags=re.MULTILINE))
     header_size = re.match(rb"NIST_1A\s+(\d+)", head)
     coding = fields.get(b"sample_coding", b"pcm")
-    if b"shorten" in coding:
-        return Ending(n_packed=int(fields.get(b"sample_count", b"1")))
-    if header_size is None or b"sample_count" not in fields or coding not in (b"pcm", b"ulaw", b"alaw"):
+    try:
+        if b"shorten" in coding:
+            return Ending(n_packed=int(fields.get(b"sample_count", b"1")))
+        if header_size is None or b"sample_count" not in fields or coding not in (b"pcm", b"ulaw", b"alaw"):
+            return Ending()
+        n_bytes = int(fields.get(b"sample_n_bytes", b"2")) * int(fields.get(b"channel_count", b"1"))
+        end = int(header_size.group(1)) + int(fields[b"sample_count"]) * n_bytes
+        return _judged(end - length, n_bytes * float(fields.get(b"sample_rate", b"0")))
+    except ValueError:
+        # A damaged field promises nothing; the decoder has its own word on it.
         return Ending()
-    n_bytes = int(fields.get(b"sample_n_bytes", b"2")) * int(fields.get(b"channel_count", b"1"))
-    end = int(header_size.group(1)) + int(fields[b"sample_count"]) * n_bytes
-    return _judged(end - length, n_bytes * float(fields.get(b"sample_rate", b"0")))
 
 
 def _of_ogg(tail: bytes) -> Ending:

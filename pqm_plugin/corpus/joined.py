@@ -127,7 +127,7 @@ def _starts_of(data: Any, kind: _Kind) -> list[int]:
 
 
 def _places(data: Any, needle: bytes) -> Iterator[int]:
-    place = data.find(needle)
+    place = data.find(needle, 0)
     while place >= 0:
         yield place
         place = data.find(needle, place + 1)
@@ -161,6 +161,24 @@ def _mpeg_starts(data: Any) -> list[int]:
         if length and (more := _next_sound(data, start + length, end)) is not None:
             starts.append(more)
     return [0, *starts[1:]]
+
+
+def mpeg_samples(file: BinaryIO) -> int:
+    """How many samples the frames of an MP3 have that does not tell its length itself; 0 for one that does.
+
+    Without that, a decoder that reckons from the first frame's bit rate hears less than there is, or waits for more.
+    """
+    with _bytes_of(file) as data:
+        first = _behind_tag(data, 0)
+        if any(0 <= data.find(name, first, first + 4096) for name in (b"Xing\0\0\0", b"Info\0\0\0", b"VBRI")):
+            return 0
+        n_samples, place = 0, _next_sound(data, first, len(data))
+        while place is not None:
+            while length := _frame_bytes(data, place):
+                n_samples += 1152 if data[place + 1] & 8 else 576
+                place += length
+            place = _next_sound(data, place, len(data))
+        return n_samples
 
 
 def _info_frame(data: Any, place: int) -> Iterator[tuple[int, int]]:

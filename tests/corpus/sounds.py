@@ -14,8 +14,9 @@ KNOWN = {
         "wav-float": ("WAV", "FLOAT"),
         "w64": ("W64", "PCM_16"),
     },
-    **{"aiff": ("AIFF", "PCM_16"), "au": ("AU", "PCM_16"), "caf": ("CAF", "PCM_16"), "sph": ("NIST", "PCM_16")},
-    **{"flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III")},
+    **{"aiff": ("AIFF", "PCM_16"), "au": ("AU", "PCM_16"), "caf": ("CAF", "PCM_16")},
+    **{"sph": ("NIST", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")},
+    **{"mp3": ("MP3", "MPEG_LAYER_III")},
 }
 """Name -> format and subtype of libsndfile."""
 FOREIGN = {
