@@ -46,8 +46,10 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` as far as the window goes."""
+        if self._at >= self._size:  # anywhere at all, in a damaged file
+            return 0
         self._raw.seek(self._start + self._at)
-        data = bytearray(self._raw.read(max(0, min(len(buffer), self._size - self._at))))
+        data = bytearray(self._raw.read(min(len(buffer), self._size - self._at)))
         if self._patch is not None:
             place, bytes_ = self._patch[0] - self._at, self._patch[1]
             for n, byte in enumerate(bytes_, start=place):

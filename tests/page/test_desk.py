@@ -7,6 +7,7 @@ import pytest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.page.desk import Reading
 from pqm_plugin.page.limits import Limits
+from tests.corpus.sounds import made, noise
 from tests.page.fakes import write_adapter, write_speech
 
 
@@ -67,6 +68,16 @@ def test_a_small_file_that_would_fill_the_memory_is_refused(desk, tmp_path):
 
     with pytest.raises(PqmError, match="wide.wav has 32 channels at 8000 Hz: mix it to mono"):
         desk.compare(sound, None, nothing)
+
+
+def test_what_a_browser_records_is_heard_within_the_same_limit(desk, fake, tmp_path):
+    (tmp_path / "a.webm").write_bytes(made("webm", noise(1.0, 48000)))
+    (tmp_path / "b.m4a").write_bytes(made("m4a", noise(60.0)))
+
+    desk.compare(tmp_path / "a.webm", None, nothing)
+
+    with pytest.raises(PqmError, match="b.m4a lasts more than"):
+        desk.compare(tmp_path / "b.m4a", None, nothing)
 
 
 def test_what_is_no_audio_is_said_without_the_pages_folder(desk, tmp_path):
