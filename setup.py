@@ -25,6 +25,7 @@ setup(
         "whisper-normalizer>=0.1.12,<0.2",
         "kaldiio>=2.18",
         "soundfile>=0.12",
+        "av>=19,<20",
         "numpy>=2.0",
         "scipy>=1.11",
         "PyYAML>=6.0",

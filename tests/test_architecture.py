@@ -72,6 +72,7 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
         "matplotlib": "report",
         "kaldiio": "corpus",
         "soundfile": "corpus",
+        "av": "corpus",
         "transformers": "models",
         "tokenizers": "models",
         "whisper": "models",

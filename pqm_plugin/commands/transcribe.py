@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model(parser)
     parser.add_argument(
-        "audio", nargs="+", metavar="AUDIO", help="FLAC, WAV, MP3, Ogg, …: any rate, channels and length"
+        "audio", nargs="+", metavar="AUDIO", help="FLAC, WAV, MP3, Ogg, m4a, webm, …, or - for standard input"
     )
     parser.add_argument(
         "--speaker", metavar="NAME", help="who speaks; default: anyone (the adapter `sat` if there is one)"
@@ -97,7 +97,8 @@ def _targets(parsed: argparse.Namespace) -> list[Path | None]:
         if parsed.format == "srt" and len(parsed.audio) > 1:
             raise PqmError("subtitles of several recordings: give --out FOLDER for a file each")
         return [None] * len(parsed.audio)
-    targets: list[Path | None] = [parsed.out / f"{Path(audio).stem}{_ENDINGS[parsed.format]}" for audio in parsed.audio]
+    stems = ["stdin" if audio == "-" else Path(audio).stem for audio in parsed.audio]
+    targets: list[Path | None] = [parsed.out / f"{stem}{_ENDINGS[parsed.format]}" for stem in stems]
     for place, target in enumerate(targets):
         if target in targets[:place]:
             raise PqmError(f"{parsed.audio[place]}: two recordings would be written to {target}: transcribe them apart")
@@ -115,9 +116,7 @@ def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace
         return
     found: Transcript = model.transcribe(audio, parsed.speaker, **_how(parsed))
     encoding = "utf-8" if target else sys.stdout.encoding
-    text = {"text": f"{found.text}
-", "json": f"{found.as_json(encoding)}
-", "srt": found.as_srt()}[parsed.format]
+    text = {"text": f"{found.text}\n", "json": f"{found.as_json(encoding)}\n", "srt": found.as_srt()}[parsed.format]
     if target is None:
         print(text, end="", flush=True)
     else:

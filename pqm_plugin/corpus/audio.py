@@ -1,17 +1,14 @@
-"""Samples of an utterance, from a file, a Kaldi archive or a command; the only importer of soundfile and kaldiio."""
+"""Samples of an utterance, from a file, a Kaldi archive or a command; the only importer of kaldiio."""
 
 import functools
 import io
-import logging
-import math
-import os
 import re
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import kaldiio
 import numpy as np
@@ -20,34 +17,38 @@ import soundfile
 from kaldiio.python_wave import Error as WaveError
 
 from pqm_plugin.corpus.channels import check_channel, mono
-from pqm_plugin.corpus.headers import missing_bytes
+from pqm_plugin.corpus.headers import ending
 from pqm_plugin.corpus.names import on_disk
+from pqm_plugin.corpus.opening import AGAIN, cut_off, named, opened, say
+from pqm_plugin.corpus.resampling import Samples, Scale, resample
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
-Samples = npt.NDArray[np.float32]
-
-_log = logging.getLogger(__name__)
 _ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>\d+)")
-# libsndfile gives the largest integer when a FLAC stream does not say how long it is.
-_UNKNOWN_LENGTH = 2**62
 # Kaldi's extract-segments allows an end this far behind the recording, and cuts it.
 OVERSHOOT_S = 0.5
 # Three steps of 16-bit audio: dither and dead microphones stay below, any speech above.
 _SILENCE_PEAK = 1e-4
 # A recorder that cuts waves off does so at full scale, or a step below; what is softer was loud on purpose.
 _CLIPPED_PEAK = 0.98
-_AGAIN = "copy or fetch it again, or remove the utterance from the set"
+# A gigabyte of float32.
+_MOST_VALUES = 2**28
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What is known of an utterance's audio; `is_silent` only when it was decoded."""
+    """What is known of an utterance's audio; `is_silent` only when it was decoded.
+
+    `remarks` say what is odd about a file that is used all the same; `is_plain` that any reader of its format gives the
+    same samples.
+    """
 
     sample_rate: int
     n_samples: int
     n_channels: int
     is_silent: bool | None = None
+    remarks: tuple[str, ...] = ()
+    is_plain: bool = True
 
     @property
     def duration_s(self) -> float:
@@ -65,7 +66,7 @@ def load_audio(utterance: Utterance, sample_rate: int) -> Samples:
             not a number; or if the segment is not inside the recording.
     """
     samples, rate = _read(utterance)
-    chosen = mono(samples, utterance.channel, _named(utterance))
+    chosen = mono(samples, utterance.channel, named(utterance))
     return np.ascontiguousarray(resample(chosen, rate, sample_rate))
 
 
@@ -79,16 +80,16 @@ def probe(utterance: Utterance, decode: bool = False) -> AudioInfo:
         PqmError: as `load_audio` does.
     """
     if not decode and _kind(utterance.audio) == "file":
-        with _opened(_existing(utterance), utterance) as file:
+        with opened(_existing(utterance), utterance) as file:
             start, stop = _bounds(utterance, file.frames, file.samplerate)
-            check_channel(utterance.channel, file.channels, _named(utterance))
-            file.seek(file.frames - 1)
-            if len(file.read(1)) != 1:
-                raise _cut_off(utterance, f"sample {file.frames - 1} that the header promises is not there")
-            return AudioInfo(file.samplerate, stop - start, file.channels)
-    samples, rate = _read(utterance)
-    chosen = samples if utterance.channel is None else mono(samples, utterance.channel, _named(utterance))
-    return AudioInfo(rate, len(samples), samples.shape[1], is_silent(chosen))
+            check_channel(utterance.channel, file.channels, named(utterance))
+            file.read(file.frames - 1, file.frames)
+            remarks = tuple(file.remarks)
+            return AudioInfo(file.samplerate, stop - start, file.channels, None, remarks, file.is_plain)
+    remarks_heard: list[str] = []
+    samples, rate = _read(utterance, remarks_heard)
+    chosen = samples if utterance.channel is None else mono(samples, utterance.channel, named(utterance))
+    return AudioInfo(rate, len(samples), samples.shape[1], is_silent(chosen), tuple(remarks_heard))
 
 
 def blocks_of(utterance: Utterance, block_s: float = 60.0) -> Iterator[tuple[Samples, int]]:
@@ -102,6 +103,17 @@ def blocks_of(utterance: Utterance, block_s: float = 60.0) -> Iterator[tuple[Sam
         yield from decode_blocks(_existing(whole), whole, block_s)
     else:
         yield _read(whole)
+
+
+def look(path: Path) -> tuple[int, int, float | None]:
+    """The rate in Hz and the channels of a file, and its length in seconds unless only decoding it would tell.
+
+    Raises:
+        PqmError: as `load_audio` does.
+    """
+    utterance = Utterance("", "", "", str(path))
+    with opened(_existing(utterance), utterance) as file:
+        return file.samplerate, file.channels, file.frames / file.samplerate if file.is_counted else None
 
 
 def duration_s(utterance: Utterance) -> float:
@@ -127,84 +139,54 @@ def _kind(audio: str) -> str:
     return "archive" if _ARCHIVE.fullmatch(audio) and not Path(audio).exists() else "file"
 
 
-def _read(utterance: Utterance) -> tuple[Samples, int]:
+def _read(utterance: Utterance, remarks: list[str] | None = None) -> tuple[Samples, int]:
     """Return the utterance's samples `(n_samples, n_channels)` and their rate in Hz."""
     kind = _kind(utterance.audio)
     if kind == "archive":
         samples, rate = _from_archive(utterance)
     else:
         source = io.BytesIO(_output(utterance.audio)) if kind == "command" else _existing(utterance)
-        samples, rate = decode(source, utterance)
+        samples, rate = decode(source, utterance, remarks)
     if not np.isfinite(samples).all():
-        raise PqmError(f"{_named(utterance)} holds values that are not numbers: write the file again as 16-bit audio")
+        raise PqmError(f"{named(utterance)} holds values that are not numbers: write the file again as 16-bit audio")
     return samples, rate
 
 
-def decode(source: Path | io.BytesIO, utterance: Utterance) -> tuple[Samples, int]:
+def decode(source: Path | BinaryIO, utterance: Utterance, remarks: list[str] | None = None) -> tuple[Samples, int]:
     """Return samples `(n_samples, n_channels)` of a file or its bytes, and their rate in Hz; a segment if it is one.
+
+    What is odd about the file though it is heard is added to `remarks`.
 
     Raises:
         PqmError: as `load_audio` does, naming `utterance`.
     """
-    with _opened(source, utterance) as file:
+    with opened(source, utterance) as file:
         start, stop = _bounds(utterance, file.frames, file.samplerate)
-        file.seek(start)
-        samples = file.read(stop - start, dtype="float32", always_2d=True)
-        if len(samples) < stop - start:
-            raise _cut_off(utterance, f"the header promises {file.frames} samples, {start + len(samples)} are there")
+        samples = file.read(start, stop)
+        if remarks is not None:
+            remarks += file.remarks
         return samples, file.samplerate
 
 
-def decode_blocks(source: Path | io.BytesIO, utterance: Utterance, block_s: float) -> Iterator[tuple[Samples, int]]:
+def decode_blocks(source: Path | BinaryIO, utterance: Utterance, block_s: float) -> Iterator[tuple[Samples, int]]:
     """Yield the samples of `decode` in blocks of `block_s` seconds, the last one shorter, each with the rate.
 
     Raises:
         PqmError: as `load_audio` does, naming `utterance`; what was yielded before stands.
     """
-    with _opened(source, utterance) as file:
-        n_samples = max(1, round(block_s * file.samplerate))
-        for first in range(0, file.frames, n_samples):
-            wanted = min(n_samples, file.frames - first)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-            if len(samples) < wanted:
-                there = first + len(samples)
-                raise _cut_off(utterance, f"the header promises {file.frames} samples, {there} are there")
+    with opened(source, utterance) as file:
+        # A bound on the values of a block, for a small file may promise many channels at a high rate.
+        n_samples = max(1, min(round(block_s * file.samplerate), _MOST_VALUES // file.channels))
+        for samples in file.blocks(n_samples):
             yield samples, file.samplerate
-
-
-@contextmanager
-def _opened(source: Path | io.BytesIO, utterance: Utterance) -> Iterator[soundfile.SoundFile]:
-    """Open audio that has samples and a whole file behind its header; decoding errors become a `PqmError`."""
-    with source.open("rb") if isinstance(source, Path) else source as raw:
-        missing = missing_bytes(raw)
-        if missing:
-            raise _cut_off(utterance, f"at least {missing} bytes that it promises are not there")
-        try:
-            # A path of its own, not `raw`: decoding through Python's file object is slower.
-            file = soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else raw)
-        except soundfile.SoundFileError as error:
-            raise PqmError(
-                f"{_named(utterance)} is not audio, or is cut off in its header ({error}): {_AGAIN}"
-            ) from None
-        with file:
-            if file.frames == 0:
-                raise PqmError(f"{_named(utterance)} holds no samples: {_AGAIN}")
-            if file.frames >= _UNKNOWN_LENGTH:
-                how = "decode it to WAV with `flac -d` or sox and encode that"
-                raise PqmError(f"{_named(utterance)} does not say how long it is: {how}")
-            try:
-                yield file
-            except soundfile.SoundFileError as error:
-                promise = f"decoding its {file.frames} samples stops: {error}"
-                raise _cut_off(utterance, promise.rstrip(" .:")) from None
 
 
 def _existing(utterance: Utterance) -> Path:
     path = on_disk(Path(utterance.audio))
     if not utterance.audio or not path.is_file():
-        raise PqmError(f"{_named(utterance)} is missing: put the file there, or remove the utterance from the set")
+        raise PqmError(f"{named(utterance)} is missing: put the file there, or remove the utterance from the set")
     if path.stat().st_size == 0:
-        raise PqmError(f"{_named(utterance)} is empty (0 bytes): {_AGAIN}")
+        raise PqmError(f"{named(utterance)} is empty (0 bytes): {AGAIN}")
     return path
 
 
@@ -228,15 +210,18 @@ def _from_archive(utterance: Utterance) -> tuple[Samples, int]:
         head = file.read(5)
         # kaldiio would unpickle a block marked PKL, and that runs whatever the archive's author wrote.
         if not head.startswith((b"RIFF", b"fLaC", b"AUDIO")):
-            raise PqmError(f"{_named(utterance)} is not audio: point wav.scp at a WAV or FLAC block of the archive")
+            raise PqmError(f"{named(utterance)} is not audio: point wav.scp at a WAV or FLAC block of the archive")
         file.seek(int(place["offset"]))
-        if missing_bytes(file):
-            raise _cut_off(utterance, "the archive ends within its samples")
+        if ending(file).is_lost:
+            raise cut_off(utterance, "the archive ends within its samples")
     try:
         rate, values = kaldiio.load_mat(utterance.audio)
     except (soundfile.SoundFileError, WaveError, struct.error, ValueError, EOFError) as error:
-        raise _cut_off(utterance, f"its block cannot be decoded: {error}") from None
+        raise cut_off(utterance, f"its block cannot be decoded: {error}") from None
     samples = _as_float(np.atleast_2d(values.T).T)
+    if values.dtype.kind == "f":
+        samples, said = Scale.of([samples]).applied(samples)
+        say(utterance, said)
     start, stop = _bounds(utterance, len(samples), rate)
     return samples[start:stop], rate
 
@@ -246,6 +231,8 @@ def _as_float(values: npt.NDArray[np.generic]) -> Samples:
         return (values.astype(np.float32) - np.float32(128)) / np.float32(128)
     if values.dtype == np.int16:
         return values.astype(np.float32) / np.float32(32768)
+    if values.dtype == np.int32:
+        return (values.astype(np.float64) / 2.0**31).astype(np.float32)
     return values.astype(np.float32)
 
 
@@ -260,32 +247,6 @@ def _bounds(utterance: Utterance, n_samples: int, rate: int) -> tuple[int, int]:
         return start, min(stop, n_samples)
     length_s = n_samples / rate
     raise PqmError(
-        f"{_named(utterance)}: segment {utterance.start_s} to {utterance.end_s} s is not inside the recording of "
+        f"{named(utterance)}: segment {utterance.start_s} to {utterance.end_s} s is not inside the recording of "
         f"{length_s:.2f} s: correct its line in segments, or fetch the recording again"
     )
-
-
-def resample(samples: Samples, rate: int, wanted: int) -> Samples:
-    """Return samples `(n_samples,)` at another rate in Hz, by polyphase filtering."""
-    if rate == wanted:
-        return samples
-    _say_resampled(rate, wanted)
-    # scipy rather than torchaudio: the same polyphase method, an exact ratio, and no five seconds of import.
-    from scipy.signal import resample_poly
-
-    common = math.gcd(rate, wanted)
-    return resample_poly(samples, wanted // common, rate // common).astype(np.float32, copy=False)
-
-
-@functools.cache
-def _say_resampled(rate: int, wanted: int) -> None:
-    _log.warning("audio at %d Hz is resampled to %d Hz", rate, wanted)
-
-
-def _cut_off(utterance: Utterance, why: str) -> PqmError:
-    return PqmError(f"{_named(utterance)} is cut off or damaged ({why}): {_AGAIN}")
-
-
-def _named(utterance: Utterance) -> str:
-    where = utterance.audio or "audio"
-    return f"{where} (utterance {utterance.utterance})" if utterance.utterance else where

@@ -19,7 +19,7 @@ def plain_file(utterance: Utterance, sample_rate: int, folder: Path) -> Path:
     path = Path(utterance.audio)
     if utterance.start_s is None and utterance.channel is None and path.is_file():
         info = probe(utterance)
-        if info.sample_rate == sample_rate and info.n_channels == 1:
+        if info.is_plain and info.sample_rate == sample_rate and info.n_channels == 1:
             return path
     copy = folder / f"{safe_name(utterance.utterance, 'utterance')}.{_version(utterance, sample_rate)}.wav"
     if not copy.exists():

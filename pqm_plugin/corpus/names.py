@@ -1,4 +1,4 @@
-"""Help for a name that is not there."""
+"""Help for a name that is not there, and the names that recordings have."""
 
 import difflib
 import os
@@ -7,6 +7,33 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
+
+AUDIO_ENDINGS = (
+    *(
+        ".wav",
+        ".wave",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".spx",
+        ".mp3",
+        ".sph",
+        ".aiff",
+        ".aif",
+        ".aifc",
+        ".au",
+        ".snd",
+    ),
+    *(".caf", ".w64", ".rf64", ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".amr", ".awb"),
+    *(".webm", ".mka", ".mkv", ".wma", ".asf", ".wmv", ".avi", ".flv", ".ape", ".wv", ".tta", ".ac3", ".shn"),
+)
+"""Endings by which recordings are found in folders; what a file is, its content tells."""
+
+COMPANION_ENDINGS = (
+    *(".txt", ".json", ".csv", ".tsv", ".md", ".xml", ".lab", ".textgrid", ".eaf", ".stm", ".ctm", ".trn", ".srt"),
+)
+"""Endings of what lies beside recordings and is none."""
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
@@ -49,3 +76,8 @@ def on_disk(path: Path) -> Path:
             f"{path}: {len(found)} files have this name and differ only in Unicode normalisation: rename one"
         )
     return parent / (path.name if path.name in found else found[0]) if found else path
+
+
+def is_audio_name(path: Path) -> bool:
+    """Say whether a path is named like a recording; what begins with a dot is a leaving of some copying tool."""
+    return path.suffix.lower() in AUDIO_ENDINGS and not path.name.startswith(".")

@@ -2,7 +2,10 @@
 
 import io
 import logging
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +15,7 @@ import numpy as np
 from pqm_plugin.corpus.audio import Samples, clipped_share, decode_blocks, is_silent
 from pqm_plugin.corpus.channels import Channels, mono
 from pqm_plugin.corpus.names import on_disk
-from pqm_plugin.corpus.resampling import resampled
+from pqm_plugin.corpus.resampling import Scale, resampled
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
@@ -22,7 +25,11 @@ Sound = str | Path | BinaryIO | np.ndarray
 Warn = Callable[[str], None]
 """Is told in a sentence what a user should know of a recording."""
 
-FOREIGN = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".mov", ".amr", ".3gp", ".avi", ".mka", ".m4b"}
+STDIN = "-"
+"""The path that stands for standard input."""
+
+# What comes through a pipe is kept in a temporary file; an hour of stereo at 48 kHz has 1.4 GB as float.
+_MOST_PIPED_BYTES = 8 * 2**30
 _MOST_CHANNELS = 64
 # A header may say anything, and a low rate would make a large array of a small file.
 _RATES = (2000, 768000)
@@ -47,8 +54,9 @@ def load_sound(
     """Return samples `(n_samples,)`, float32 in [-1, 1], at `sample_rate` in Hz.
 
     Args:
-        sound: FLAC, WAV, Ogg, MP3 and whatever else libsndfile reads; an array of floats in [-1, 1] or of integers,
-            which are scaled by their type's range.
+        sound: FLAC, WAV, Ogg, MP3, m4a, webm and whatever else libsndfile or FFmpeg decodes, by its content; a pipe, or
+            `-` for standard input; an array of floats in [-1, 1] or of integers, which are scaled by their type's
+            range. Floats on the scale of integers are scaled, too, with a warning.
         given_rate: of an array, in Hz; by default `sample_rate`. A file says its own.
         channel: the one that is heard, counted from 0; None averages all.
         warn: is told that the channels seem to be two people's, or cancel each other out; default: the log.
@@ -126,29 +134,55 @@ def _blocks(sound: Sound, given_rate: int) -> Iterator[tuple[Samples, int]]:
     """Samples `(n_samples, n_channels)` and their rate in Hz, block by block."""
     if isinstance(sound, str | Path):
         path = on_disk(Path(sound).expanduser())
+        name = Utterance("", "", "", str(path))
+        if str(sound) == STDIN or (path.exists() and not path.is_file() and not path.is_dir()):
+            with _piped(path) as file:
+                yield from decode_blocks(file, name, _BLOCK_S)
+            return
         _check_path(path)
-        yield from decode_blocks(path, Utterance("", "", "", str(path)), _BLOCK_S)
+        yield from decode_blocks(path, name, _BLOCK_S)
     elif hasattr(sound, "read"):
         data = sound.read()
         if not isinstance(data, bytes):
             raise PqmError(f"{sound_name(sound)} gives text, not bytes: open it with mode 'rb'")
         yield from decode_blocks(io.BytesIO(data), Utterance("", "", "", sound_name(sound)), _BLOCK_S)
     else:
-        yield _from_array(sound), given_rate
+        samples, said = _from_array(sound)
+        if said:
+            _log.warning("audio %s", said)
+        yield samples, given_rate
+
+
+@contextmanager
+def _piped(path: Path) -> Iterator[BinaryIO]:
+    """What comes through a pipe or standard input, in a temporary file, for decoders go back and forth."""
+    is_stdin = str(path) == STDIN
+    if is_stdin and sys.stdin.isatty():
+        raise PqmError(
+            "- is standard input, and nothing is piped into it: give a file, or `… | pqm transcribe MODEL -`"
+        )
+    with nullcontext(sys.stdin.buffer) if is_stdin else path.open("rb") as pipe, tempfile.TemporaryFile() as file:
+        size = 0
+        while data := pipe.read(1 << 20):
+            size += len(data)
+            if size > _MOST_PIPED_BYTES:
+                raise PqmError(f"{path} gives more than {_MOST_PIPED_BYTES} bytes: save it to a file and give that")
+            file.write(data)
+        if not size:
+            raise PqmError(f"{path} is empty (0 bytes): see what is piped into it")
+        file.seek(0)
+        yield file
 
 
 def _check_path(path: Path) -> None:
-    if path.suffix.lower() in FOREIGN:
-        raise PqmError(
-            f"{path}: {path.suffix} cannot be read here; convert it first: `ffmpeg -i {path.name} {path.stem}.wav`"
-        )
     if not path.is_file():
         raise PqmError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give an audio file")
     if not path.stat().st_size:
         raise PqmError(f"{path} is empty (0 bytes): record or copy it again")
 
 
-def _from_array(values: Any) -> Samples:
+def _from_array(values: Any) -> tuple[Samples, str]:
+    """Samples `(n_samples, n_channels)`, and what is to be said of their scale."""
     array = np.asarray(values)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         raise PqmError(
@@ -161,4 +195,7 @@ def _from_array(values: Any) -> Samples:
         info = np.iinfo(array.dtype)
         middle = (info.max + 1) // 2 if array.dtype.kind == "u" else 0
         array = (array.astype(np.float64) - middle) / (info.max + 1 - middle)
-    return array.astype(np.float32).reshape(len(array), -1)
+        return array.astype(np.float32).reshape(len(array), -1), ""
+    array = array.reshape(len(array), -1)
+    samples, said = Scale.of([array]).applied(array)
+    return samples.astype(np.float32), said

@@ -221,6 +221,8 @@ def _check_audio(
             problems.append(Problem(path, entry.line, "error", what, remedy))
             continue
         durations_s[name], n_channels[name] = info.duration_s, info.n_channels
+        for remark in info.remarks:
+            problems.append(Problem(path, entry.line, "warning", f"{entry.value} {remark}", "listen to it"))
         problems += _check_sound(path, entry, info, chosen=name in chosen)
         if info.sample_rate != sample_rate:
             rates.setdefault(info.sample_rate, []).append(entry.line)

@@ -4,9 +4,9 @@ from typing import Any
 
 import gradio as gr
 
+from pqm_plugin.corpus.names import AUDIO_ENDINGS
 from pqm_plugin.page.answers import Answers
 from pqm_plugin.page.events import ANYONE, Events
-from pqm_plugin.personal.recordings import AUDIO
 
 TITLE = "A recogniser that knows its speaker"
 _INTRO = f"# {TITLE}\nYour voice stays on this machine: recordings, words and what is learned are sent nowhere."
@@ -60,7 +60,7 @@ def _teach(events: Events, answers: Answers) -> tuple[gr.Textbox, list[Any]]:
     with gr.Tab("Bring recordings"):
         gr.Markdown(_BRING)
         files = gr.File(
-            label="Recordings", file_count="multiple", file_types=[*AUDIO, ".txt"], elem_id="files", height=160
+            label="Recordings", file_count="multiple", file_types=[*AUDIO_ENDINGS, ".txt"], elem_id="files", height=160
         )
         texts = gr.File(label="List of names and words (not needed)", elem_id="texts", height=110)
         bring = gr.Button("Learn this voice", variant="primary", elem_id="learn-files")

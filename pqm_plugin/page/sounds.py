@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pqm_plugin.corpus.audio import Samples, probe
-from pqm_plugin.corpus.recording import FOREIGN, Warn, load_sound
-from pqm_plugin.corpus.utterance import Utterance
+import numpy as np
+
+from pqm_plugin.corpus.audio import Samples, look
+from pqm_plugin.corpus.recording import Warn, stream_sound
 from pqm_plugin.errors import PqmError
 
 # Decoded samples of a minute may take no more memory than this rate would in stereo, whatever a small file promises.
@@ -20,13 +21,18 @@ def load_within(path: Path, sample_rate: int, longest_s: float, warn: Warn | Non
         PqmError: if it is longer, or cannot be read; it names the file without its folder, which is the page's own.
     """
     try:
-        if path.suffix.lower() not in FOREIGN:
-            found = probe(Utterance("", "", "", str(path)))
-            if found.duration_s > longest_s:
-                raise PqmError(f"{path.name} lasts {found.duration_s:.0f} s, the most is {longest_s:g} s: cut it")
-            if found.n_samples * found.n_channels > longest_s * _RICHEST_HZ:
-                raise PqmError(f"{path.name} has {found.n_channels} channels at {found.sample_rate} Hz: mix it to mono")
-        return load_sound(path, sample_rate, warn=_unplaced(path, warn) if warn else None)
+        rate, n_channels, duration_s = look(path)
+        if duration_s is not None and duration_s > longest_s:
+            raise PqmError(f"{path.name} lasts {duration_s:.0f} s, the most is {longest_s:g} s: cut it")
+        if (longest_s if duration_s is None else duration_s) * rate * n_channels > longest_s * _RICHEST_HZ:
+            raise PqmError(f"{path.name} has {n_channels} channels at {rate} Hz: mix it to mono")
+        blocks, left = [], longest_s * sample_rate
+        for samples in stream_sound(path, sample_rate, warn=_unplaced(path, warn) if warn else None):
+            blocks.append(samples)
+            left -= len(samples)
+            if left < 0:
+                raise PqmError(f"{path.name} lasts more than {longest_s:g} s, which is the most: cut it")
+        return np.concatenate(blocks)
     except PqmError as error:
         raise PqmError(str(error).replace(str(path), path.name)) from error
 

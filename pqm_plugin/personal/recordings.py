@@ -5,12 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqm_plugin.corpus.names import nfc, on_disk, some
+from pqm_plugin.corpus.names import AUDIO_ENDINGS, COMPANION_ENDINGS, is_audio_name, nfc, on_disk, some
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import decode_text
 
 _log = logging.getLogger(__name__)
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".sph", ".aiff", ".aif", ".au", ".caf", ".w64")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def find_recordings(
     """
     paths = sorted({path for place in places for path in _below(on_disk(place.expanduser()))})
     if not paths:
-        raise PqmError(f"{some(map(str, places), 3)}: no recordings there ({', '.join(AUDIO)})")
+        raise PqmError(f"{some(map(str, places), 3)}: no recordings there ({', '.join(AUDIO_ENDINGS)})")
     if unsupervised:
         if transcripts is not None:
             raise PqmError("--unsupervised and --transcripts: choose one")
@@ -59,14 +58,20 @@ def find_recordings(
 
 def _below(place: Path) -> Iterable[Path]:
     if place.is_dir():
-        return (path for path in place.rglob("*") if _is_audio(path))
+        files = [path for path in place.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        unknown = [path.name for path in files if path.suffix.lower() not in (*AUDIO_ENDINGS, *COMPANION_ENDINGS)]
+        if unknown:
+            _log.warning(
+                "%s: %d files are left out, their endings are not those of recordings: %s (a file that is named itself "
+                "is read)",
+                place,
+                len(unknown),
+                some(sorted(unknown), 5),
+            )
+        return (path for path in files if is_audio_name(path))
     if not place.exists():
         raise PqmError(f"{place} is missing: give a folder of recordings, or files")
     return [place]
-
-
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO and not path.name.startswith(".") and path.is_file()
 
 
 def _beside(paths: Iterable[Path]) -> dict[Path, str]:
@@ -103,7 +108,8 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
         if words.strip():
             texts[meant] = " ".join(words.split())
     if unknown:
-        _log.warning("%s names %d recordings that are not there: %s", file, len(unknown), some(unknown, 5))
+        where = "not there, or not known as recordings"
+        _log.warning("%s names %d recordings that are %s: %s", file, len(unknown), where, some(unknown, 5))
     return {path: texts[path] for path in paths if path in texts}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pqm_plugin.corpus import audio
+from pqm_plugin.corpus import resampling
 from pqm_plugin.corpus.audio import duration_s, is_silent, load_audio, probe
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
@@ -67,6 +67,8 @@ def test_every_whole_format_passes_the_quick_look(file: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 def test_a_file_cut_off_in_the_middle_is_refused_by_name(file: Path, share: float) -> None:
+    if share == 0.999 and file.suffix in (".wav", ".aiff", ".sph"):
+        pytest.skip("what lacks less than a word is used with a warning, see test_containers.py")
     cut(file, share)
 
     for read in (lambda: load_audio(spoken(file), 16000), lambda: probe(spoken(file))):
@@ -134,7 +136,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 def test_a_resampled_sine_stays_a_sine_and_says_so_once(
     tmp_path: Path, rate: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    audio._say_resampled.cache_clear()
+    resampling._say_resampled.cache_clear()
     soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate, subtype="FLOAT")
 
     with caplog.at_level(logging.WARNING):

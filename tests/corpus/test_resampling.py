@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pqm_plugin.corpus.audio import resample
-from pqm_plugin.corpus.resampling import resampled
+from pqm_plugin.corpus.resampling import resample, resampled
 
 
 @pytest.mark.parametrize(

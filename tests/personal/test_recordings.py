@@ -45,6 +45,17 @@ def test_texts_beside_recordings_are_found_and_what_has_none_is_left_out(desk, c
     assert find_recordings([desk], unsupervised=True).texts is None
 
 
+def test_recordings_of_phones_are_found_by_name_and_files_of_unknown_endings_are_named(desk, caplog):
+    for name in ("voice 1.m4a", "more/v.webm", "x.xyz"):
+        (desk / name).write_bytes(b"x")
+    (desk / "text").write_text("voice 1.m4a\tGO ON\nv NO\n")
+
+    found = find_recordings([desk], desk / "text")
+
+    assert dict(zip(names(found), found.texts, strict=True)) == {"voice 1.m4a": "GO ON", "v.webm": "NO"}
+    assert "x.xyz" in caplog.text and "not there" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("lines", "why"),
     [("x A", "names none of the 3"), ("a A\na B", "stands here twice"), ("same A", "two recordings")],

@@ -4,25 +4,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pqm_plugin.corpus.names import nfc
+from pqm_plugin.corpus.names import AUDIO_ENDINGS, COMPANION_ENDINGS, is_audio_name, nfc
 from pqm_plugin.corpus.readers._rows import Names, bad
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import decode_text, safe_name
 
-_AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aiff", ".aif")
 _Texts = dict[str, tuple[str, str]]  # name -> text, place
-
-
-def is_audio(path: Path) -> bool:
-    """Say whether a path is named like a recording; what begins with a dot is a leaving of some copying tool."""
-    return path.suffix.lower() in _AUDIO and not path.name.startswith(".")
 
 
 def speaker_folders(corpus: Path) -> Iterator[Path]:
     """Yield the folders that hold recordings, sorted; each is named after its speaker."""
     for folder in sorted(corpus.iterdir()):
-        if folder.is_dir() and not folder.name.startswith(".") and any(is_audio(path) for path in folder.rglob("*")):
+        if (
+            folder.is_dir()
+            and not folder.name.startswith(".")
+            and any(is_audio_name(path) for path in folder.rglob("*"))
+        ):
             yield folder
 
 
@@ -30,15 +28,23 @@ def read_folders(corpus: Path) -> Iterator[Utterance]:
     """Yield the recordings of every speaker's folder; a folder within it is a session, the utterance's source."""
     names = Names()
     for path in sorted(corpus.iterdir()):
-        if is_audio(path):
+        if is_audio_name(path):
             yield bad(str(path), "is in no speaker's folder: move it into one that is named after the speaker")
-    for folder in speaker_folders(corpus):
-        yield from _read_speaker(folder, names)
+    for folder in sorted(corpus.iterdir()):
+        # A folder without a recording that is known is read, too: its speaker must not be lost without a word.
+        if folder.is_dir() and not folder.name.startswith("."):
+            yield from _read_speaker(folder, names)
 
 
 def _read_speaker(folder: Path, names: Names) -> Iterator[Utterance]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    audio = [path for path in files if is_audio(path)]
+    audio = [path for path in files if is_audio_name(path)]
+    for path in files:
+        if path.suffix.lower() not in (*AUDIO_ENDINGS, *COMPANION_ENDINGS):
+            why = f"is of no kind that is known ({path.suffix or 'no ending'}): convert it to WAV, or take it out"
+            yield bad(str(path), why, path.stem, folder.name)
+    if not files:
+        yield bad(str(folder), "holds no recordings: put them there, or delete the folder", speaker=folder.name)
     stems = {_stem(path) for path in audio}
     texts = [path for path in files if path.suffix.lower() == ".txt"]
     beside = {_stem(path): path for path in texts if _stem(path) in stems}
@@ -77,7 +83,7 @@ def _read_list(path: Path, speaker: str, listed: _Texts) -> Iterator[Utterance]:
             continue  # a blank line
         else:
             name = nfc(name)
-            name = name if Path(name).suffix.lower() not in _AUDIO else Path(name).stem
+            name = name if Path(name).suffix.lower() not in AUDIO_ENDINGS else Path(name).stem
             if name in listed:
                 yield bad(place, f"{name} is named in {listed[name][1]} already: keep one of the two", name, speaker)
             else:

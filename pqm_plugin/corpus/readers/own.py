@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pqm_plugin.corpus.names import suggest
-from pqm_plugin.corpus.readers._folders import is_audio, read_folders, speaker_folders
+from pqm_plugin.corpus.names import is_audio_name, suggest
+from pqm_plugin.corpus.readers._folders import read_folders, speaker_folders
 from pqm_plugin.corpus.readers._kaldi import read_kaldi
 from pqm_plugin.corpus.readers._table import read_table
 from pqm_plugin.corpus.utterance import Utterance
@@ -50,6 +50,6 @@ def available_sets(corpus: Path) -> list[str]:
         return kaldi
     if any(True for _ in speaker_folders(corpus)):
         return [WHOLE]
-    loose = any(is_audio(path) for path in corpus.iterdir())
+    loose = any(is_audio_name(path) for path in corpus.iterdir())
     found = "holds recordings that are in no speaker's folder" if loose else "holds no recordings"
     raise PqmError(f"{corpus} {found}: give with --corpus {_FORMS}")

@@ -184,6 +184,22 @@ def test_every_recording_of_a_folder_without_its_text_is_named(tmp_path: Path, r
         assert any(words in problem for problem in found), words
 
 
+def test_a_speaker_whose_recordings_are_from_a_phone_or_of_no_known_kind_never_vanishes(
+    tmp_path: Path, record: Record
+) -> None:
+    record("ann/1.wav")
+    (tmp_path / "ann/1.txt").write_text("one")
+    for name in ("bob/1.m4a", "bob/list.txt", "cem/1.xyz", "dan/", "ann/notes.docx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text("1.m4a two")
+
+    found = problems(read(tmp_path, "own"), tmp_path)
+
+    assert [name for name, *_ in good(read(tmp_path, "own"))] == ["ann-1", "bob-1"]
+    assert [line.partition(":")[0] for line in found] == ["ann/notes.docx", "cem/1.xyz", "dan"]
+    assert "of no kind that is known (.xyz): convert it to WAV" in found[1]
+
+
 def kaldi(folder: Path, **files: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
