@@ -11,6 +11,7 @@ import soundfile
 
 import pqm_plugin
 from pqm_plugin.commands.__main__ import main
+from tests.corpus.sounds import made
 from tests.personal.conftest import TEXTS, conformer, folder, noise, packed, whisper
 
 __all__ = ["conformer", "folder", "packed", "whisper"]
@@ -202,3 +203,24 @@ def test_a_model_whose_name_is_no_text_is_refused_in_one_line(tiny_conformer, tm
     assert main(["quantize", str(tiny_conformer), os.fsdecode(os.fsencode(tmp_path) + b"/\xff")]) == 1
 
     assert "must be UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_recordings_of_a_phone_are_enrolled_by_name_and_heard_from_standard_input(conformer, tmp_path, capsys):
+    phone = tmp_path / "phone"
+    phone.mkdir()
+    for place in range(3):
+        (phone / f"{place}.m4a").write_bytes(made("m4a", noise(place) / 32768.0))
+    (tmp_path / "text").write_text("".join(f"{place}.m4a {TEXTS[place]}\n" for place in range(3)))
+    given = [str(phone), "--transcripts", str(tmp_path / "text"), "--epochs", "1"]
+
+    assert main(["enroll", str(conformer), "--speaker", "cleo", *given]) == 0
+    assert "from 3 recordings" in capsys.readouterr().out
+    with (phone / "0.m4a").open("rb") as piped:
+        done = subprocess.run(
+            [sys.executable, "-m", "pqm_plugin.commands", "transcribe", str(conformer), "-", "--speaker", "cleo"],
+            stdin=piped,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
