@@ -10,7 +10,10 @@ import pytest
 import soundfile
 
 import pqm_plugin
+from pqm_plugin.adapters.files import read_info
 from pqm_plugin.commands.__main__ import main
+from pqm_plugin.corpus.channels import TWO_PEOPLE
+from tests.corpus.test_channels import stereo, voice
 from tests.personal.conftest import TEXTS, conformer, folder, noise, packed, whisper
 
 __all__ = ["conformer", "folder", "packed", "whisper"]
@@ -202,3 +205,30 @@ def test_a_model_whose_name_is_no_text_is_refused_in_one_line(tiny_conformer, tm
     assert main(["quantize", str(tiny_conformer), os.fsdecode(os.fsencode(tmp_path) + b"/\xff")]) == 1
 
     assert "must be UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_channel_is_heard_and_learned_from_and_two_people_on_two_channels_are_said(
+    conformer, tmp_path, capsys, caplog
+):
+    two = stereo(voice(0), voice(1))
+    soundfile.write(tmp_path / "call.wav", two, 16000)
+    expected = pqm_plugin.load(conformer).transcribe(two[:, 1], plain=True).text
+
+    assert main(["transcribe", str(conformer), str(tmp_path / "call.wav"), "--plain", "--channel", "1"]) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert TWO_PEOPLE not in caplog.text
+
+    assert main(["transcribe", str(conformer), str(tmp_path / "call.wav"), "--plain"]) == 0
+    assert caplog.text.count(TWO_PEOPLE) == 1 and "--channel 0" in caplog.text
+
+    caplog.clear()
+    assert main(["transcribe", str(conformer), str(tmp_path / "call.wav"), "--plain", "--channel", "2"]) == 1
+    assert "there is no channel 2: it has 2 channels, 0 to 1" in capsys.readouterr().err
+
+    (tmp_path / "call.txt").write_text("GO ON")
+    learned = ["enroll", str(conformer), str(tmp_path / "call.wav"), "--speaker"]
+    assert main([*learned, "ada", "--channel", "1", *FAST]) == main([*learned, "eve", *FAST]) == 0
+    assert caplog.text.count(TWO_PEOPLE) == 1
+    asked = [read_info(conformer / "speakers" / name).request["clips"] for name in ("ada", "eve")]
+    assert asked[0] != asked[1]
