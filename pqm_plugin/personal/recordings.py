@@ -1,7 +1,7 @@
 """A user's recordings and what is said in them; nothing is opened but texts."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,19 +85,18 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
     Raises:
         PqmError: if a name fits two recordings, or stands in two lines.
     """
-    by_name = _by_name(paths)
+    exact, normal = _by_name(paths, str), _by_name(paths, nfc)
     texts: dict[Path, str] = {}
     unknown = []
     for number, line in enumerate(_read(file).splitlines(), start=1):
         # With a tab, the name may hold blanks, as file names of phones do.
         name, words = (*line.strip().split("\t" if "\t" in line.strip() else None, maxsplit=1), "", "")[:2]
-        name = name if name in by_name else nfc(name)
-        if name and name not in by_name:
+        meant = exact.get(name) if name in exact else normal.get(nfc(name))
+        if name and name not in exact and nfc(name) not in normal:
             unknown.append(name)
             continue
         if not name:
             continue
-        meant = by_name[name]
         if meant is None:
             raise PqmError(
                 f"{file}:{number}: {name} is the name of two recordings, or they differ only in Unicode normalisation: "
@@ -113,19 +112,13 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
     return {path: texts[path] for path in paths if path in texts}
 
 
-def _by_name(paths: Sequence[Path]) -> dict[str, Path | None]:
-    """The recording that each name means, with or without its ending; None: two.
-
-    In NFC, too, where no other is spelled so.
-    """
-    as_they_are: dict[str, Path | None] = {}
-    normal: dict[str, Path | None] = {}
+def _by_name(paths: Sequence[Path], spelled: Callable[[str], str]) -> dict[str, Path | None]:
+    """The recording that each name means, with or without its ending and as `spelled` has it; None where it is two."""
+    found: dict[str, Path | None] = {}
     for path in paths:
-        for name in {path.stem, path.name}:
-            as_they_are[name] = None if name in as_they_are else path
-        for name in {nfc(path.stem), nfc(path.name)}:
-            normal[name] = None if name in normal else path
-    return normal | as_they_are
+        for name in {spelled(path.stem), spelled(path.name)}:
+            found[name] = None if name in found else path
+    return found
 
 
 def _read(path: Path) -> str:

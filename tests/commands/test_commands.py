@@ -10,8 +10,11 @@ import pytest
 import soundfile
 
 import pqm_plugin
+from pqm_plugin.adapters.files import read_info
 from pqm_plugin.commands.__main__ import main
+from pqm_plugin.corpus.channels import TWO_PEOPLE
 from tests.corpus.sounds import made
+from tests.corpus.test_channels import stereo, voice
 from tests.personal.conftest import TEXTS, conformer, folder, noise, packed, whisper
 
 __all__ = ["conformer", "folder", "packed", "whisper"]
@@ -224,3 +227,27 @@ def test_recordings_of_a_phone_are_enrolled_by_name_and_heard_from_standard_inpu
             text=True,
         )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_channel_is_heard_and_learned_from_and_two_people_on_two_channels_are_said(conformer, tmp_path, capsys):
+    two = stereo(voice(0), voice(1))
+    soundfile.write(tmp_path / "call.wav", two, 16000)
+    expected = pqm_plugin.load(conformer).transcribe(two[:, 1], plain=True).text
+
+    assert main(["transcribe", str(conformer), str(tmp_path / "call.wav"), "--plain", "--channel", "1"]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{expected}\n" and TWO_PEOPLE not in told.err
+
+    assert main(["transcribe", str(conformer), str(tmp_path / "call.wav"), "--plain"]) == 0
+    [said] = [line for line in capsys.readouterr().err.splitlines() if TWO_PEOPLE in line]
+    assert "--channel 0" in said and "call.wav" in said
+
+    assert main(["transcribe", str(conformer), str(tmp_path / "call.wav"), "--plain", "--channel", "2"]) == 1
+    assert "there is no channel 2: it has 2 channels, 0 to 1" in capsys.readouterr().err
+
+    (tmp_path / "call.txt").write_text("GO ON")
+    learned = ["enroll", str(conformer), str(tmp_path / "call.wav"), "--speaker"]
+    assert main([*learned, "ada", "--channel", "1", *FAST]) == main([*learned, "eve", *FAST]) == 0
+    assert capsys.readouterr().err.count(TWO_PEOPLE) == 1
+    asked = [read_info(conformer / "speakers" / name).request["clips"] for name in ("ada", "eve")]
+    assert asked[0] != asked[1]

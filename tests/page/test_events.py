@@ -1,9 +1,11 @@
 """What a press of each button does, without a browser."""
 
 import pytest
+import soundfile
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.page.events import ANYONE, Events
+from tests.corpus.test_channels import turns, voice
 from tests.page.fakes import write_adapter, write_speech
 
 
@@ -109,3 +111,17 @@ def test_the_sizes_are_read_when_they_are_asked_for(events, fake):
     write_adapter(fake.folder.path / "speakers/ada", "x")
 
     assert "No adapters yet." in before and "speakers/ada" in events.facts()
+
+
+def test_two_people_on_two_channels_are_said_above_the_words_and_when_learned_from(events, tmp_path):
+    path = tmp_path / "call.wav"
+    soundfile.write(path, turns(voice(0, 0.95), voice(1, 0.95)), 16000)
+    say = "call.wav: its channels differ as those of two people do"
+
+    heard = events.hear(ANYONE, str(path), nothing)
+    learned = events.learn_uploads("me", "zoe", False, [str(path)], None, nothing)
+
+    for shown in (heard, learned):
+        assert say in shown and "bring each channel as a file of its own" in shown and str(tmp_path) not in shown
+    soundfile.write(path, voice(0, 1.9), 16000)
+    assert say not in events.hear(ANYONE, str(path), nothing)

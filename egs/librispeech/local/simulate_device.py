@@ -127,7 +127,7 @@ def simulate(
         for path in source.rglob("*.trans.txt"):
             for number in range(n_devices):
                 place = _renumbered(path.relative_to(source), number)
-                yield place, _named(path.read_text(encoding="utf-8"), path, place)
+                yield place, _named(path.read_text(encoding="utf-8-sig"), path, place)
 
     request = {"seed": seed, "snr_db": list(snr_db), "n_devices": n_devices, "source": identity(source)}
     made = {reader: [asdict(device) for device in found] for reader, found in devices.items()}

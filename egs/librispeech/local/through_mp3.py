@@ -62,7 +62,7 @@ def store(corpus: Path, set_name: str, out: Path, kbit_s: float) -> None:
 
     def texts() -> Iterator[tuple[Path, str]]:
         for path in source.rglob("*.trans.txt"):
-            yield path.relative_to(source), path.read_text(encoding="utf-8")
+            yield path.relative_to(source), path.read_text(encoding="utf-8-sig")
 
     record = {"request": {"kbit_s": kbit_s, "source": identity(source)}}
     DerivedSet(out / f"{set_name}{SUFFIX}", record, len(files), sounds, texts).make()
