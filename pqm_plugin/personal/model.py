@@ -301,7 +301,7 @@ class _Listener:
         # The code is the model's own already; a family that has no choice is told nothing.
         tongue = _Tongue(self.language)
         _, folder = self.model.adapter()
-        for segment, _ in self.model._heard(audio, folder, tongue, LONGEST_S, None, trimmed=trimmed):
+        for segment, _ in self.model._heard(audio, folder, tongue, LONGEST_S, None, None, trimmed=trimmed):
             yield segment
 
 
