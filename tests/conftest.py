@@ -91,6 +91,15 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_whisper(tmp_path_factory.mktemp("tiny") / "tiny_whisper")
 
 
+@pytest.fixture(scope="session")
+def tiny_multilingual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny Whisper of `tests.tiny.LANGUAGES`, which finds German in whatever it hears."""
+    from tests.tiny import LANGUAGES, make_tiny_whisper, prefer_language
+
+    folder = make_tiny_whisper(tmp_path_factory.mktemp("tiny") / "tiny_multilingual", languages=LANGUAGES)
+    return prefer_language(folder, "de")
+
+
 @pytest.fixture(params=["tiny_conformer", "tiny_whisper"])
 def recognizer(request: pytest.FixtureRequest) -> Any:
     """Return a tiny float model in evaluation mode, one of each family."""

@@ -1,5 +1,6 @@
 """Models so small that a test can train them; the benchmarks use them too."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -43,8 +44,15 @@ def make_tiny_conformer(folder: Path) -> Path:
     return folder
 
 
-def make_tiny_whisper(folder: Path, n_positions: int = 24) -> Path:
-    """Write a genuine Whisper of 15,000 random weights, bytes as tokens and a window of two seconds."""
+LANGUAGES = ("en", "de", "hi")
+"""What the tiny multilingual Whisper knows."""
+
+
+def make_tiny_whisper(folder: Path, n_positions: int = 24, languages: Sequence[str] = ()) -> Path:
+    """Write a genuine Whisper of 15,000 random weights, bytes as tokens and a window of two seconds.
+
+    It is multilingual where `languages` are given.
+    """
     import torch
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -54,6 +62,8 @@ def make_tiny_whisper(folder: Path, n_positions: int = 24) -> Path:
         vocab={char: place for place, char in enumerate(bytes_to_unicode().values())}, merges=[]
     )
     tokenizer.add_tokens(["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"], special_tokens=True)
+    spoken, tasks = [f"<|{code}|>" for code in languages], ["<|transcribe|>", "<|translate|>"] if languages else []
+    tokenizer.add_tokens([*spoken, *tasks], special_tokens=True)
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(folder)
     layers = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
@@ -76,8 +86,32 @@ def make_tiny_whisper(folder: Path, n_positions: int = 24) -> Path:
         _from_model_config=False,
         no_timestamps_token_id=258,
         max_length=n_positions,
-        is_multilingual=False,
+        is_multilingual=bool(languages),
         return_timestamps=False,
     )
+    if languages:
+        vars(model.generation_config).update(
+            lang_to_id={name: tokenizer.convert_tokens_to_ids(name) for name in spoken},
+            task_to_id={name.strip("<|>"): tokenizer.convert_tokens_to_ids(name) for name in tasks},
+        )
     model.save_pretrained(folder)
+    return folder
+
+
+def prefer_language(folder: Path, code: str) -> Path:
+    """Let the tiny multilingual Whisper in `folder` find this language in whatever it hears."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    start = torch.tensor([[model.generation_config.decoder_start_token_id]])
+    with torch.no_grad():
+        hidden = model.model(torch.zeros(1, 20, 200), decoder_input_ids=start).last_hidden_state[0, 0]
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    embeddings, languages = state["model.decoder.embed_tokens.weight"], model.generation_config.lang_to_id
+    for name, token in languages.items():
+        embeddings[token] = hidden if name == f"<|{code}|>" else embeddings[token] - hidden
+    save_file(state, path, {"format": "pt"})
     return folder

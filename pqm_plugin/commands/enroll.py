@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.commands.options import add_channel, add_computing, add_model, set_threads
+from pqm_plugin.commands.options import add_channel, add_computing, add_language, add_model, set_threads
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--min_confidence", "--min-confidence", type=float, help="from 0 to 1: of own words that are learned from"
     )
     add_channel(parser)
+    add_language(parser)
     add_computing(parser)
 
 
@@ -43,7 +44,7 @@ def run(parsed: argparse.Namespace) -> int:
     from pqm_plugin.personal.model import PersonalModel
 
     set_threads(parsed.threads)
-    model = PersonalModel(parsed.model, device=parsed.device)
+    model = PersonalModel(parsed.model, device=parsed.device, language=parsed.language)
     options = _options(parsed, folder.about())
     done = model.enroll(parsed.speaker, found.paths, found.texts, channel=parsed.channel, options=options)
     print(

@@ -9,6 +9,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a packed model, such as exp/<base>_nf4")
 
 
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """Of the speech."""
+    parser.add_argument(
+        "--language",
+        metavar="NAME",
+        help="of the speech, for a multilingual Whisper: a name or code such as german or de, or auto for what it "
+        "finds in the recordings; default: what is kept in MODEL, or English",
+    )
+
+
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """Where and how to compute."""
     parser.add_argument("--device", default="cpu", help="where torch computes: cpu (default) or cuda")

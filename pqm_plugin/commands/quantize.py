@@ -30,13 +30,20 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="folders of recordings, or files, that weights are rounded by; the model stays as small. Ten minutes of "
         "several voices, no transcripts, any rate; default: each weight to its nearest level",
     )
+    parser.add_argument(
+        "--language",
+        default="",
+        metavar="NAME",
+        help="of the speech, kept in OUT: for a multilingual Whisper a name or code such as german or de, or auto for "
+        "what it finds in each recording; of other models for information; default: English",
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Fetch, pack, and say what it came to."""
     from pqm_plugin.personal.making import quantize
 
-    meta = quantize(parsed.source, parsed.out, parsed.licence, parsed.keep, parsed.calibrate)
+    meta = quantize(parsed.source, parsed.out, parsed.licence, parsed.keep, parsed.calibrate, parsed.language)
     print(
         f"{parsed.out}: {meta['family']}, {meta['parameters'] / 1e6:.2f} M parameters in "
         f"{meta['size_bytes'] / 1e6:.2f} MB, {meta['ratio']:.2f} times smaller than "

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pqm_plugin.commands.options import add_computing, add_model, set_threads
+from pqm_plugin.commands.options import add_computing, add_language, add_model, set_threads
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_minutes", "--max-minutes", type=float, default=10, metavar="N", help="longest recording heard (10)"
     )
+    add_language(parser)
     add_computing(parser)
 
 
@@ -31,5 +32,6 @@ def run(parsed: argparse.Namespace) -> int:
     ModelFolder.of(parsed.model)
     limits = Limits(upload_bytes=int(parsed.max_upload * 1e6), recording_s=60 * parsed.max_minutes)
     set_threads(parsed.threads)
-    serve(parsed.model, parsed.host, parsed.port, device=parsed.device, sentences=parsed.sentences, limits=limits)
+    options = {"device": parsed.device, "sentences": parsed.sentences, "limits": limits, "language": parsed.language}
+    serve(parsed.model, parsed.host, parsed.port, **options)
     return 0

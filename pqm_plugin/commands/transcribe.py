@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.commands.options import add_channel, add_computing, add_model, set_threads
+from pqm_plugin.commands.options import add_channel, add_computing, add_language, add_model, set_threads
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_text
 from pqm_plugin.personal.transcript import FORMATS, Transcript, srt_entry
@@ -50,6 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     for name, what in _THRESHOLDS.items():
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, help=what)
     add_channel(parser)
+    add_language(parser)
     add_computing(parser)
 
 
@@ -65,7 +66,7 @@ def run(parsed: argparse.Namespace) -> int:
     from pqm_plugin.personal.model import PersonalModel
 
     set_threads(parsed.threads)
-    model = PersonalModel(parsed.model, _search(parsed, folder.about()), parsed.device)
+    model = PersonalModel(parsed.model, _search(parsed, folder.about()), parsed.device, language=parsed.language)
     failed = 0
     for audio, target in zip(parsed.audio, targets, strict=True):
         try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.models.interface import Family, Recognizer
+from pqm_plugin.models.language import AUTO
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.gptq import listen, round_layers
@@ -74,7 +75,7 @@ def pack(
     packed = out / PACKED
     save_packed(packed, recognizer.network, packing.rest_dtype, recognizer.built_in)
     # Loading it back now means that nobody meets a file that cannot be read.
-    load_packed(packed, family.load_skeleton(out, SearchOptions(), "cpu").network)
+    load_packed(packed, family.load_skeleton(out, SearchOptions(language=AUTO), "cpu").network)
     size, base_size = packed.stat().st_size, family.weights_file(base).stat().st_size
     return {
         "family": family.NAME,

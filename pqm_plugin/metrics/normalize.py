@@ -1,11 +1,31 @@
-"""English text made comparable before it is scored, so that format earns no credit."""
+"""Text made comparable before it is scored, so that format earns no credit."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+
+ENGLISH = "en"
+
+
+def normalizer_of(language: str) -> Callable[[str], str]:
+    """The normaliser of a language by its code: Whisper's English one for `en`, its basic one for all others."""
+    return normalize if language == ENGLISH else partial(_normalize, _basic)
+
+
+def normalize(text: str) -> str:
+    """Lower the case, unify English spelling, contractions, titles and numbers, drop punctuation and fillers.
+
+    Source: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", appendix C.
+    """
+    return _normalize(_english, text)
 
 
 @cache
-def _normalizer() -> Callable[[str], str]:
+def _normalize(make: Callable[[], Callable[[str], str]], text: str) -> str:
+    return " ".join(make()(text).split())
+
+
+@cache
+def _english() -> Callable[[str], str]:
     # Imported on use: it reads a spelling table of some hundred kilobytes.
     from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -14,9 +34,9 @@ def _normalizer() -> Callable[[str], str]:
 
 
 @cache
-def normalize(text: str) -> str:
-    """Lower the case, unify spelling, contractions, titles and numbers, drop punctuation and fillers.
+def _basic() -> Callable[[str], str]:
+    """Lower the case and drop punctuation; marks stay, for vowels are such in Hindi and many others."""
+    from whisper_normalizer.basic import BasicTextNormalizer
 
-    Source: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", appendix C.
-    """
-    return " ".join(_normalizer()(text).split())
+    normalizer: Callable[[str], str] = BasicTextNormalizer(preserve_marks=True)
+    return normalizer

@@ -28,6 +28,7 @@ from pqm_plugin.models.espnet_guard import without_loops
 from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search, computes_coarsely
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
+from pqm_plugin.models.language import AUTO, language_code
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.products import fast_products
 from pqm_plugin.models.skeleton import WithoutInitialisation
@@ -181,6 +182,13 @@ class EspnetAed:
         logging.warning("one utterance after the other: this model's encoder hears the padding of a batch")
         return False
 
+    def speak(self, language: str) -> None:
+        """Nothing: it has one language, or finds it as it was trained to."""
+
+    def language_of(self, pieces: Sequence[np.ndarray]) -> str:
+        """It cannot tell."""
+        return ""
+
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; normalisations and activations are none."""
         return espnet_layers.layer_kinds(self.network)
@@ -280,5 +288,20 @@ TOOLKIT_LORA = espnet_lora.KEY
 decode_stock = espnet_stock.decode_stock
 STOCK_PROGRESS = espnet_stock.PROGRESS
 BATCHES = True
+CHOOSES_LANGUAGE = False
+
+
+def spoken_language(folder: Path, language: str) -> str:
+    """Any language but `auto`: it says what the texts are, and changes no word.
+
+    Raises:
+        PqmError: if it is no language, or `auto`.
+    """
+    code = language_code(language)
+    if code == AUTO:
+        raise PqmError(f"language {AUTO}: a model of ESPnet cannot tell the language: name it, or leave it out")
+    return code
+
+
 train = espnet_train.train_base
 training_sample_rate = espnet_train.training_sample_rate

@@ -97,6 +97,16 @@ class Recognizer(Protocol):
     def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
         """Search for the words of each piece; an adapter that differs by row sees one row a piece."""
 
+    def speak(self, language: str) -> None:
+        """Search and learn in the language of this code from now on; nothing where the family has no choice.
+
+        Raises:
+            PqmError: if the model does not know it.
+        """
+
+    def language_of(self, pieces: Sequence[np.ndarray]) -> str:
+        """Code of the language that all pieces together are likeliest in; empty where the model cannot tell."""
+
     def layer_kinds(self) -> Mapping[str, str]:
         """Kind (`encoder_attention`, `embedding`, …) of every layer whose weight can be quantised, by name."""
 
@@ -132,6 +142,16 @@ class Family(Protocol):
 
     BATCHES: bool
     """Whether its recognisers search several pieces of audio at once."""
+
+    CHOOSES_LANGUAGE: bool
+    """Whether its recognisers can be told the language of speech; others write that which they were trained on."""
+
+    def spoken_language(self, folder: Path, language: str) -> str:
+        """The code of a language that the user names for the model in `folder`, or `auto`.
+
+        Raises:
+            PqmError: if it is no language, or the model cannot have it.
+        """
 
     def claims(self, folder: Path) -> bool:
         """Whether `folder` holds a model of this family."""

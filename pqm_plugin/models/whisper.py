@@ -16,8 +16,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import whisper_folder, whisper_layers, whisper_library, whisper_stock, whisper_train
+from pqm_plugin.models import (
+    whisper_folder,
+    whisper_layers,
+    whisper_library,
+    whisper_prompt,
+    whisper_stock,
+    whisper_train,
+)
 from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer, groups
+from pqm_plugin.models.language import language_code
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.skeleton import WithoutInitialisation
@@ -135,6 +143,18 @@ class Whisper:
                 [len(piece) / self.facts.sample_rate for piece in pieces],
             )
 
+    def speak(self, language: str) -> None:
+        """Give the decoder this language's token from now on."""
+        self._prompt = self._prompt.spoken_in(language)
+
+    def language_of(self, pieces: Sequence[np.ndarray]) -> str:
+        """By the mean log probability of the language tokens after the start."""
+        start = torch.full((len(pieces), 1), self._prompt.tokens[0], device=self._device)
+        with torch.no_grad():
+            encoded = self._encode([self.features(piece) for piece in pieces])
+            hidden = self._whisper.model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=False)
+            return self._prompt.likeliest_language(self._whisper.proj_out(hidden.last_hidden_state)[:, 0])
+
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; positions and normalisations are none."""
         return whisper_layers.layer_kinds(self.network)
@@ -237,12 +257,12 @@ def search_options(search: SearchOptions) -> dict[str, Any]:
         if getattr(search, name) != getattr(default, name):
             raise PqmError(f"decode.{name}: Whisper has no such option; leave it out")
     known = {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
-    return known | search.guarding()
+    return known | {"language": language_code(search.language)} | search.guarding()
 
 
 def training_options(search: SearchOptions) -> dict[str, Any]:
     """The prompt's language and the length of what is encoded."""
-    return {name: getattr(search, name) for name in ("language", "context")}
+    return {"language": language_code(search.language), "context": search.context}
 
 
 def describe_search(search: SearchOptions) -> str:
@@ -289,5 +309,7 @@ TOOLKIT_LORA = ""
 decode_stock = whisper_stock.decode_stock
 STOCK_PROGRESS = whisper_stock.PROGRESS
 BATCHES = True
+CHOOSES_LANGUAGE = True
+spoken_language = whisper_prompt.spoken_language
 train = whisper_train.train_base
 training_sample_rate = whisper_train.training_sample_rate

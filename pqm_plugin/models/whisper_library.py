@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from transformers.audio_utils import load_audio
     from transformers.modeling_outputs import BaseModelOutput
     from transformers.models.whisper.modeling_whisper import sinusoids
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 __all__ = [
+    "TO_LANGUAGE_CODE",
     "BaseModelOutput",
     "GenerationConfig",
     "WhisperConfig",
@@ -32,5 +34,6 @@ __getattr__ = on_demand(
         "BaseModelOutput": "transformers.modeling_outputs",
         "load_audio": "transformers.audio_utils",
         "sinusoids": "transformers.models.whisper.modeling_whisper",
+        "TO_LANGUAGE_CODE": "transformers.models.whisper.tokenization_whisper",
     }
 )

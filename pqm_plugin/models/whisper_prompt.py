@@ -1,12 +1,15 @@
 """What a Whisper decoder is given before the text: start, language, task, no timestamps."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models import whisper_library, whisper_tables
+from pqm_plugin.models.language import AUTO, ENGLISH, language_code
 
 _TASK = "transcribe"
 
@@ -20,6 +23,32 @@ class Prompt:
     generation_config: "whisper_library.GenerationConfig"
     generate_options: dict[str, Any] = field(default_factory=dict)
     other_ends: frozenset[int] = frozenset()
+    languages: Mapping[str, int] = field(default_factory=dict)
+    """Token of each language by its code; empty for a model of English alone."""
+
+    def spoken_in(self, language: str) -> "Prompt":
+        """The same with the token of another language, a code that the model knows.
+
+        Raises:
+            PqmError: if it does not know it.
+        """
+        code = _known(language, self.languages)
+        if not self.languages:
+            return self
+        tokens = (self.tokens[0], self.languages[code], *self.tokens[2:])
+        return replace(self, tokens=tokens, generate_options=self.generate_options | {"language": f"<|{code}|>"})
+
+    def likeliest_language(self, logits: Tensor) -> str:
+        """The code of the language that several pieces of speech are likeliest in together.
+
+        Args:
+            logits: of the token after the start, float32 (B, V).
+        """
+        if not self.languages:
+            return ENGLISH
+        codes = list(self.languages)
+        among = logits[:, [self.languages[code] for code in codes]].log_softmax(-1).mean(0)
+        return codes[int(among.argmax())]
 
     def text_of(self, ids: Sequence[int]) -> list[int]:
         """What stands between the prompt, if `ids` begin with it, and the end."""
@@ -33,6 +62,8 @@ class Prompt:
 def read_prompt(folder: Path, language: str) -> Prompt:
     """The prompt of the model in `folder`; a model of English alone has no language and task in it.
 
+    With the language `auto` it is in English, or in the first that the model knows, until another is chosen.
+
     Raises:
         PqmError: if the model does not know `language`, or its generation_config.json is not whole.
     """
@@ -43,10 +74,37 @@ def read_prompt(folder: Path, language: str) -> Prompt:
     end, others = ends[0], frozenset(ends[1:])
     config = whisper_library.GenerationConfig.from_dict(dict(values))
     if not values["is_multilingual"]:
+        _known(language, {})
         return Prompt((*start, *silent), end, config, {"return_timestamps": False}, others)
-    languages = values["lang_to_id"]
-    if f"<|{language}|>" not in languages:
-        known = " ".join(sorted(name.strip("<|>") for name in languages))
-        raise PqmError(f"decode.language {language!r}: this model knows {known}")
-    tokens = (*start, languages[f"<|{language}|>"], values["task_to_id"][_TASK], *silent)
-    return Prompt(tokens, end, config, {"return_timestamps": False, "language": language, "task": _TASK}, others)
+    languages = _languages(values)
+    code = _known(language, languages)
+    if code == AUTO:
+        code = ENGLISH if ENGLISH in languages else next(iter(languages))
+    tokens = (*start, languages[code], values["task_to_id"][_TASK], *silent)
+    options = {"return_timestamps": False, "language": f"<|{code}|>", "task": _TASK}
+    return Prompt(tokens, end, config, options, others, languages)
+
+
+def spoken_language(folder: Path, language: str) -> str:
+    """The code of a language of the model in `folder`, or `auto` where it is to choose among several.
+
+    Raises:
+        PqmError: if the model does not know it.
+    """
+    values = whisper_tables.read_settings(folder)
+    return _known(language, _languages(values) if values["is_multilingual"] else {})
+
+
+def _languages(values: Mapping[str, Any]) -> dict[str, int]:
+    return {name.strip("<|>"): number for name, number in values["lang_to_id"].items()}
+
+
+def _known(language: str, languages: Mapping[str, int]) -> str:
+    code = language_code(language)
+    if not languages:
+        if code not in (ENGLISH, AUTO):
+            raise PqmError(f"language {language!r}: this Whisper knows English alone: take a multilingual one")
+        return ENGLISH
+    if code not in (*languages, AUTO):
+        raise PqmError(f"language {language!r}: this model knows {' '.join(sorted(languages))}, and {AUTO}")
+    return code

@@ -31,12 +31,14 @@ def serve(
     device: str = "cpu",
     sentences: Path | None = None,
     limits: Limits | None = None,
+    language: str | None = None,
 ) -> None:
     """Open the model and answer at `http://HOST:PORT/` until SIGINT or SIGTERM.
 
     Args:
         port: 0 takes a free one; the line that is printed when the page is ready names it.
         sentences: to read aloud, see `sentences.read_sentences`.
+        language: of the speech, see `PersonalModel`.
 
     Raises:
         PqmError: if gradio is missing, the address cannot be had, or the model cannot be opened.
@@ -47,7 +49,7 @@ def serve(
         from pqm_plugin.page.desk import Desk
         from pqm_plugin.personal.model import PersonalModel
 
-        desk = Desk(PersonalModel(model, device=device), limits or Limits())
+        desk = Desk(PersonalModel(model, device=device, language=language), limits or Limits())
         application = Guard(_application(desk, script), local=is_loopback(host))
         if not is_loopback(host):
             _log.warning(

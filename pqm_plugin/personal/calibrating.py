@@ -25,13 +25,15 @@ _log = logging.getLogger(__name__)
 class CalibrationSpeech:
     """Recordings to calibrate on, in order, and how long each is in seconds, as its header says.
 
-    `n_recordings` and `sound` are known when all was read: how many had words in them, and a hash of that sound.
+    `n_recordings` and `sound` are known when all was read: how many had words in them, and a hash of that sound. If it
+    `finds_language`, each piece is heard in the language that the model finds in it.
     """
 
     paths: tuple[Path, ...]
     durations_s: tuple[float, ...]
     n_recordings: int = 0
     sound: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    finds_language: bool = False
 
     @classmethod
     def of(cls, places: Sequence[Path]) -> "CalibrationSpeech":
@@ -54,7 +56,7 @@ class CalibrationSpeech:
             for path in self.paths:
                 has_words = False
                 for piece in pieces_of(recognizer, path, LONGEST_S):
-                    example = _with_own_words(recognizer, piece)
+                    example = _with_own_words(recognizer, piece, finds_language=self.finds_language)
                     if example is not None:
                         yield example
                         self.sound.update(piece.tobytes())
@@ -70,10 +72,12 @@ class CalibrationSpeech:
         _log.info("rounding weights by %d of %d recordings", self.n_recordings, len(self.paths))
 
 
-def _with_own_words(recognizer: Recognizer, piece: np.ndarray) -> tuple[Tensor, Tensor] | None:
+def _with_own_words(recognizer: Recognizer, piece: np.ndarray, *, finds_language: bool) -> tuple[Tensor, Tensor] | None:
     """A piece (n_samples,) as in training, with the float model's own words; None if it has none."""
     if not may_hold_words(piece, recognizer.facts.sample_rate):
         return None
+    if finds_language:
+        recognizer.speak(recognizer.language_of([piece]))
     features = recognizer.features(piece)
     [words] = recognizer.greedy([features])
     tokens = recognizer.token_ids(words)

@@ -44,10 +44,11 @@ def _read(folder: ModelFolder, read: Callable[[Mapping[str, Any]], object]) -> N
 
 
 def _base(folder: ModelFolder) -> Iterator[str]:
+    from pqm_plugin.models.language import AUTO
     from pqm_plugin.models.options import SearchOptions
     from pqm_plugin.personal.opening import open_packed
 
-    yield from _said(lambda: open_packed(folder, SearchOptions(), mode="small"))
+    yield from _said(lambda: open_packed(folder, SearchOptions(language=AUTO), mode="small"))
 
 
 def _adapters(folder: ModelFolder) -> Iterator[str]:

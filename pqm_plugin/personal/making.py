@@ -11,6 +11,7 @@ from pqm_plugin.engine.packing import Packing, pack
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, utf8_name, whole_folder, write_json
 from pqm_plugin.models.families import family_of, fetch_base
+from pqm_plugin.models.language import AUTO
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.calibrating import CalibrationSpeech
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
@@ -31,6 +32,7 @@ def quantize(
     licence: str = "",
     keep: Sequence[str] | None = None,
     calibrate: Sequence[str | Path] = (),
+    language: str = "",
 ) -> dict[str, Any]:
     """Pack the model that `source` names into the new folder `out`, in NF4 with double-quantised scales.
 
@@ -40,13 +42,15 @@ def quantize(
         keep: layer kinds to leave in bfloat16; default: those of `SPARED` that the model has.
         calibrate: folders of recordings, or files, by which weights are rounded so that what layers compute of speech
             changes least; without any, each weight is rounded to its nearest level.
+        language: of the speech, as a name or code, or `auto` for what a multilingual model finds; kept for all who use
+            the folder. Of a model that has one language it is kept as information; default: English.
 
     Returns:
         What was measured, as it stands in `meta.json`.
 
     Raises:
-        PqmError: if `out` is there already, the source is not known or cannot be read, `keep` names no kind, or
-            there is no speech in what `calibrate` names.
+        PqmError: if `out` is there already, the source is not known or cannot be read, `keep` names no kind,
+            there is no speech in what `calibrate` names, or the model does not know `language`.
     """
     out = utf8_name(Path(out).expanduser())
     if out.exists():
@@ -56,19 +60,25 @@ def quantize(
     with whole_folder(out) as packed:
         # Inside, so that a run that is killed leaves one thing, which the next one finds and removes.
         base = packed / _FETCHED
-        fetch_base(source, base)
-        meta = _pack(base, packed, keep, speech)
+        family = fetch_base(source, base)
+        code = family.spoken_language(base, language) if language else ""
+        meta = _pack(base, packed, keep, speech, SearchOptions(language=code) if code else SearchOptions())
         shutil.rmtree(base)
         write_json(packed / META, meta)
-        write_json(packed / ABOUT, {"source": Path(source).name, "licence": licence})
+        spoken = {"decode": {"language": code}} if code else {}
+        write_json(packed / ABOUT, {"source": Path(source).name, "licence": licence, **spoken})
     return meta
 
 
-def _pack(base: Path, packed: Path, keep: Sequence[str] | None, speech: CalibrationSpeech | None) -> dict[str, Any]:
+def _pack(
+    base: Path, packed: Path, keep: Sequence[str] | None, speech: CalibrationSpeech | None, search: SearchOptions
+) -> dict[str, Any]:
     family = family_of(base)
-    recognizer = family.load_float(base, SearchOptions(), "cpu")
+    recognizer = family.load_float(base, search, "cpu")
     known = set(recognizer.layer_kinds().values())
     packing = Packing(_FORMAT, _REST_DTYPE, [kind for kind in SPARED if kind in known] if keep is None else keep)
+    if speech:
+        speech.finds_language = search.language == AUTO
     measured = pack(family, recognizer, base, packed, packing, "--keep", speech.examples if speech else None)
     settings = {
         **asdict(_FORMAT),

@@ -1,8 +1,10 @@
 """A personal model in memory: hear, learn a voice, hear better."""
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.corpus.recording import Sound, load_sound, sound_name
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.interface import Hypothesis
+from pqm_plugin.models.interface import Hypothesis, Recognizer
+from pqm_plugin.models.language import AUTO as AUTO_LANGUAGE
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import speech_bounds
 from pqm_plugin.personal.clips import LONGEST_S, Clip
@@ -19,12 +22,14 @@ from pqm_plugin.personal.confidence import sureness
 from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
 from pqm_plugin.personal.opening import Opened, mode_for, open_packed
-from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
+from pqm_plugin.personal.options import EnrollOptions, enroll_options, in_language, search_options
 from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of
 from pqm_plugin.personal.transcript import Segment, Transcript
 from pqm_plugin.quantize.modes import AUTO
 
+_log = logging.getLogger(__name__)
 _SHORTEST_S = 1.0
+_TELLING = 8  # recordings that the language of an enrolment is told by
 
 
 class PersonalModel:
@@ -35,7 +40,12 @@ class PersonalModel:
     """
 
     def __init__(
-        self, path: str | Path, search: SearchOptions | None = None, device: str = "cpu", mode: str = "exact"
+        self,
+        path: str | Path,
+        search: SearchOptions | None = None,
+        device: str = "cpu",
+        mode: str = "exact",
+        language: str | None = None,
     ) -> None:
         """Open the model.
 
@@ -44,12 +54,14 @@ class PersonalModel:
             device: where torch computes, `cpu` or `cuda`.
             mode: `exact` keeps float32 weights in memory, `small` unpacks them at every use, with the same words;
                 `fast` multiplies in bfloat16; `auto` takes what fits, see `quantize.modes.pick_mode`, and logs it.
+            language: of the speech, over that of `search`: a name or code, or `auto`, which a multilingual model finds
+                in each recording.
 
         Raises:
-            PqmError: if the folder holds no packed model, or it is damaged.
+            PqmError: if the folder holds no packed model, it is damaged, or it does not know `language`.
         """
         self.folder = ModelFolder.of(path)
-        self._search = search or search_options(self.folder.about())
+        self._search = in_language(self.folder, search or search_options(self.folder.about()), language)
         self._device = device
         self.mode = mode_for(self.folder, device) if mode == AUTO else mode
         self._alone = threading.RLock()
@@ -90,6 +102,7 @@ class PersonalModel:
         channel: int | None = None,
         plain: bool = False,
         longest_s: float = LONGEST_S,
+        language: str | None = None,
     ) -> Transcript:
         """Write down what is said in a recording of any length.
 
@@ -99,13 +112,16 @@ class PersonalModel:
             sample_rate: of an array, in Hz; default: the model's own.
             channel: the one that is heard, from 0; None averages all, and warns if they seem to be two people's.
             longest_s: seconds that are searched at once; what is longer is cut where nobody speaks.
+            language: of this recording; default: the model's.
 
         Raises:
-            PqmError: if the speaker is not enrolled, or the audio cannot be read.
+            PqmError: if the speaker is not enrolled, the audio cannot be read, or the language is not known.
         """
         name, folder = self.adapter(speaker, plain=plain)
-        segments, durations_s = zip(*self._heard(audio, folder, longest_s, sample_rate, channel), strict=True)
-        return Transcript(sound_name(audio), name, sum(durations_s), segments)
+        tongue = self._tongue(language)
+        heard = self._heard(audio, folder, tongue, longest_s, sample_rate, channel)
+        segments, durations_s = zip(*heard, strict=True)
+        return Transcript(sound_name(audio), name, sum(durations_s), segments, tongue.found)
 
     def segments(
         self,
@@ -117,6 +133,7 @@ class PersonalModel:
         plain: bool = False,
         longest_s: float = LONGEST_S,
         trimmed: bool = True,
+        language: str | None = None,
     ) -> Iterator[Segment]:
         """Yield the segments of a recording as they are found; arguments and errors as `transcribe`.
 
@@ -127,13 +144,18 @@ class PersonalModel:
         the damage has been yielded when the error comes.
         """
         _, folder = self.adapter(speaker, plain=plain)
-        for segment, _ in self._heard(audio, folder, longest_s, sample_rate, channel, trimmed=trimmed):
+        tongue = self._tongue(language)
+        for segment, _ in self._heard(audio, folder, tongue, longest_s, sample_rate, channel, trimmed=trimmed):
             yield segment
+
+    def _tongue(self, language: str | None) -> "_Tongue":
+        return _Tongue(in_language(self.folder, self._search, language).language)
 
     def _heard(
         self,
         audio: Sound,
         folder: Path | None,
+        tongue: "_Tongue",
         longest_s: float,
         sample_rate: int | None,
         channel: int | None,
@@ -146,21 +168,22 @@ class PersonalModel:
         pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate, channel)
         at, rate = 0, self.sample_rate
         for batch in batches(pieces, self._max_batch):
-            for piece, best in zip(batch, self._recognize(batch, folder), strict=True):
+            for piece, best in zip(batch, self._recognize(batch, folder, tongue), strict=True):
                 first, last = speech_bounds(piece, rate) if trimmed and best.text else (0, len(piece))
                 times = (at + first) / rate, (at + last) / rate
                 yield Segment(*times, best.text, best.score, sureness(best)), len(piece) / rate
                 at += len(piece)
 
-    def _recognize(self, pieces: Sequence[Any], folder: Path | None) -> list[Hypothesis]:
+    def _recognize(self, pieces: Sequence[Any], folder: Path | None, tongue: "_Tongue") -> list[Hypothesis]:
         """The best hypothesis of each piece; silence has no words, whatever a model would make of it."""
+        recognizer = self._opened.recognizer
         heard = [place for place, piece in enumerate(pieces) if may_hold_words(piece, self.sample_rate)]
         found = [Hypothesis("", 0.0, 0)] * len(pieces)
         if heard:
             with self.using(folder, len(heard)), torch.no_grad():
-                for place, best in zip(
-                    heard, self._opened.recognizer.recognize([pieces[place] for place in heard]), strict=True
-                ):
+                speech = [pieces[place] for place in heard]
+                tongue.settle(recognizer, speech)
+                for place, best in zip(heard, recognizer.recognize(speech), strict=True):
                     found[place] = best
         return found
 
@@ -222,19 +245,64 @@ class PersonalModel:
             )
             for place, clip in enumerate(clips)
         ]
-        hears = self if texts is None else None
-        done = enroll(self.folder, speaker, ready, options, self._search, hears, self._device, watch)
+        search = self._search_for(ready)
+        hears = _Listener(self, search.language) if texts is None else None
+        done = enroll(self.folder, speaker, ready, options, search, hears, self._device, watch)
         if done.is_new:
             # The bank would go on with the adapter of that name that it may have in memory.
             with self._alone:
                 self.reopen()
         return done
 
+    def _search_for(self, clips: Sequence[Clip]) -> SearchOptions:
+        """The search in one language: where the model is to find it, that of the first recordings together."""
+        speech = [clip.samples for clip in clips if may_hold_words(clip.samples, self.sample_rate)]
+        if self._search.language != AUTO_LANGUAGE or not speech:
+            return self._search
+        pieces = [self._opened.recognizer.pieces(samples)[0] for samples in speech[:_TELLING]]
+        with self.using(self.adapter()[1], len(pieces)):
+            language = self._opened.recognizer.language_of(pieces)
+        _log.info("language: %s, by %d recordings", language, len(pieces))
+        return replace(self._search, language=language)
+
     def info(self) -> Mapping[str, Any]:
         """Sizes, hashes, licence and measured error rates, see `facts.facts`."""
         from pqm_plugin.personal.facts import facts
 
         return facts(self.folder)
+
+
+@dataclass
+class _Tongue:
+    """The language of one recording: a code, or `auto` until its first speech is heard; `found` is then what it is."""
+
+    language: str
+    found: str = ""
+
+    def settle(self, recognizer: Recognizer, speech: Sequence[Any]) -> None:
+        """Have the recogniser search in it, by the first pieces that hold words if it is to be found."""
+        if self.language == AUTO_LANGUAGE:
+            self.language = self.found = recognizer.language_of(speech)
+        recognizer.speak(self.language)
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """A model that hears every recording in one language."""
+
+    model: PersonalModel
+    language: str
+
+    @property
+    def sample_rate(self) -> int:
+        return self.model.sample_rate
+
+    def segments(self, audio: Any, *, trimmed: bool) -> Iterator[Segment]:
+        # The code is the model's own already; a family that has no choice is told nothing.
+        tongue = _Tongue(self.language)
+        _, folder = self.model.adapter()
+        for segment, _ in self.model._heard(audio, folder, tongue, LONGEST_S, None, None, trimmed=trimmed):
+            yield segment
 
 
 def _clip_name(clip: Any, place: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.personal.folder import ModelFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,25 @@ def search_options(about: Mapping[str, Any]) -> SearchOptions:
     """The search that a model's maker set, see `ABOUT`; defaults for the rest."""
     found: SearchOptions = _filled(SearchOptions, about.get("decode", {}), "decode")
     return found
+
+
+def in_language(folder: ModelFolder, search: SearchOptions, language: str | None = None) -> SearchOptions:
+    """A search in `language`, by default its own, as the code that the model has for it.
+
+    Raises:
+        PqmError: if the model does not know the language, or is of a family that cannot be told any.
+    """
+    if language is None and search.language == SearchOptions().language:
+        return search
+    from pqm_plugin.models.families import family_of
+
+    family = family_of(folder.path)
+    if language is not None and not family.CHOOSES_LANGUAGE:
+        raise PqmError(
+            f"language {language!r}: a model of {family.NAME} writes what it was trained on and cannot be told: leave "
+            "--language out"
+        )
+    return dataclasses.replace(search, language=family.spoken_language(folder.path, language or search.language))
 
 
 def enroll_options(about: Mapping[str, Any]) -> EnrollOptions:

@@ -25,12 +25,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The words of one recording; `adapter` says what they were heard with: `speakers/NAME`, `sat` or `none`."""
+    """The words of one recording; `adapter` says what they were heard with: `speakers/NAME`, `sat` or `none`.
+
+    `language`: the code of the language that the model found; empty where it was told.
+    """
 
     audio: str
     adapter: str
     duration_s: float
     segments: tuple[Segment, ...]
+    language: str = ""
 
     @property
     def text(self) -> str:
@@ -40,6 +44,8 @@ class Transcript:
     def as_dict(self) -> Mapping[str, Any]:
         """Plain values for JSON."""
         head = {"audio": self.audio, "adapter": self.adapter, "duration_s": round(self.duration_s, 3)}
+        if self.language:
+            head["language"] = self.language
         return head | {"text": self.text, "segments": [_rounded(asdict(segment)) for segment in self.segments]}
 
     def as_json(self, encoding: str = "utf-8") -> str:

@@ -4,6 +4,7 @@ import contextlib
 from importlib import import_module
 from pathlib import Path
 
+from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, refusal_as_error
 from pqm_plugin.processes import expect_workers
 from pqm_plugin.stages.preloaded import EVERYTHING, preloaded
@@ -13,6 +14,7 @@ STAGES = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "r
 """By number, from 1."""
 STUDIES = ("sensitivity", "study")
 """What can be run beside them; stage 8 shows what it finds."""
+_BEFORE_LANGUAGE = ("data", "base", "report")
 _WITH_JOBS = ("adapt", "decode", "study")
 
 
@@ -27,6 +29,8 @@ def run_stage(name: str, recipe: Recipe, *, alone: bool = False) -> None:
     if name in _WITH_JOBS and recipe.cmd_backend == "local":
         # What workers are forked from imports while this process does, unless it runs since an earlier stage.
         expect_workers(preloaded(name, recipe) if alone else EVERYTHING)
+    if name not in _BEFORE_LANGUAGE and recipe.finds_language and not recipe.language_file.is_file():
+        raise PqmError(f"--language auto: {recipe.language_file} is missing: run stage 2 (base), which finds it")
     module = import_module(f"pqm_plugin.stages.{name}")
     with refusal_as_error(recipe.expdir):
         # A study only adds a file of its own, and may run beside the stages.

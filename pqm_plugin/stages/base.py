@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.dump import plain_file
 from pqm_plugin.corpus.kaldi import read_data_folder, write_data_folder
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256, whole_folder, write_json, write_text
 from pqm_plugin.models.families import family_named, family_of, fetch_base, source_files
+from pqm_plugin.models.language import AUTO
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.stages.common.done import is_done
+from pqm_plugin.stages.common.done import digest, is_done
 from pqm_plugin.stages.common.material import Material
+from pqm_plugin.stages.common.opening import weights_hash
 from pqm_plugin.stages.recipe import BASE_RECORD, Recipe
+
+# The language is told by so many utterances, of the first of these splits that there are.
+_TELLING = 8
+_TELLING_SPLITS = ("train", "sat_train", "dev", "test")
 
 
 def run(recipe: Recipe) -> None:
@@ -32,6 +39,29 @@ def run(recipe: Recipe) -> None:
     else:
         _record(folder, request, folder)
     _report_text(recipe, folder)
+    if recipe.finds_language:
+        _find_language(recipe, folder)
+    else:
+        # Refused now, not when hours of training have passed.
+        family_of(folder).spoken_language(folder, recipe.config.decode.language)
+
+
+def _find_language(recipe: Recipe, folder: Path) -> None:
+    """Write down the language that the base finds in some utterances together, for all later stages."""
+    family, material = family_of(folder), Material(recipe)
+    language = family.spoken_language(folder, AUTO)
+    every = next((found for split in _TELLING_SPLITS if (found := material.utterances(split))), [])
+    n = min(_TELLING, len(every))
+    picked = [every[place * len(every) // n] for place in range(n)]
+    request = {"base_sha256": weights_hash(family.weights_file(folder)), "utterances": digest(picked)}
+    if not is_done(recipe.language_file, request, f"language of {folder}"):
+        if language == AUTO:
+            recognizer = family.load_float(folder, SearchOptions(language=AUTO), "cpu")
+            recognizer.network.eval()
+            audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in picked]
+            language = recognizer.language_of([recognizer.pieces(samples)[0] for samples in audio])
+        write_json(recipe.language_file, {"request": request, "language": language, "n_utterances": n})
+    logging.info("language: %s, by %d utterances", read_json(recipe.language_file)["language"], n)
 
 
 def _identity(source: str) -> str:
@@ -101,7 +131,7 @@ def _record(folder: Path, request: dict[str, str], called: Path) -> None:
     """Check that the base in `folder`, which is or will be `called` so, loads, and write down what it is."""
     family = family_of(folder)
     weights = family.weights_file(folder)
-    recognizer = family.load_float(folder, SearchOptions(), "cpu")
+    recognizer = family.load_float(folder, SearchOptions(language=AUTO), "cpu")
     parameters = sum(parameter.numel() for parameter in recognizer.network.parameters())
     facts = {"family": family.NAME, "sha256": sha256(weights), "size_bytes": weights.stat().st_size}
     write_json(folder / BASE_RECORD, {"request": request, **facts, "parameters": parameters})

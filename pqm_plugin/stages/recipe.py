@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import safe_name
+from pqm_plugin.files import read_json, safe_name
+from pqm_plugin.models.language import AUTO as AUTO_LANGUAGE
+from pqm_plugin.models.language import language_code
 from pqm_plugin.quantize.modes import AUTO, MODES
 from pqm_plugin.stages.config import Config, load_config
 
@@ -54,6 +56,9 @@ class Recipe:
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")
     inference_config: Path | None = _option(None, "YAML of another decoding setting, over that of pqm_config")
+    language: str = _option(
+        "", "of the speech: a name or code, or auto for what a multilingual Whisper finds; default: that of pqm_config"
+    )
     family: str = _option("espnet_aed", "model family that '--base train' trains: a module of pqm_plugin/models")
     asr_config: Path | None = _option(None, "training configuration for '--base train', in the family's own format")
     token_type: str = _option("bpe", "tokens of '--base train': bpe or char")
@@ -85,9 +90,27 @@ class Recipe:
     slurm_extra: str = _option("", "further options of sbatch without dashes, such as 'account=me qos=long'")
 
     @cached_property
+    def _asked(self) -> Config:
+        """The resolved YAML, with the code of the language."""
+        config = load_config(self.pqm_config, self.inference_config)
+        return _spoken_in(config, language_code(self.language or config.decode.language))
+
+    @property
     def config(self) -> Config:
-        """The resolved YAML."""
-        return load_config(self.pqm_config, self.inference_config)
+        """The resolved YAML; a language that is to be found is what stage 2 found it to be, or `auto` before."""
+        if self.finds_language and self.language_file.is_file():
+            return _spoken_in(self._asked, str(read_json(self.language_file)["language"]))
+        return self._asked
+
+    @property
+    def finds_language(self) -> bool:
+        """Whether the language is to be found in the speech, by stage 2."""
+        return self._asked.decode.language == AUTO_LANGUAGE
+
+    @property
+    def language_file(self) -> Path:
+        """The language that stage 2 found, and by which utterances."""
+        return self.datadir / f"language_{self.base_name}.json"
 
     @property
     def base_name(self) -> str:
@@ -144,6 +167,11 @@ class Recipe:
     def decode_dir(self, system: str, set_name: str) -> Path:
         """Where stage 6 writes the words of a system."""
         return self.packed_dir / f"decode_{system}" / set_name
+
+
+def _spoken_in(config: Config, language: str) -> Config:
+    same = config.decode.language == language
+    return config if same else dataclasses.replace(config, decode=dataclasses.replace(config.decode, language=language))
 
 
 def options() -> tuple[dataclasses.Field[object], ...]:

@@ -11,7 +11,7 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.bootstrap import Comparison, Resampled, resample
-from pqm_plugin.metrics.normalize import normalize
+from pqm_plugin.metrics.normalize import ENGLISH, normalizer_of
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
 from pqm_plugin.metrics.speakers import count_speakers
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
@@ -150,12 +150,19 @@ class _Decode:
 
 
 def score_set(
-    model_dir: Path, decoded: str, meta: dict[str, Any], seed: int, out: Path, n_resamples: int = 10_000
+    model_dir: Path,
+    decoded: str,
+    meta: dict[str, Any],
+    seed: int,
+    out: Path,
+    n_resamples: int = 10_000,
+    language: str = ENGLISH,
 ) -> dict[str, Any]:
     """Score every `decode_<system>/<decoded>/` of `model_dir` that has a `run.json`, and write `out`.
 
     Each decode gets `score_wer/` and `score_cer/` with `ref.trn`, `hyp.trn` and `result.txt`. The same decodes, `meta`
-    and `seed` give the same bytes.
+    and `seed` give the same bytes. `language` is the code of the texts' language where the decodes do not record it: it
+    decides how they are normalised for `wer_normalized`, and `meta` says so if it is not English.
 
     Raises:
         PqmError: if nothing is decoded, a decode is damaged, two systems did not decode the same utterances with the
@@ -166,12 +173,14 @@ def score_set(
     _check_made_alike(decodes)
     counted = {system: _write_scores(decode) for system, decode in decodes.items()}
     first = next(iter(decodes.values()))
+    language = first.run.get("search", {}).get("language", language)
+    normalize = normalizer_of(language)
     normalized = {system: _counts(decode, normalize) for system, decode in decodes.items()}
     speakers = [one.speaker for one in first.scored]
     errors, errors_normalized = (_errors(both, speakers, seed, n_resamples) for both in (counted, normalized))
     results = {
         # As the decodes record it, not as the options of this call would have it.
-        "meta": meta | {key: first.run[key] for key in _SHARED_KEYS if key in first.run},
+        "meta": meta | {key: first.run[key] for key in _SHARED_KEYS if key in first.run} | _in_other(language),
         "systems": {
             system: _system(decode, counted[system], normalized[system], errors.resampled.interval(system))
             for system, decode in decodes.items()
@@ -182,6 +191,11 @@ def score_set(
     }
     write_json(out, results)
     return results
+
+
+def _in_other(language: str) -> dict[str, str]:
+    """What results say of a language that is not English, and of how its texts were normalised."""
+    return {} if language == ENGLISH else {"language": language, "normalizer": "basic"}
 
 
 def _errors(
@@ -325,7 +339,8 @@ def run(recipe: Recipe) -> None:
             meta["overlap"] = read_json(overlap)
         if set_name == recipe.target_set and (minutes := adaptation_minutes(recipe)):
             meta["adapt_minutes"] = minutes
-        score_set(recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out)
+        language = recipe.config.decode.language
+        score_set(recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out, language=language)
 
 
 def results_files(recipe: Recipe) -> dict[str, Path]:

@@ -65,7 +65,9 @@ def _variants(kinds: Mapping[str, str], keep: Sequence[str]) -> dict[str, list[s
 
 
 def _variant(recipe: Recipe, kinds: Mapping[str, str], chosen: Sequence[str], full: Recognizer) -> Recognizer:
-    recognizer = family_of(recipe.base_dir).load_skeleton(recipe.base_dir, SearchOptions(), recipe.device)
+    recognizer = family_of(recipe.base_dir).load_skeleton(
+        recipe.base_dir, SearchOptions(language=recipe.config.decode.language), recipe.device
+    )
     recognizer.network.load_state_dict(full.network.state_dict())
     recognizer.network.eval()
     names = [name for name, kind in kinds.items() if kind in chosen]

@@ -174,7 +174,7 @@ def test_the_prompt_is_not_learned(multilingual):
 
 
 def test_a_language_that_the_model_does_not_know_is_named_with_those_it_knows(multilingual):
-    with pytest.raises(PqmError, match=r"decode.language 'fr': this model knows de en"):
+    with pytest.raises(PqmError, match=r"language 'fr': this model knows de en, and auto"):
         opened(multilingual, SearchOptions(language="fr"))
 
 
