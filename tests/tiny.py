@@ -61,9 +61,10 @@ def make_tiny_whisper(folder: Path, n_positions: int = 24, languages: Sequence[s
     tokenizer = WhisperTokenizer(
         vocab={char: place for place, char in enumerate(bytes_to_unicode().values())}, merges=[]
     )
-    tokenizer.add_tokens(["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"], special_tokens=True)
     spoken, tasks = [f"<|{code}|>" for code in languages], ["<|transcribe|>", "<|translate|>"] if languages else []
-    tokenizer.add_tokens([*spoken, *tasks], special_tokens=True)
+    # What is behind "no timestamps" is a timestamp.
+    named = ["<|endoftext|>", "<|startoftranscript|>", *spoken, *tasks, "<|notimestamps|>"]
+    tokenizer.add_tokens(named, special_tokens=True)
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(folder)
     layers = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
@@ -84,7 +85,7 @@ def make_tiny_whisper(folder: Path, n_positions: int = 24, languages: Sequence[s
     model = WhisperForConditionalGeneration(config)
     vars(model.generation_config).update(
         _from_model_config=False,
-        no_timestamps_token_id=258,
+        no_timestamps_token_id=tokenizer.convert_tokens_to_ids("<|notimestamps|>"),
         max_length=n_positions,
         is_multilingual=bool(languages),
         return_timestamps=False,

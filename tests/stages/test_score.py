@@ -261,3 +261,22 @@ def test_a_speaker_without_a_reference_word_has_no_rate_of_his_own(tmp_path):
 
     assert system["speakers"]["b-b"] == {"utterances": 1, "words": 0, "errors": 4, "wer": None}
     assert (system["words"], system["errors"]) == (5, 5)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_words_of_another_language_have_the_basic_normaliser_and_results_say_so(tmp_path, recorded):
+    references = {key: "नमस्ते दुनिया" for key in SPEAKERS}
+    heard = {"ann-1": "नमस्ते, दुनिया!", "ann-2": "नमसत दनय", "b-b-1": "नमस्ते दुनिया"}
+    search = {"search": {"language": "hi"}, "family": "x"} if recorded else {}
+    _decode(tmp_path, "nf4", heard, references, changed=search)
+
+    results = _score(tmp_path, **({} if recorded else {"language": "hi"}))
+
+    assert results["systems"]["nf4"]["wer_normalized"] == 2 / 6
+    assert (results["meta"]["language"], results["meta"]["normalizer"]) == ("hi", "basic")
+
+
+def test_results_in_english_say_nothing_of_the_language(tmp_path):
+    _decode(tmp_path, "nf4", NF4, changed={"search": {"language": "en"}})
+
+    assert not {"language", "normalizer"} & _score(tmp_path, language="hi")["meta"].keys()
