@@ -16,7 +16,7 @@ from pqm_plugin.personal.making import quantize
 from pqm_plugin.personal.options import EnrollOptions
 from tests.personal.conftest import TEXTS, noise
 
-OPTIONS = EnrollOptions(epochs=1, rank=1, learning_rate=0.01)
+OPTIONS = EnrollOptions(epochs=4, rank=4, learning_rate=0.001, min_confidence=0.0)
 SILENCE = np.zeros(16000, dtype=np.int16)
 
 
@@ -89,9 +89,8 @@ def test_a_voice_is_learned_in_the_language_that_the_model_finds(german, tmp_pat
 
 def test_own_words_are_heard_in_one_language(german):
     model = pqm_plugin.load(german, language="auto")
-    options = EnrollOptions(epochs=1, rank=1, learning_rate=0.01, min_confidence=0.0)
 
-    done = model.enroll("ada", [noise(seed) for seed in range(3)], options=options)
+    done = model.enroll("ada", [noise(seed) for seed in range(3)], options=OPTIONS)
 
     assert read_info(done.folder).request["search"]["language"] == "de"
 
