@@ -22,7 +22,7 @@ setup(
         "safetensors>=0.5",
         "sentencepiece>=0.2",
         "jiwer>=4.0,<5",
-        "whisper-normalizer>=0.1.13,<0.2",
+        "whisper-normalizer>=0.1.15,<0.2",
         "kaldiio>=2.18",
         "soundfile>=0.12",
         "av>=19,<20",

@@ -33,6 +33,7 @@ _PROVENANCE = {
     "date": "date",
     "versions": "versions",
     "text_case": "letter case of references and training texts",
+    "language": "language of the speech",
 }
 _CODE = ("base_sha256", "command", "commit")
 _SYSTEMS_NOTE = (
@@ -159,12 +160,12 @@ def _section(section: Section) -> list[str]:
     first = _first(section)
     size = f"{len(first['speakers'])} speakers, {first['utterances']} utterances, {first['words']:,} words"
     parts = [f"## {section.heading}\n", f"From [`{section.source}`]({section.source}): {size}.\n"]
-    parts += ["### Systems\n", label, systems_table(results), _SYSTEMS_NOTE + "\n"]
+    parts += ["### Systems\n", label, systems_table(results), _note(_SYSTEMS_NOTE, results)]
     parts += [f"{said}\n" for said in [trained_sentence(results)] if said] + [_overlap(results)]
     parts += [f"![{_bytes_alt(results)}]({section.bytes_figure})\n"]
     if results["comparisons"]:
         parts += ["### Comparisons\n", label, _bullets(headlines(results)), comparisons_table(results)]
-        parts += [COMPARISONS_NOTE + "\n"]
+        parts += [_note(COMPARISONS_NOTE, results)]
     parts += ["### Speakers\n", label, "WER in percent.\n", speakers_table(results)]
     parts += [f"![{_speakers_alt(results)}]({section.speakers_figure})\n"]
     return parts + study_parts(results, section.study, label, section.study_figures, section.study_of)
@@ -200,3 +201,9 @@ def _speakers_alt(results: Results) -> str:
 
 def _bullets(lines: Sequence[str]) -> str:
     return "".join(f"* {line}\n" for line in lines)
+
+
+def _note(text: str, results: Mapping[str, Any]) -> str:
+    """A note with the normaliser that the results name; where they name none, it was the English one."""
+    named = results["meta"].get("normalizer", "English")
+    return text.replace("Whisper's English text normaliser", f"Whisper's {named} text normaliser") + "\n"

@@ -91,3 +91,14 @@ def test_each_condition_has_its_own_labels_and_tables_over_several_have_all_of_t
     assert "*Lossy. Alone.*" in second and "*Lossy. Joint.*" not in second
     assert page.partition("## Goals")[2].strip().startswith("*Lossy. Joint. Alone.*")
     assert page.partition("## Gain as a function")[2].partition("\n\n")[2].startswith("*Lossy. Joint. Alone.*")
+
+
+def test_the_page_names_the_normaliser_of_another_language(results):
+    other = copy.deepcopy(results)
+    other["meta"] |= {"language": "hi", "normalizer": "basic"}
+
+    page = render_report("T", [_section(other)])
+
+    assert "Whisper's basic text normaliser" in page and "English text normaliser" not in page
+    assert "* language of the speech: hi\n" in page
+    assert "English text normaliser" in render_report("T", [_section(results)])
