@@ -32,6 +32,11 @@ class Container:
         self._container, self._stream = container, stream
         self.rate = int(stream.rate or 0)
         self.n_channels = int(stream.channels or 0)
+        n_streams = len(container.streams.audio)
+        self.streams = (
+            f"has {n_streams} audio streams: the first one is heard, `ffmpeg -map 0:a:1` takes out the second"
+        )
+        self.streams = self.streams if n_streams > 1 else ""
         self.remark = ""
         self.is_float = stream.codec_context.name.startswith("pcm_f")
 

@@ -16,6 +16,10 @@ _HARMLESS_S = 0.1
 UNKNOWN_END = "does not say where its samples end: it is read to the end of the file"
 """The remark about a length that was not known when the file was begun."""
 
+_BEHIND = (
+    "has {} bytes behind the samples that its header counts, and they are not read: where they are sound, "
+    "`sox --ignore-length` writes the file anew"
+)
 _UNMARKED = "has no mark of its end: what is there is read, but more may have been lost"
 
 
@@ -48,7 +52,7 @@ def ending(file: BinaryIO) -> Ending:
     length = file.seek(0, os.SEEK_END) - start
     file.seek(start)
     head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         found = _of_chunks(file, b"data", "little", length)
     elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
         found = _of_chunks(file, b"SSND", "big", length)
@@ -81,13 +85,18 @@ def _judged(missing: int, bytes_per_s: float) -> Ending:
 
 def _of_chunks(file: BinaryIO, wanted: bytes, byteorder: Literal["little", "big"], length: int) -> Ending:
     """Walk the chunks of a WAV or AIFF file to its samples."""
-    offset, bytes_per_s = 12, 0.0
+    offset, bytes_per_s, long = 12, 0.0, (0, 0)
     while offset + 8 <= length:
         name, size = file.read(4), int.from_bytes(file.read(4), byteorder)
         offset += 8
         if name == wanted:
-            return _of_samples(file, size, offset, length, bytes_per_s)
-        inside = file.read(min(size, 18)) if name in (b"fmt ", b"COMM") else b""
+            return _of_samples(file, size, offset, length, bytes_per_s, byteorder, long)
+        inside = file.read(min(size, 18)) if name in (b"fmt ", b"COMM", b"ds64") else b""
+        if name == b"ds64" and len(inside) >= 16:
+            long = int.from_bytes(inside[8:16], "little"), offset + 8
+            file.seek(size + size % 2 - len(inside), os.SEEK_CUR)
+            offset += size + size % 2
+            continue
         if name == b"fmt " and len(inside) >= 12:
             bytes_per_s = float(int.from_bytes(inside[8:12], "little"))
         elif len(inside) == 18:
@@ -99,20 +108,37 @@ def _of_chunks(file: BinaryIO, wanted: bytes, byteorder: Literal["little", "big"
     return Ending()
 
 
-def _of_samples(file: BinaryIO, size: int, offset: int, length: int, bytes_per_s: float) -> Ending:
+def _of_samples(
+    file: BinaryIO,
+    size: int,
+    offset: int,
+    length: int,
+    bytes_per_s: float,
+    byteorder: Literal["little", "big"],
+    long: tuple[int, int],
+) -> Ending:
+    """Judge the size of the samples; `long` is that of an RF64 file, with 64 bits, and where it stands, or zeros."""
     there = length - offset
-    if size >= _UNKNOWN_SIZE:
+    place, n_bytes = offset - 4, 4
+    if size == 0xFFFFFFFF and long[1]:
+        size, place, n_bytes = long[0], long[1], 8
+    elif size >= _UNKNOWN_SIZE:
         return Ending(remark=UNKNOWN_END)
-    if size or there <= 0 or _are_chunks(file, there):
+    if 0 < size < there - _HARMLESS_S * bytes_per_s:
+        file.seek(size + size % 2, os.SEEK_CUR)
+        left = there - size - size % 2
+        return Ending() if _are_chunks(file, left, byteorder) else Ending(remark=_BEHIND.format(left))
+    if size or there <= 0 or _are_chunks(file, there, byteorder):
         return _judged(size - there, bytes_per_s)
     said = "says that it holds 0 bytes of samples: it is read to the end of the file"
-    return Ending(remark=said, patch=(offset - 4, min(there, _UNKNOWN_SIZE).to_bytes(4, "little")))
+    shown = there if n_bytes == 8 else min(there, _UNKNOWN_SIZE)
+    return Ending(remark=said, patch=(place, shown.to_bytes(n_bytes, byteorder)))
 
 
-def _are_chunks(file: BinaryIO, left: int) -> bool:
+def _are_chunks(file: BinaryIO, left: int, byteorder: Literal["little", "big"]) -> bool:
     """Say whether what follows are further chunks, each with a name and its size, to the end of the file."""
     while left >= 8:
-        name, size = file.read(4), int.from_bytes(file.read(4), "little")
+        name, size = file.read(4), int.from_bytes(file.read(4), byteorder)
         size += size % 2
         if not re.fullmatch(rb"[A-Za-z0-9_ ]{4}", name) or size > left - 8 + 1:
             return False

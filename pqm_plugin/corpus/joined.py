@@ -160,9 +160,30 @@ def _mpeg_starts(data: Any) -> list[int]:
     ends = [*(start for start, _ in infos[1:]), len(data)]
     for (start, length), end in zip(infos, ends, strict=True):
         starts.append(start)
-        if length and (more := _next_sound(data, start + length, end)) is not None:
+        if length:
+            more = _next_sound(data, start + length, end)
+            if more is None:
+                continue
             starts.append(more)
+        starts += _changes(data, starts[-1], end)
     return [0, *starts[1:]]
+
+
+def _changes(data: Any, place: int, end: int) -> Iterator[int]:
+    """Where the rate changes, or one channel becomes two: no encoder does that, so another recording begins."""
+    kind = None
+    start = _next_sound(data, place, end)
+    while start is not None:
+        at = start
+        while at < end and (length := _frame_bytes(data, at)):
+            here = data[at + 1] & 0x18, data[at + 2] & 0x0C, data[at + 3] & 0xC0 == 0xC0
+            # One frame may be chance.
+            if here != kind and _is_sound(data, at, end):
+                if kind is not None:
+                    yield at
+                kind = here
+            at += length
+        start = _next_sound(data, at, end)
 
 
 def mpeg_samples(file: BinaryIO) -> int:
@@ -171,10 +192,11 @@ def mpeg_samples(file: BinaryIO) -> int:
     Without that, a decoder that reckons from the first frame's bit rate hears less than there is, or waits for more.
     """
     with _bytes_of(file) as data:
-        first = _behind_tag(data, 0)
-        if any(0 <= data.find(name, first, first + 4096) for name in (b"Xing\0\0\0", b"Info\0\0\0", b"VBRI")):
-            return 0
-        n_samples, place = 0, _next_sound(data, first, len(data))
+        n_samples, place = 0, _next_sound(data, _behind_tag(data, 0), len(data))
+        if place is not None and (info := _info_place(data, place)):
+            if bytes(data[info : info + 4]) == b"VBRI" or data[info + 7] & 1:
+                return 0
+            place += _frame_bytes(data, place)
         while place is not None:
             while length := _frame_bytes(data, place):
                 n_samples += 1152 if data[place + 1] & 8 else 576
@@ -189,10 +211,30 @@ def _info_frame(data: Any, place: int) -> Iterator[tuple[int, int]]:
     for offset in (36,) if name == b"VBRI" else (36, 21, 13):
         start = place - offset
         if start >= 0 and _frame_bytes(data, start) and not any(data[start + 4 : place]):
-            flags = data[place + 7] if name != b"VBRI" else 0
-            where = place + 8 + 4 * (flags & 1)
-            yield start, int.from_bytes(data[where : where + 4], "big") if flags & 2 else 0
+            yield start, _told_bytes(data, start, place)
             return
+
+
+def _info_place(data: Any, start: int) -> int:
+    """Where `Xing`, `Info` or `VBRI` stands in the frame at `start`, 0 if it does not."""
+    named = ((36, b"Xing"), (36, b"Info"), (36, b"VBRI"), (21, b"Xing"), (21, b"Info"), (13, b"Xing"), (13, b"Info"))
+    return next((start + at for at, name in named if bytes(data[start + at : start + at + 4]) == name), 0)
+
+
+def _told_bytes(data: Any, start: int, place: int) -> int:
+    """How many bytes a stream has by what its first frame says at `place`: of bytes, else of frames; 0 for neither."""
+    if bytes(data[place : place + 4]) == b"VBRI":
+        return 0
+    flags, first = data[place + 7], int.from_bytes(data[place + 8 : place + 12], "big")
+    if flags & 2:
+        where = place + 8 + 4 * (flags & 1)
+        return int.from_bytes(data[where : where + 4], "big")
+    end = start
+    for _ in range(first + 1 if flags & 1 else 0):
+        if not (length := _frame_bytes(data, end)):
+            break
+        end += length
+    return end - start
 
 
 def _frame_bytes(data: Any, place: int) -> int:
@@ -221,10 +263,15 @@ def _next_sound(data: Any, place: int, end: int) -> int | None:
         place += _ID3V1_BYTES
     place = data.find(b"\xff", _behind_tag(data, place), end)
     while 0 <= place < end:
-        at, n_frames = place, 0
-        while n_frames < _SURE_FRAMES and at < end and (length := _frame_bytes(data, at)):
-            at, n_frames = at + length, n_frames + 1
-        if n_frames == _SURE_FRAMES:
+        if _is_sound(data, place, end):
             return int(place)
         place = data.find(b"\xff", place + 1, end)
     return None
+
+
+def _is_sound(data: Any, place: int, end: int) -> bool:
+    """Whether some MPEG frames follow each other from `place` on."""
+    n_frames = 0
+    while n_frames < _SURE_FRAMES and place < end and (length := _frame_bytes(data, place)):
+        place, n_frames = place + length, n_frames + 1
+    return n_frames == _SURE_FRAMES

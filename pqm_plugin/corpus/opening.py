@@ -21,6 +21,7 @@ from pqm_plugin.errors import PqmError
 AGAIN = "copy or fetch it again, or remove the utterance from the set"
 # Two frames, with which encoders and decoders begin.
 _MPEG_SLACK = 2 * 1152
+_DEMUXERS = {"WAV": "wav", "WAVEX": "wav", "W64": "w64", "AIFF": "aiff", "AU": "au"}
 
 _log = logging.getLogger(__name__)
 
@@ -89,18 +90,21 @@ def _part(raw: BinaryIO, start: int, stop: int, path: Path | None, stack: ExitSt
         if found.n_packed:
             refused = PACKED
         return Foreign(window, _key(path) if path else None, refused, stack, found.n_packed)
-    if known_as := _better_by_ffmpeg(file, found, window):
+    n_samples = mpeg_samples(window) if file.format == "MP3" else 0
+    if known_as := _better_by_ffmpeg(file, found, n_samples):
         return Foreign(window, _key(path) if path else None, "", stack, 0, known_as, found.remark)
     if found.remark == UNKNOWN_END and not isinstance(getattr(raw, "name", None), str):
         # Who writes to a pipe cannot know the length: nothing is odd about that.
         found = Ending()
-    return Known(file, found, _key(path) if path else None)
+    return Known(file, found, _key(path) if path else None, min(n_samples, file.frames))
 
 
-def _better_by_ffmpeg(file: soundfile.SoundFile, found: Ending, window: BinaryIO) -> str:
-    """The demuxer for what libsndfile opens but does not read to its end, else nothing."""
+def _better_by_ffmpeg(file: soundfile.SoundFile, found: Ending, n_samples: int) -> str:
+    """The demuxer for what libsndfile opens but does not read to its end, else nothing; `n_samples` as counted."""
     if file.format == "MP3":
-        return "mp3" if mpeg_samples(window) > file.frames + _MPEG_SLACK else ""
+        return "mp3" if n_samples and abs(n_samples - file.frames) > _MPEG_SLACK else ""
+    if file.subtype.startswith("MPEG") or not file.seekable():  # MP3 within WAV; GSM of telephones
+        return _DEMUXERS.get(file.format, "")
     if file.format == "OGG" and found.remark:
         try:
             file.seek(max(0, file.frames - 1))

@@ -57,10 +57,11 @@ class Audio(Protocol):
 class Known:
     """A file, or a part of one, that libsndfile reads."""
 
-    def __init__(self, file: soundfile.SoundFile, found: Ending, key: Key | None) -> None:
+    def __init__(self, file: soundfile.SoundFile, found: Ending, key: Key | None, n_samples: int = 0) -> None:
+        """Take `n_samples`, where the caller has counted them, for the header's number."""
         self._file = file
         self.is_counted = True
-        self.samplerate, self.channels, self.frames = file.samplerate, file.channels, file.frames
+        self.samplerate, self.channels, self.frames = file.samplerate, file.channels, n_samples or file.frames
         self.remarks = [found.remark] if found.remark else []
         self._scale = Scale(1.0)
         if not self.frames:
@@ -121,7 +122,7 @@ class Foreign:
             raise NotReadableError(f"{refused}; FFmpeg: {error}") from None
         self._key, self._n_promised = key, n_promised
         self.samplerate, self.channels = self._container.rate, self._container.n_channels
-        self.remarks = [remark] if remark else []
+        self.remarks = [said for said in (remark, self._container.streams) if said]
         self._decoded: Samples | None = None
 
     @property

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -110,6 +111,95 @@ def test_an_mp3_of_varying_bit_rate_that_does_not_tell_its_length_is_heard_whole
     data = made("mp3", samples)
 
     assert heard(written(tmp_path / "a.mp3", data[288:])) == pytest.approx(20.0, abs=0.15)
+
+
+def plain_mp3(seconds: float, rate: int = RATE, n_channels: int = 1) -> bytes:
+    """An MP3 of one bit rate that does not tell its length, as FFmpeg's `-write_xing 0` and LAME's `-t` leave it."""
+    layout, file = ("mono", "stereo")[n_channels - 1], io.BytesIO()
+    values = np.repeat(noise(seconds, rate)[None], n_channels, axis=0).astype(np.float32)
+    with av.open(file, "w", format="mp3", options={"write_xing": "0"}) as container:
+        stream = container.add_stream("libmp3lame", rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(values), "fltp", layout)
+        frame.sample_rate = rate
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return file.getvalue()
+
+
+def test_an_mp3_of_one_bit_rate_that_does_not_tell_its_length_is_heard_whole(tmp_path: Path) -> None:
+    data = plain_mp3(1.0)
+
+    assert heard(written(tmp_path / "a.mp3", data)) == pytest.approx(1.0, abs=0.15)
+    assert heard(written(tmp_path / "b.mp3", data + b"TAG" + bytes(125))) == pytest.approx(1.0, abs=0.15)
+
+
+def test_mp3s_whose_headers_count_frames_alone_or_nothing_are_heard_to_the_last_part(tmp_path: Path) -> None:
+    one, two = bytearray(made("mp3", noise(1.0))), made("mp3", noise(0.5))
+    place = next(one.find(name) for name in (b"Xing", b"Info") if name in one)
+    n_frames = one[place + 8 : place + 12]
+    for flags, told in ((1, n_frames), (0, b"")):
+        one[place + 7 : place + 120] = bytes([flags]) + told + bytes(112 - len(told))
+
+        assert heard(written(tmp_path / "a.mp3", bytes(one))) == pytest.approx(1.0, abs=0.15)
+        assert heard(written(tmp_path / "b.mp3", one + two[288:])) == pytest.approx(1.5, abs=0.25)
+        assert heard(written(tmp_path / "c.mp3", one + two)) == pytest.approx(1.5, abs=0.15)
+
+
+def test_mp3s_of_other_rates_and_channels_without_headers_are_heard_to_the_last_part(tmp_path: Path) -> None:
+    parts = [plain_mp3(1.0, *kind) for kind in ((16000, 1), (44100, 2), (16000, 2))]
+
+    assert heard(written(tmp_path / "a.mp3", b"".join(parts))) == pytest.approx(3.0, abs=0.4)
+
+
+def test_a_wav_of_a_codec_that_cannot_be_sought_in_is_heard_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1.0), RATE, "GSM610")
+
+    assert heard(path) == pytest.approx(1.0, abs=0.15)
+
+
+def test_an_mp3_within_a_wav_is_heard_whole(tmp_path: Path) -> None:
+    sound = made("mp3", noise(1.0))[288:]
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, len(sound), 1, 0, 12, 1, 2, 576, 1, 1393)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(sound)) + sound
+    path = written(tmp_path / "a.wav", b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+
+    assert heard(path) == pytest.approx(1.0, abs=0.15)
+
+
+def rf64(n_bytes: int) -> bytes:
+    """One second as RF64, whose header promises `n_bytes` of samples."""
+    plain = made("wav", noise(1.0))
+    sizes = b"ds64" + struct.pack("<IQQQI", 28, 0, n_bytes, 0, 0)
+    return b"RF64" + b"\xff" * 4 + b"WAVE" + sizes + with_size(plain, 0xFFFFFFFF)[12:]
+
+
+def test_an_rf64_file_is_heard_whole_or_refused_where_much_is_missing(tmp_path: Path) -> None:
+    assert heard(written(tmp_path / "a.wav", rf64(32000))) == 1.0
+    assert heard(written(tmp_path / "b.wav", rf64(0))) == 1.0
+    with pytest.raises(PqmError, match="cut off"):
+        load_sound(written(tmp_path / "c.wav", rf64(64000)), RATE)
+
+
+def test_bytes_behind_the_samples_that_a_wav_counts_are_said_and_chunks_are_not(tmp_path: Path, caplog) -> None:
+    whole = made("wav", noise(1.0))
+    tag = b"LIST" + struct.pack("<I", 8000) + bytes(8000)
+    heard(written(tmp_path / "tagged.wav", whole + tag))
+    assert not caplog.text
+
+    assert heard(written(tmp_path / "short.wav", with_size(whole, 16000))) == 0.5
+    assert "short.wav has 16000 bytes behind the samples that its header counts" in caplog.text
+
+
+def test_a_second_stream_of_sound_is_said_and_the_first_one_heard(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "two.mka"
+    with av.open(str(path), "w", format="matroska") as file:
+        for stream, seconds in [(file.add_stream("pcm_s16le", rate=RATE, layout="mono"), s) for s in (1.0, 0.5)]:
+            frame = av.AudioFrame.from_ndarray(np.int16(noise(seconds) * 32767)[None], "s16", "mono")
+            frame.sample_rate = RATE
+            file.mux(stream.encode(frame))
+
+    assert heard(path) == pytest.approx(1.0, abs=0.01)
+    assert "two.mka has 2 audio streams: the first one is heard" in caplog.text
 
 
 def test_floats_on_the_scale_of_integers_are_scaled_and_that_is_said_once(tmp_path: Path, caplog) -> None:
