@@ -18,6 +18,7 @@ AUDIO_ENDINGS = (
         ".opus",
         ".spx",
         ".mp3",
+        ".mp2",
         ".sph",
         ".aiff",
         ".aif",
@@ -25,8 +26,8 @@ AUDIO_ENDINGS = (
         ".au",
         ".snd",
     ),
-    *(".caf", ".w64", ".rf64", ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".amr", ".awb"),
-    *(".webm", ".mka", ".mkv", ".wma", ".asf", ".wmv", ".avi", ".flv", ".ape", ".wv", ".tta", ".ac3", ".shn"),
+    *(".caf", ".w64", ".rf64", ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3gpp", ".3g2", ".aac", ".amr", ".awb"),
+    *(".webm", ".weba", ".mka", ".mkv", ".wma", ".asf", ".wmv", ".avi", ".flv", ".ape", ".wv", ".tta", ".ac3", ".shn"),
 )
 """Endings by which recordings are found in folders; what a file is, its content tells."""
 

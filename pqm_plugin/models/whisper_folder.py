@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise PqmError(f"{path} cannot be read ({error}): give a whole Whisper folder") from error
     if not isinstance(config, dict) or config.get("model_type") != "whisper":
@@ -108,10 +109,12 @@ def _import(folder: Path, out: Path) -> None:
         raise PqmError(f"{folder} lacks {what}: copy it from where the model was published")
     check_tokenizer(folder)
     config, settings = read_config(folder), read_settings(folder)
+    _check_features(extractor or read_json(folder / PREPROCESSOR), config, folder)
     out.mkdir(parents=True, exist_ok=True)
     with no_space_as_error(out):
         for path in side_files(folder):
-            shutil.copyfile(path, out / path.name)
+            # transformers reads no mark of byte order, which editors on Windows write.
+            (out / path.name).write_bytes(path.read_bytes().removeprefix(BOM_UTF8))
         if not (folder / GENERATION).is_file() or read_json(folder / GENERATION) != settings:
             write_json(out / GENERATION, settings)
         if extractor:
@@ -136,7 +139,7 @@ def _extractor_of_processor(folder: Path) -> dict[str, Any]:
     if (folder / PREPROCESSOR).is_file() or not (folder / _PROCESSOR).is_file():
         return {}
     try:
-        found = json.loads((folder / _PROCESSOR).read_text(encoding="utf-8"))["feature_extractor"]
+        found = json.loads((folder / _PROCESSOR).read_text(encoding="utf-8-sig"))["feature_extractor"]
         return dict(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PqmError(
@@ -179,6 +182,21 @@ def source_files(folder: Path) -> list[Path]:
                 [folder / WEIGHTS] if name == WEIGHTS else sorted({folder / name, *folder.glob("model-*.safetensors")})
             )
     return []
+
+
+def _check_features(extractor: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
+    """See that the feature extractor is the model's.
+
+    Raises:
+        PqmError: if its features are not those that the model was trained on.
+    """
+    for name, expected in (("feature_size", config.get("num_mel_bins", 80)), ("sampling_rate", 16000)):
+        found = extractor.get(name, {"feature_size": 80}.get(name, 16000))
+        if found != expected:
+            raise PqmError(
+                f"{folder}: the feature extractor has {name} {found}, the model {expected}: copy {PREPROCESSOR} from "
+                "where this very model was published"
+            )
 
 
 def _is_plain(path: Path, own_output: bool) -> bool:

@@ -94,7 +94,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
         values |= {"eos_token_id": ends[0]} if ends else {}
         if not ends:
             del values["eos_token_id"]
-    if values.get("max_length") in (None, _FORMER_LENGTH) or values["max_length"] > n_positions:
+    pad = values.get("pad_token_id")
+    if isinstance(pad, list):
+        values |= {"pad_token_id": pad[0]} if pad else {}
+        if not pad:
+            del values["pad_token_id"]
+    if values.get("max_length") in (None, _FORMER_LENGTH) or not 0 < values["max_length"] <= n_positions:
         values["max_length"] = n_positions
     if "decoder_start_token_id" not in values and isinstance(config.get("decoder_start_token_id"), int):
         values["decoder_start_token_id"] = config["decoder_start_token_id"]
@@ -115,6 +120,13 @@ def _check_kinds(values: Mapping[str, Any], path: Path) -> None:
         if not isinstance(values.get(name, kind()), kind):
             raise PqmError(
                 f"{path}: {name} is {values[name]!r}, no {what}: copy the file from where the model was published"
+            )
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        numbers = values.get(name) or []
+        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+            raise PqmError(
+                f"{path}: {name} is {str(numbers)[:80]!r}, no list of tokens' numbers: copy the file from where the "
+                "model was published"
             )
 
 
@@ -197,15 +209,15 @@ def _parts(folder: Path) -> tuple[dict[str, int], dict[str, int], list[tuple[str
     path = folder / TOKENIZER[0]
     try:
         if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
             added = {token["content"]: int(token["id"]) for token in content["added_tokens"]}
             return dict(content["model"]["vocab"]), added, [_pair(merge) for merge in content["model"]["merges"]]
         path = folder / "vocab.json"
-        vocabulary = dict(json.loads(path.read_text(encoding="utf-8")))
+        vocabulary = dict(json.loads(path.read_text(encoding="utf-8-sig")))
         path = folder / "added_tokens.json"
-        added = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        added = dict(json.loads(path.read_text(encoding="utf-8-sig"))) if path.is_file() else {}
         path = folder / "merges.txt"
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
         return vocabulary, added, [_pair(line) for line in lines if line and not line.startswith("#version")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PqmError(f"{path} cannot be read ({error}): take it from where the model was published") from error
@@ -219,7 +231,7 @@ def _pair(merge: Any) -> tuple[str, str]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         what = f"{path} is missing or not whole ({error})"
         raise PqmError(f"{what}: copy it from where the model was published") from error

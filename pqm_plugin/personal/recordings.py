@@ -42,6 +42,7 @@ def find_recordings(
         return Recordings(tuple(paths), None)
     known = _listed(transcripts.expanduser(), paths) if transcripts is not None else _beside(paths)
     if not known:
+        _say_lists(places, transcripts)
         if transcripts is not None:
             raise PqmError(
                 f"{transcripts} names none of the {len(paths)} recordings: its lines begin with the name of one, "
@@ -54,6 +55,17 @@ def find_recordings(
             "%d of %d recordings have no text and are left out: %s", len(without), len(paths), some(without, 5)
         )
     return Recordings(tuple(known), tuple(known.values()))
+
+
+def _say_lists(places: Sequence[Path], transcripts: Path | None) -> None:
+    """Where no recording has a text, a list that lies beside them was perhaps meant."""
+    lists = sorted(file.name for place in places if place.is_dir() for file in place.iterdir() if _is_list(file))
+    if lists and transcripts is None:
+        _log.warning("no recording has a text of its own; %s not read: --transcripts takes a list", some(lists, 3))
+
+
+def _is_list(file: Path) -> bool:
+    return file.is_file() and (file.name == "text" or file.suffix.lower() in (".txt", ".tsv", ".csv"))
 
 
 def _below(place: Path) -> Iterable[Path]:
@@ -75,7 +87,7 @@ def _below(place: Path) -> Iterable[Path]:
 
 
 def _beside(paths: Iterable[Path]) -> dict[Path, str]:
-    texts = ((path, on_disk(path.with_suffix(".txt"))) for path in paths)
+    texts = ((path, on_disk(path.with_suffix(ending))) for path in paths for ending in (".TXT", ".txt"))
     return {path: text for path, file in texts if file.is_file() and (text := " ".join(_read(file).split()))}
 
 

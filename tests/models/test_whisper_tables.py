@@ -107,7 +107,7 @@ def test_of_several_ends_each_one_ends_the_text(published):
     assert read_prompt(published, "en").text_of([257, 258, 5, early, 6, 256]) == [5]
 
 
-@pytest.mark.parametrize("length", [None, 20, 10_000], ids=["none", "transformers' old 20", "beyond the positions"])
+@pytest.mark.parametrize("length", [None, 20, 0, -1, 10_000])
 def test_the_limit_is_the_decoders_own_positions(published, tmp_path, length):
     changed(published, max_length=length, suppress_tokens=[256])
     changed(published, without=["max_length"] if length is None else [])
@@ -167,6 +167,8 @@ def test_the_size_of_the_vocabulary_tells_a_multilingual_model(vocab_size, expec
         ({"lang_to_id": ["en"]}, "lang_to_id is .*, no table"),
         ({"task_to_id": "transcribe"}, "task_to_id is .*, no table"),
         ({"max_length": "long"}, "max_length is 'long'"),
+        ({"suppress_tokens": "-1"}, "suppress_tokens is '-1', no list"),
+        ({"begin_suppress_tokens": [220, "end"]}, "begin_suppress_tokens is .*, no list"),
     ],
 )
 def test_settings_that_nobody_can_read_are_one_line_of_quantize(several, tmp_path, values, message):
@@ -176,6 +178,31 @@ def test_settings_that_nobody_can_read_are_one_line_of_quantize(several, tmp_pat
         quantize(str(several), tmp_path / "packed")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize("values", [{"feature_size": 128}, {"sampling_rate": 8000}], ids=lambda values: [*values][0])
+def test_another_models_feature_extractor_is_one_line_of_quantize(published, tmp_path, values):
+    changed(published, "preprocessor_config.json", **values)
+
+    with pytest.raises(PqmError, match=f"the feature extractor has {[*values][0]} .* the model"):
+        quantize(str(published), tmp_path / "packed")
+
+
+@pytest.mark.parametrize("pad", [[256], []])
+def test_a_padding_token_in_a_list_is_the_first_of_it(published, pad):
+    changed(published, pad_token_id=pad)
+
+    assert read_settings(published)["pad_token_id"] == 256
+    assert words(published)
+
+
+def test_marks_of_byte_order_in_a_folders_files_are_left_out(published, tmp_path):
+    for path in published.glob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    fetch_base(str(published), tmp_path / "base")
+
+    assert words(tmp_path / "base") == stock_words(tmp_path / "base")
 
 
 def test_the_feature_extractor_of_a_processor_file_is_taken(published, tiny_whisper, tmp_path):

@@ -45,6 +45,19 @@ def test_texts_beside_recordings_are_found_and_what_has_none_is_left_out(desk, c
     assert find_recordings([desk], unsupervised=True).texts is None
 
 
+def test_a_text_beside_a_recording_is_found_whatever_the_case_of_its_ending(desk):
+    (desk / "a.TXT").write_text("GO ON\n")
+
+    assert find_recordings([desk]).texts == ("GO ON",)
+
+
+def test_a_list_in_the_folder_that_nobody_named_is_said(desk, caplog):
+    (desk / "list.txt").write_text("a GO ON\nb STOP\n")
+
+    assert find_recordings([desk]).texts is None
+    assert "list.txt not read: --transcripts takes a list" in caplog.text
+
+
 def test_recordings_of_phones_are_found_by_name_and_files_of_unknown_endings_are_named(desk, caplog):
     for name in ("voice 1.m4a", "more/v.webm", "x.xyz"):
         (desk / name).write_bytes(b"x")

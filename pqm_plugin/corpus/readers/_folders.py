@@ -70,13 +70,13 @@ def _stem(path: Path) -> Path:
 def _read_list(path: Path, speaker: str, listed: _Texts) -> Iterator[Utterance]:
     """Add the lines of a list to `listed` and yield those that cannot be used."""
     data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
         yield bad(str(path), "is UTF-16: save the list as UTF-8 text", speaker=speaker)
         return
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+    for number, line in enumerate(data.splitlines(), start=1):
         place = f"{path}:{number}"
         try:
-            name, *words = line.decode().split()
+            name, *words = line.decode("utf-8-sig").split()
         except UnicodeDecodeError:
             yield bad(place, "is not UTF-8: save the list as UTF-8 text", speaker=speaker)
         except ValueError:

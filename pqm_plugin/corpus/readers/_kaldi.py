@@ -69,7 +69,9 @@ def _utterance(folder: Path, name: str, speaker: str, text: str, entry: tuple[st
     try:
         recording, start_s, end_s, channel = parse_segment(nfc(value))
     except ValueError as error:
-        raise PqmError(f"{error}: write `utterance recording start end`, in seconds") from None
+        raise PqmError(
+            f"{error}: write `utterance recording start end [channel]`, in seconds and the channel from 0"
+        ) from None
     if not audio.get(recording, ("", ""))[0]:
         raise PqmError(f"recording {recording} is not in wav.scp: add it there")
     source = _absolute(audio[recording][0], folder)

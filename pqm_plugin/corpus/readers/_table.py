@@ -80,7 +80,7 @@ def _header(table: Path, line: bytes) -> tuple[list[str], str]:
 def _fields(line: bytes, columns: list[str], delimiter: str) -> dict[str, str]:
     """Return a line's fields by column. Each line is read by itself, so that an open quote costs no other line."""
     try:
-        text = line.decode()
+        text = line.decode("utf-8-sig")  # of joined tables
         fields = next(csv.reader([text], delimiter=delimiter))
     except UnicodeDecodeError as error:
         raise PqmError(f"is not UTF-8 at byte {error.start}: save the table as UTF-8 text") from None

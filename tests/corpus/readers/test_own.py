@@ -207,6 +207,30 @@ def kaldi(folder: Path, **files: str) -> Path:
     return folder
 
 
+def test_marks_of_byte_order_within_joined_lists_and_tables_cost_no_line(tmp_path: Path, record: Record) -> None:
+    record("c/s/a.wav"), record("c/s/b.wav")
+    table(tmp_path, "\ufeffa HI\r\n\ufeffb YO\r\n", "c/s/list.txt")
+    joined = table(tmp_path, "\ufeffpath\ttext\tspeaker\nc/s/a.wav\tHI\ts\n\ufeffc/s/b.wav\tYO\ts\n")
+
+    assert good(read(tmp_path / "c", "own")) == [("s-a", "s", "HI"), ("s-b", "s", "YO")]
+    assert [Path(each.audio).exists() for each in read(joined, "own")] == [True, True]
+
+
+def test_a_list_in_utf_16_without_a_mark_is_named_as_such(tmp_path: Path, record: Record) -> None:
+    record("c/s/a.wav")
+    table(tmp_path, "a HI\n".encode("utf-16-le"), "c/s/list.txt")
+
+    assert "is UTF-16" in problems(read(tmp_path / "c", "own"), tmp_path)[0]
+
+
+def test_sound_of_browsers_and_broadcasts_is_found_by_its_ending(tmp_path: Path, record: Record) -> None:
+    for ending in ("weba", "mp2", "3gpp"):
+        record(f"c/{ending}/x.wav").rename(tmp_path / f"c/{ending}/x.{ending}")
+        table(tmp_path, "HI", f"c/{ending}/x.txt")
+
+    assert len(good(read(tmp_path / "c", "own"))) == 3
+
+
 def test_a_kaldi_folder_has_files_pipes_archives_and_segments(tmp_path: Path, record: Record) -> None:
     wav = record("a.wav", 1.0)
     kaldiio.save_ark(
@@ -227,7 +251,7 @@ def test_a_kaldi_folder_has_files_pipes_archives_and_segments(tmp_path: Path, re
     assert problems(iter(found), tmp_path) == [
         "data/segments:4: recording r9 is not in wav.scp: add it there",
         "data/segments:5: start 2 s and end 1 s are not a part of a recording: "
-        "write `utterance recording start end`, in seconds",
+        "write `utterance recording start end [channel]`, in seconds and the channel from 0",
     ]
 
 
@@ -263,6 +287,9 @@ def test_several_kaldi_folders_are_sets_by_their_names(tmp_path: Path) -> None:
 
 def test_what_is_no_corpus_is_an_error_that_says_what_is(tmp_path: Path, record: Record) -> None:
     with pytest.raises(PqmError, match="holds no recordings: give with --corpus a Kaldi data folder"):
+        available_sets(tmp_path)
+    table(tmp_path, "", "note.xyz")
+    with pytest.raises(PqmError, match="holds no recordings of a kind that is known .but files of .xyz."):
         available_sets(tmp_path)
     record("a.wav")
     with pytest.raises(PqmError, match="recordings that are in no speaker's folder"):
