@@ -183,7 +183,10 @@ def _check_path(path: Path) -> None:
 
 def _from_array(values: Any) -> tuple[Samples, str]:
     """Samples `(n_samples, n_channels)`, and what is to be said of their scale."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise PqmError(f"audio of type {type(values).__name__} is no array ({error}): give its samples alone") from None
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         raise PqmError(
             f"audio of type {array.dtype} and shape {array.shape}: give numbers of shape (n_samples,) or "
@@ -193,6 +196,14 @@ def _from_array(values: Any) -> tuple[Samples, str]:
         raise PqmError(f"audio of shape {array.shape} has {array.shape[1]} channels: did you mean its transpose?")
     if array.dtype.kind in "iu":
         info = np.iinfo(array.dtype)
+        # Nobody records at a 32768th of the range: these are the 16 bits of a file in a wider type, such as a list.
+        if (
+            array.dtype.kind == "i"
+            and array.dtype.itemsize > 2
+            and 0 < max(-int(array.min()), int(array.max())) <= 2**15
+        ):
+            said = f"holds 16-bit integers as {array.dtype}: they are divided by 32768"
+            return (array / 2.0**15).astype(np.float32).reshape(len(array), -1), said
         middle = (info.max + 1) // 2 if array.dtype.kind == "u" else 0
         array = (array.astype(np.float64) - middle) / (info.max + 1 - middle)
         return array.astype(np.float32).reshape(len(array), -1), ""

@@ -215,6 +215,21 @@ def test_floats_on_the_scale_of_integers_are_scaled_and_that_is_said_once(tmp_pa
     assert plain_file(spoken(path), RATE, tmp_path / "copies") != path
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.int64, list])
+def test_16_bit_integers_in_a_wider_type_are_scaled_as_such_and_that_is_said(kind, caplog) -> None:
+    values = np.array([8192, -16384, 0], np.int16)
+    given = values.tolist() if kind is list else values.astype(kind)
+
+    assert load_sound(given, RATE).tolist() == [0.25, -0.5, 0.0]
+    assert "holds 16-bit integers as int" in caplog.text
+    assert load_sound(values.astype(np.int32) * 65536, RATE).tolist() == [0.25, -0.5, 0.0]
+
+
+def test_a_pair_of_rate_and_samples_is_refused_in_one_line() -> None:
+    with pytest.raises(PqmError, match="audio of type tuple is no array"):
+        load_sound((RATE, noise(0.1)), RATE)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("factor", "divisor"), [(1.7, 1), (2.0**23, 2.0**23), (2.0**31, 2.0**31)])
 def test_a_slight_overshoot_stays_and_larger_integers_have_their_own_scale(factor: float, divisor: float) -> None:
     samples = np.array([0.25, -0.999, 0.3])
