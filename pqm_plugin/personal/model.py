@@ -120,8 +120,8 @@ class PersonalModel:
         name, folder = self.adapter(speaker, plain=plain)
         tongue = self._tongue(language)
         heard = self._heard(audio, folder, tongue, longest_s, sample_rate, channel)
-        segments, durations_s = zip(*heard, strict=True)
-        return Transcript(sound_name(audio), name, sum(durations_s), segments, tongue.found)
+        segments, ends_s = zip(*heard, strict=True)
+        return Transcript(sound_name(audio), name, ends_s[-1], segments, tongue.found)
 
     def segments(
         self,
@@ -162,7 +162,7 @@ class PersonalModel:
         *,
         trimmed: bool = True,
     ) -> Iterator[tuple[Segment, float]]:
-        """Each segment, and how long the piece in which it was found is, in seconds."""
+        """Each segment, and where the piece in which it was found ends, in seconds."""
         if longest_s < _SHORTEST_S:
             raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
         pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate, channel)
@@ -171,8 +171,8 @@ class PersonalModel:
             for piece, best in zip(batch, self._recognize(batch, folder, tongue), strict=True):
                 first, last = speech_bounds(piece, rate) if trimmed and best.text else (0, len(piece))
                 times = (at + first) / rate, (at + last) / rate
-                yield Segment(*times, best.text, best.score, sureness(best)), len(piece) / rate
                 at += len(piece)
+                yield Segment(*times, best.text, best.score, sureness(best)), at / rate
 
     def _recognize(self, pieces: Sequence[Any], folder: Path | None, tongue: "_Tongue") -> list[Hypothesis]:
         """The best hypothesis of each piece; silence has no words, whatever a model would make of it."""

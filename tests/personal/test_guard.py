@@ -1,6 +1,7 @@
 """What a decoder repeats comes neither into transcripts nor into what is learned; times are those of speech."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.repetition import compression_ratio
 from pqm_plugin.personal.options import EnrollOptions
 from tests.personal.conftest import noise
 
@@ -134,3 +136,43 @@ def test_times_of_segments_are_those_of_speech_and_never_overlap(folder):
     times = [time_s for part in found.segments for time_s in (part.start_s, part.end_s)]
     assert times == sorted(times) and 0 <= times[0] and times[-1] <= found.duration_s
     assert [part.start_s for part in whole][0] == 0.0 and whole[-1].end_s == found.duration_s
+
+
+def wordless(seed: int) -> np.ndarray:
+    """A sound in which nobody speaks, by chance: its kind, level, length, and silence around it."""
+    chance = np.random.default_rng(seed)
+    n = int(chance.uniform(0.02, 4.0) * RATE)
+    times = np.arange(n) / RATE
+    kind = chance.integers(5)
+    if kind == 0:
+        samples = np.zeros(n)
+        samples[chance.integers(0, n, size=3)] = 1.0  # clicks
+    elif kind == 1:
+        samples = chance.standard_normal(n)
+    elif kind == 2:
+        samples = np.sin(2 * np.pi * 50 * times) + 0.3 * np.sin(2 * np.pi * 150 * times)  # hum
+    elif kind == 3:
+        samples = np.sin(2 * np.pi * chance.uniform(300, 3000) * times)  # a beep
+    else:
+        samples = chance.standard_normal(n) * (chance.random(n) < 0.02)  # crackle
+    around = np.zeros(int(chance.uniform(0, 1.0) * RATE))
+    return np.concatenate([around, samples * 10.0 ** chance.uniform(-4, -0.5), around]).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_sounds_without_words_give_no_text_that_repeats_itself_whatever_they_are(looping, tmp_path, capsys):
+    import soundfile
+
+    n_sounds = int(os.environ.get("PQM_FUZZ") or 8)
+    model = pqm_plugin.load(looping)
+
+    for seed in range(n_sounds):
+        found = model.transcribe(wordless(seed))
+
+        assert compression_ratio(found.text) <= SearchOptions().compression_ratio_threshold, (seed, found.text)
+        for segment in found.segments:
+            assert 0 <= segment.start_s <= segment.end_s <= found.duration_s, (seed, segment)
+            assert not segment.text or segment.confidence == 0.0, (seed, segment)
+    soundfile.write(tmp_path / "a.wav", wordless(0), RATE)
+    assert main(["transcribe", str(looping), str(tmp_path / "a.wav"), "--format", "srt"]) == 0
+    assert len(capsys.readouterr().out) < 200
