@@ -11,7 +11,7 @@ from benchmarks.common import CONFIG
 from pqm_plugin.engine.opening import open_float, open_packed
 from pqm_plugin.engine.packing import pack
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_folder
+from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.names import LOADED

@@ -81,7 +81,7 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
         "uvicorn": "page",
     }
     # A program of its own, which knows nothing of this package.
-    strangers = {"whisper_stock_worker.py"}
+    strangers = {"stock_worker.py"}
     for path in MODULES:
         for name in imports(path):
             home = homes.get(name.split(".")[0])
@@ -108,7 +108,7 @@ def test_nothing_outside_of_models_branches_on_the_family():
 
 def family_names(text):
     """What of a text names a model family, by its module or by what it calls itself."""
-    names = [name for family in FAMILIES for name in (family.NAME, family.__name__.rpartition(".")[2])]
+    names = [name for family in FAMILIES for name in (family.NAME, family.KEY)]
     return [name for name in names if re.search(rf"\b{name}\b", text, re.I)]
 
 

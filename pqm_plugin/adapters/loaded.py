@@ -1,4 +1,4 @@
-"""peft, imported at once, as `pqm_plugin/models/espnet_loaded.py` imports ESPnet."""
+"""peft, imported at once, as `pqm_plugin/models/espnet/loaded.py` imports ESPnet."""
 
 from pqm_plugin.adapters.library import PeftModel
 

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import espnet_aed, espnet_folder, whisper, whisper_folder
+from pqm_plugin.models.espnet import folder as espnet_folder
+from pqm_plugin.models.espnet import model as espnet_aed
 from pqm_plugin.models.foreign import describe
 from pqm_plugin.models.interface import Family
+from pqm_plugin.models.whisper import folder as whisper_folder
+from pqm_plugin.models.whisper import model as whisper
 
-_MODULES = (whisper, espnet_aed)
-FAMILIES: tuple[Family, ...] = _MODULES
-"""A new family is a module of this folder with the names of `Family`, and its entry here."""
+FAMILIES: tuple[Family, ...] = (whisper, espnet_aed)
+"""A new family is a folder beside this file, whose `model.py` has the names of `Family`, and its entry here."""
 
 
 def family_of(folder: Path) -> Family:
@@ -28,15 +30,15 @@ def family_of(folder: Path) -> Family:
 
 
 def family_named(name: str) -> Family:
-    """The family of the module `name`.
+    """The family that `--family` calls `name`.
 
     Raises:
         PqmError: if there is none.
     """
-    modules = {module.__name__.rpartition(".")[2]: family for module, family in zip(_MODULES, FAMILIES, strict=True)}
-    if name not in modules:
-        raise PqmError(f"--family {name}: there is no such model family; known: {', '.join(modules)}")
-    return modules[name]
+    known = {family.KEY: family for family in FAMILIES}
+    if name not in known:
+        raise PqmError(f"--family {name}: there is no such model family; known: {', '.join(known)}")
+    return known[name]
 
 
 def files_elsewhere(folder: Path) -> list[str]:

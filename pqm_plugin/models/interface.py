@@ -128,9 +128,12 @@ class Recognizer(Protocol):
 
 
 class Family(Protocol):
-    """One model family: a module of this folder that has these names."""
+    """One model family: the `model.py` of a folder of this one, which has these names."""
 
     NAME: str
+    KEY: str
+    """What `--family` calls it."""
+
     BASELINES: Mapping[str, str]
     """Key in results.json of each stock system, and what it is."""
 

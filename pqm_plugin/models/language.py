@@ -3,7 +3,7 @@
 import re
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models import whisper_library
+from pqm_plugin.models.whisper import library as whisper_library
 
 AUTO = "auto"
 """Stands for the language that a model finds in the speech itself."""

@@ -36,7 +36,9 @@ def test_recordings_without_texts_decide_the_codes_and_nothing_else(
     base, request, packed, recordings, tmp_path, capsys, monkeypatch
 ):
     # What the tiny Whisper writes of noise is bytes that are no text.
-    monkeypatch.setattr("pqm_plugin.models.whisper.Whisper.greedy", lambda self, features: ["go on"] * len(features))
+    monkeypatch.setattr(
+        "pqm_plugin.models.whisper.model.Whisper.greedy", lambda self, features: ["go on"] * len(features)
+    )
     source, threads = request.getfixturevalue(base), torch.get_num_threads()
     torch.set_num_threads(2)
 

@@ -8,7 +8,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.espnet_folder import DEFAULTS
+from pqm_plugin.models.espnet.folder import DEFAULTS
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.check import problems

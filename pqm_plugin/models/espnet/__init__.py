@@ -1,0 +1,1 @@
+"""Hybrid CTC/attention models of ESPnet: the only folder that knows ESPnet."""

@@ -1,0 +1,1 @@
+"""Whisper in the format of Hugging Face."""

@@ -1,0 +1,314 @@
+"""Whisper: encoder-decoders over a window of fixed length, in Hugging Face's format, as transformers computes them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from pqm_plugin.devices import device_of, whole_float32
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer, groups
+from pqm_plugin.models.language import language_code
+from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.silence import cut_at_silence
+from pqm_plugin.models.skeleton import WithoutInitialisation
+from pqm_plugin.models.whisper import folder as whisper_folder
+from pqm_plugin.models.whisper import layers as whisper_layers
+from pqm_plugin.models.whisper import library as whisper_library
+from pqm_plugin.models.whisper import prompt as whisper_prompt
+from pqm_plugin.models.whisper import stock as whisper_stock
+from pqm_plugin.models.whisper import train as whisper_train
+from pqm_plugin.models.whisper.guard import Attempt, Guard, no_speech_token
+from pqm_plugin.models.whisper.prompt import Prompt, read_prompt
+
+NAME = "Whisper"
+KEY = "whisper"
+
+_POSITIONS = "model.encoder.embed_positions.weight"
+_SAME_POSITIONS = 1e-3  # published checkpoints round the sinusoids to float16
+_IGNORED = -100
+_CLIP_SILENCE = 100  # mel frames, one second
+
+
+class Whisper:
+    """A Whisper model with its tokeniser, and transformers' own search over it."""
+
+    def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
+        config = whisper_library.WhisperConfig.from_dict(whisper_folder.read_config(folder))
+        network: Any = whisper_library.WhisperForConditionalGeneration(config)
+        self.network: nn.Module = network.to(device)
+        self._whisper = network
+        self._prompt: Prompt = read_prompt(folder, search.language)
+        self._whisper.generation_config = self._prompt.generation_config
+        self._tokenizer = whisper_library.WhisperTokenizer.from_pretrained(folder)
+        self._extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
+        self._beam_size = search.beam_size
+        self._guard = Guard(search) if search.guard == "always" else None
+        self._no_speech = no_speech_token(self._tokenizer)
+        self._clip = search.context == "clip"
+        self._window = 2 * config.max_source_positions
+        self._max_tokens = config.max_target_positions - len(self._prompt.tokens)
+        self.facts = facts(folder)
+        self.max_batch = search.batch_size
+
+    @property
+    def _device(self) -> torch.device:
+        return device_of(self.network)
+
+    @property
+    def built_in(self) -> frozenset[str]:
+        """The sinusoids of the encoder's positions, where they are just these."""
+        positions = self.network.get_parameter(_POSITIONS)
+        expected = whisper_library.sinusoids(*positions.shape).to(positions)
+        return frozenset({_POSITIONS} if bool((positions - expected).abs().max() < _SAME_POSITIONS) else ())
+
+    def features(self, audio: np.ndarray) -> Tensor:
+        """Log-mel spectrogram, float32 (T, D) at 100 frames a second; what follows it is as its last frame."""
+        rate, hop = self._extractor.sampling_rate, self._extractor.hop_length
+        found = self._extractor(audio, sampling_rate=rate, padding="max_length", truncation=False, return_tensors="pt")
+        frames = found.input_features[0].T
+        # Frames that hear the clip, and one that hears silence alone.
+        heard = (len(audio) + self._extractor.n_fft // 2) // hop + 2
+        return frames[:heard].contiguous().to(self._device)
+
+    def token_ids(self, text: str) -> Tensor:
+        """Tokens of a transcript as Whisper writes it, with a blank before it, int64 (U,)."""
+        ids = self._tokenizer(f" {text.strip()}", add_special_tokens=False).input_ids
+        return torch.tensor(ids, dtype=torch.long)
+
+    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+        """More audio than the window, or more tokens than the decoder has positions."""
+        if len(features) > self._window:
+            return f"it is longer than the {self._window / 100:g} seconds that the model hears at once"
+        if len(tokens) >= self._max_tokens:
+            return f"it has {len(tokens)} tokens, the model writes {self._max_tokens - 1} at most"
+        return ""
+
+    def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
+        """Cross-entropy of text and end-of-text; start, language, task and no-timestamps tokens are given."""
+        [found] = self.losses(features, tokens, [len(tokens)])
+        return found
+
+    def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
+        """The same of each group; encoder and decoder run once."""
+        logits, labels = self._forced(self._encode(features), tokens)
+        counted = labels != _IGNORED
+        n_right, n_counted = ((logits.argmax(-1) == labels) & counted).sum(1).tolist(), counted.sum(1).tolist()
+        return [
+            Loss(
+                functional.cross_entropy(
+                    logits[rows].flatten(0, 1), labels[rows].flatten(), ignore_index=_IGNORED, reduction="sum"
+                ),
+                rows.stop - rows.start,
+                sum(n_right[rows]),
+                sum(n_counted[rows]),
+            )
+            for rows in groups(sizes)
+        ]
+
+    def greedy(self, features: Sequence[Tensor]) -> list[str]:
+        """Words of the likeliest token after token."""
+        return [found.text for found in self._search(features, 1)]
+
+    def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
+        """Pieces that fit the window, cut where nobody speaks."""
+        return cut_at_silence(audio, self.facts.sample_rate, self._window / 100)
+
+    def fast_layers(self) -> AbstractContextManager[None]:
+        """None."""
+        return nullcontext()
+
+    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
+        """Beam search over all pieces at once, with cached keys and values."""
+        features = [self.features(piece) for piece in pieces]
+        if self._guard is None:
+            return self._search(features, self._beam_size)
+        with torch.no_grad():
+            encoded = self._encode(features)
+            return self._guard.recognize(
+                partial(self._attempts, encoded),
+                self._beam_size,
+                partial(self._scored, encoded),
+                len(self._prompt.tokens),
+                [len(piece) / self.facts.sample_rate for piece in pieces],
+            )
+
+    def speak(self, language: str) -> None:
+        """Give the decoder this language's token from now on."""
+        self._prompt = self._prompt.spoken_in(language)
+
+    def language_of(self, pieces: Sequence[np.ndarray]) -> str:
+        """By the mean log probability of the language tokens after the start."""
+        start = torch.full((len(pieces), 1), self._prompt.tokens[0], device=self._device)
+        with torch.no_grad():
+            encoded = self._encode([self.features(piece) for piece in pieces])
+            hidden = self._whisper.model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=False)
+            return self._prompt.likeliest_language(self._whisper.proj_out(hidden.last_hidden_state)[:, 0])
+
+    def layer_kinds(self) -> Mapping[str, str]:
+        """Kinds by the place of a layer in the network; positions and normalisations are none."""
+        return whisper_layers.layer_kinds(self.network)
+
+    def adapter_targets(self, preset: str) -> list[str]:
+        """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too."""
+        return whisper_layers.adapter_targets(self.network, preset)
+
+    def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
+        """There is none."""
+        raise PqmError("transformers brings no LoRA of its own: leave such a system out of --systems")
+
+    def layer_stack(self) -> list[str]:
+        """The encoder's convolutions and its layers."""
+        n_layers = len(self._whisper.model.encoder.layers)
+        layers = ["conv1", "conv2", *(f"layers.{place}" for place in range(n_layers))]
+        return [f"model.encoder.{name}" for name in layers]
+
+    def _search(self, features: Sequence[Tensor], beam_size: int) -> list[Hypothesis]:
+        with torch.no_grad():
+            return [found.hypothesis for found in self._attempts(self._encode(features), beam_size)]
+
+    def _attempts(self, encoded: "whisper_library.BaseModelOutput", beam_size: int, **options: Any) -> list[Attempt]:
+        n_rows = len(encoded["last_hidden_state"])
+        found = self._whisper.generate(
+            encoder_outputs=encoded,
+            attention_mask=torch.ones(n_rows, self._window, dtype=torch.long, device=self._device),
+            num_beams=beam_size,
+            use_cache=True,
+            **self._prompt.generate_options,
+            **options,
+        )
+        rows = [self._prompt.text_of(row) for row in found.tolist()]
+        given = [torch.tensor(row[: self._max_tokens], dtype=torch.long) for row in rows]
+        scores, silence = self._log_probabilities(encoded, given)
+        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [
+            Attempt(Hypothesis(" ".join(text.split()), score, len(row)), no_speech, row)
+            for text, score, row, no_speech in zip(texts, scores.tolist(), given, silence.tolist(), strict=True)
+        ]
+
+    def _scored(self, encoded: "whisper_library.BaseModelOutput", texts: Sequence[str]) -> list[Hypothesis]:
+        """Texts, one a row, as hypotheses with their scores under the model."""
+        tokens = [self.token_ids(text)[: self._max_tokens] for text in texts]
+        scores, _ = self._log_probabilities(encoded, tokens)
+        return [Hypothesis(*row) for row in zip(texts, scores.tolist(), map(len, tokens), strict=True)]
+
+    def _log_probabilities(
+        self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Of each text and its end under the model, and the probability that nobody speaks, float32 (B,) each."""
+        logits, labels = self._forced(encoded, tokens)
+        silence = logits[:, 0].softmax(-1)[:, self._no_speech] if self._no_speech else logits.new_zeros(len(logits))
+        flat = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none")
+        return -flat.reshape(labels.shape).sum(1), silence
+
+    def _forced(self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits with each text given, (B, U, V), and the labels, int64 (B, U): the text and its end alone."""
+        start, end = torch.tensor(self._prompt.tokens), torch.tensor([self._prompt.end])
+        rows = [torch.cat([start, row.cpu(), end]) for row in tokens]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self._prompt.end).to(self._device)
+        labels = pad_sequence(rows, batch_first=True, padding_value=_IGNORED).to(self._device)[:, 1:].clone()
+        labels[:, : len(start) - 1] = _IGNORED
+        hidden = self._whisper.model(encoder_outputs=encoded, decoder_input_ids=ids[:, :-1], use_cache=False)
+        return self._whisper.proj_out(hidden.last_hidden_state), labels
+
+    @whole_float32()
+    def _encode(self, features: Sequence[Tensor]) -> "whisper_library.BaseModelOutput":
+        """Encode each row with silence after it: up to the window, or a second after the longest clip."""
+        longest = max(len(row) for row in features)
+        n_frames = min(self._window, 2 * -(-(longest + _CLIP_SILENCE) // 2)) if self._clip else self._window
+        padded = [torch.cat([row, row[-1:].expand(n_frames - len(row), -1)]) for row in features]
+        mel = torch.stack(padded).mT
+        encoder = self._whisper.model.encoder
+        whisper_layers.show_strides(encoder)
+        if n_frames == self._window:
+            return whisper_library.BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
+        # transformers' encoder insists on the whole window: this is its forward over a part of the positions.
+        hidden = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(mel)))).mT
+        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+        for layer in encoder.layers:
+            hidden = layer(hidden, None)
+        return whisper_library.BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
+
+
+def facts(folder: Path) -> Facts:
+    """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
+    extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
+    return Facts(int(extractor.sampling_rate), None)
+
+
+def search_options(search: SearchOptions) -> dict[str, Any]:
+    """What transformers' search takes, and how audio is laid before it.
+
+    Raises:
+        PqmError: for options that this family has not.
+    """
+    default = SearchOptions()
+    for name in ("length_bonus", "max_length_ratio"):
+        if getattr(search, name) != getattr(default, name):
+            raise PqmError(f"decode.{name}: Whisper has no such option; leave it out")
+    known = {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
+    return known | {"language": language_code(search.language)} | search.guarding()
+
+
+def training_options(search: SearchOptions) -> dict[str, Any]:
+    """The prompt's language and the length of what is encoded."""
+    return {"language": language_code(search.language), "context": search.context}
+
+
+def describe_search(search: SearchOptions) -> str:
+    """Greedy or beam, and what is encoded where that is not the whole window."""
+    how = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
+    how += ", guarded" if search.guard == "always" else ""
+    return f"{how}, encoding the clip alone" if search.context == "clip" else how
+
+
+def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
+    """The base in full precision.
+
+    Raises:
+        PqmError: if a tensor is missing, unknown or of another shape.
+    """
+    recognizer = Whisper(folder, search, "cpu")
+    path = whisper_folder.weights_file(folder)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
+    tied = whisper_folder.tied_output(path, state, recognizer.network.config)
+    try:
+        recognizer.network.load_state_dict(tied | state, strict=True)
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())
+        raise PqmError(f"{path} does not fit {folder / whisper_folder.CONFIG}: {lines[:400]}") from error
+    recognizer.network.to(device)
+    return recognizer
+
+
+def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
+    """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
+    with WithoutInitialisation():
+        return Whisper(folder, search, device)
+
+
+claims = whisper_folder.claims
+fetch = whisper_folder.fetch
+side_files = whisper_folder.side_files
+weights_file = whisper_folder.weights_file
+BASELINES: Mapping[str, str] = whisper_stock.BASELINES
+TOOLKIT_LORA = ""
+decode_stock = whisper_stock.decode_stock
+STOCK_PROGRESS = whisper_stock.PROGRESS
+BATCHES = True
+CHOOSES_LANGUAGE = True
+spoken_language = whisper_prompt.spoken_language
+train = whisper_train.train_base
+training_sample_rate = whisper_train.training_sample_rate
