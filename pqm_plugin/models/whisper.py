@@ -31,6 +31,7 @@ from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.skeleton import WithoutInitialisation
 from pqm_plugin.models.whisper_guard import Attempt, Guard, no_speech_token
 from pqm_plugin.models.whisper_prompt import Prompt, read_prompt
+from pqm_plugin.models.whisper_tables import writes_case
 
 NAME = "Whisper"
 
@@ -243,7 +244,7 @@ class Whisper:
 def facts(folder: Path) -> Facts:
     """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
     extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
-    return Facts(int(extractor.sampling_rate), None)
+    return Facts(int(extractor.sampling_rate), None, writes_case(folder))
 
 
 def search_options(search: SearchOptions) -> dict[str, Any]:
