@@ -18,16 +18,17 @@ LATER = {"later": True}
 class TrainOptions:
     """How an adapter is trained; the dev score decides which epoch is kept, epoch 0 (untrained) included.
 
-    `learning_rate` falls by `schedule`: `epochs`, by the factor `decay` with each epoch, or `linear`, evenly from batch
-    to batch until it would be 0 after the last epoch; `batch_frames` bounds the padded feature frames of a batch;
-    `patience` is the number of epochs without a better dev score after which training stops, 0 for never;
-    `network_dropout` turns on the base's own dropout beside the adapter's; `criterion` is `accuracy` (teacher-forced
-    tokens) or `loss`. `top_layers` is the number of the encoder's uppermost layers whose adapters are trained, with the
-    decoder's, 0 for all: what is below them is computed once. `joined_s` is the longest example, in seconds,
-    that is made of several utterances of one speaker, one after another, for a decoder that must keep its place in long
-    speech; 0 for none. `joined_copies` is how often every utterance is in one of these, beside the one that it is by
-    itself. `spec_augment` hides bands and stretches of training speech, see `batches.masked`. The up-projections B
-    are trained at `lora_plus` times the learning rate (arXiv 2402.12354), 1 for plain LoRA.
+    `learning_rate` falls by `schedule`: `epochs`, by the factor `decay` with each epoch, or `linear`, evenly from
+    batch to batch until it would be 0 after the last epoch; `batch_frames` bounds the padded feature frames of a
+    batch; `patience` is the number of epochs without a better dev score after which training stops, 0 for never;
+    `network_dropout` turns on the base's own dropout beside the adapter's; `criterion` is `accuracy`
+    (teacher-forced tokens) or `loss`. `top_layers` is the number of the encoder's uppermost layers whose adapters
+    are trained, with the decoder's, 0 for all: what is below them is computed once. `joined_s` is the longest
+    example, in seconds, that is made of several utterances of one speaker, one after another, for a decoder that
+    must keep its place in long speech; 0 for none. `joined_copies` is how often every utterance is in one of these,
+    beside the one that it is by itself; `joined_alone` leaves that one out, for a model that computes a whole
+    window for any utterance. `spec_augment` hides bands and stretches of training speech, see `batches.masked`. The
+    up-projections B are trained at `lora_plus` times the learning rate (arXiv 2402.12354), 1 for plain LoRA.
     """
 
     epochs: int = 10
@@ -41,6 +42,7 @@ class TrainOptions:
     top_layers: int = 0
     joined_s: float = 0.0
     joined_copies: int = 1
+    joined_alone: bool = field(default=False, metadata=LATER)
     spec_augment: bool = field(default=False, metadata=LATER)
     lora_plus: float = field(default=1.0, metadata=LATER)
     schedule: str = field(default="epochs", metadata=LATER)
@@ -50,6 +52,8 @@ class TrainOptions:
             raise ValueError(f"criterion {self.criterion!r}: use 'accuracy' or 'loss'")
         if self.schedule not in ("epochs", "linear"):
             raise ValueError(f"schedule {self.schedule!r}: use 'epochs' or 'linear'")
+        if self.joined_alone and not self.joined_s:
+            raise ValueError("joined_alone without joined_s: give the longest joined example in seconds")
         if self.lora_plus <= 0:
             raise ValueError(f"lora_plus {self.lora_plus}: a factor above 0, 1 for none")
         if self.top_layers < 0:

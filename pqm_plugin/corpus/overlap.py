@@ -1,11 +1,16 @@
 """What a target speaker's test shares with what was learned from: it decides what a gain means."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.errors import PqmError
 
 Overlap = dict[str, int | list[str] | None]
+ANYWHERE, UNSEEN = "anywhere", "unseen"
+_LEARNED = ("train", "dev", "sat_train", "sat_dev")
+_log = logging.getLogger(__name__)
 
 
 def overlap(partition: Partition, sets: Mapping[str, Sequence[Utterance]]) -> dict[str, Overlap]:
@@ -25,6 +30,32 @@ def overlap(partition: Partition, sets: Mapping[str, Sequence[Utterance]]) -> di
         speaker: _of_speaker(found[("train", speaker)], found[("test", speaker)], sat)
         for speaker in partition.speakers("test")
     }
+
+
+def without_test_sentences(partition: Partition, sets: Mapping[str, Sequence[Utterance]]) -> Partition:
+    """Leave out what is learned from, or chosen by, and has the whole text of any test utterance, letter case aside.
+
+    Raises:
+        PqmError: if a speaker or SAT has nothing left to learn from.
+    """
+    texts = {(name, each.utterance): _text(each) for name, utterances in sets.items() for each in utterances}
+    tested = {texts[row.set, row.utterance] for row in partition.rows if row.split == "test"}
+    kept = tuple(
+        row for row in partition.rows if row.split not in _LEARNED or texts[row.set, row.utterance] not in tested
+    )
+    smaller = Partition(kept, partition.left_out)
+    lost = sorted({(row.split, row.speaker) for row in partition.rows} - {(row.split, row.speaker) for row in kept})
+    if lost:
+        split, speaker = lost[0]
+        raise PqmError(
+            f"--test_sentences {UNSEEN}: every {split} text of {speaker} is somebody's test text: a corpus of so few "
+            f"sentences takes --test_sentences {ANYWHERE}, and shows what others' adapters do"
+        )
+    for split in _LEARNED:
+        before, after = len(partition.utterances(split)), len(smaller.utterances(split))
+        if after < before:
+            _log.info("%s: %d of %d utterances are left out, their text is a test text", split, before - after, before)
+    return smaller
 
 
 def _of_speaker(train: Sequence[Utterance], test: Sequence[Utterance], sat: set[str]) -> Overlap:

@@ -46,11 +46,13 @@ class Hypothesis:
 class Facts:
     """What a model's configuration says of it: the rate in Hz of the audio it takes, and what it can write.
 
-    `symbols` holds every character that its tokens can spell; None where they can spell any text.
+    `symbols` holds every character that its tokens can spell; None where they can spell any text. `writes_case`: its
+    vocabulary has words with a capital letter, so that it writes sentences as people do, with punctuation.
     """
 
     sample_rate: int
     symbols: frozenset[str] | None
+    writes_case: bool = False
 
 
 class Recognizer(Protocol):

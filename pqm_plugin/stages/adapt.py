@@ -21,11 +21,12 @@ from pqm_plugin.corpus.text import TextFit
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
+from pqm_plugin.metrics.style import CORPUS, MODEL
 from pqm_plugin.models.repetition import compression_ratio
 from pqm_plugin.stages.common.done import digest, size_bytes
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
-from pqm_plugin.stages.common.material import Material, examples, joined_examples
+from pqm_plugin.stages.common.material import AS_WRITTEN, Material, examples, styled, training_examples
 from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.partial_results import DecodeTask
 from pqm_plugin.stages.common.systems import COPY, AdapterSet, all_adapter_sets, check_toolkit, parse_system
@@ -48,25 +49,25 @@ from pqm_plugin.stages.recipe import Recipe
 
 SHARES = {"train": 2 / 3, "dev": 1 / 3}
 """Of `adapt_minutes`: as the partition's 40 % and 20 % are."""
-_AS_HEARD = TextFit("as is", None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """A speaker's utterances, and how their texts are fitted to the base."""
+    """A speaker's utterances, how their texts are fitted to the base, and in whose style they are learned."""
 
     train: Sequence[Utterance]
     dev: Sequence[Utterance]
     fit: TextFit
+    style: str = CORPUS
 
 
 def speech_of(material: Material, adapter_set: AdapterSet, speaker: str) -> Speech:
     """The utterances to learn from; without transcripts those that the model is sure enough of."""
     allowed = {split: allowed_speech(material, split, speaker) for split in SHARES}
     if not adapter_set.rounds:
-        return Speech(**allowed, fit=material.fit)
+        return Speech(allowed["train"], allowed["dev"], material.fit, material.style)
     heard = {split: _heard(material, adapter_set, speaker, split, found) for split, found in allowed.items()}
-    return Speech(**heard, fit=_AS_HEARD)
+    return Speech(heard["train"], heard["dev"], AS_WRITTEN)
 
 
 def allowed_speech(material: Material, split: str, speaker: str) -> list[Utterance]:
@@ -237,8 +238,13 @@ class SpeakerJob:
     def data(self, setup: TrainingSetup, seed: int) -> TrainingData:
         """What is learned from, ready for the recogniser; `seed` joins utterances, if any are to be."""
         recognizer, speech = setup.recognizer, self.speech
-        train, dev = (examples(recognizer, found, speech.fit) for found in (speech.train, speech.dev))
-        train += joined_examples(recognizer, speech.train, speech.fit, setup.options, seed)
+        train_speech, dev_speech, fit = speech.train, speech.dev, speech.fit
+        if speech.style == MODEL:
+            train_speech = styled(recognizer, train_speech, fit, f"{self.speaker} train")
+            dev_speech = styled(recognizer, dev_speech, fit, f"{self.speaker} dev")
+            fit = AS_WRITTEN
+        train = training_examples(recognizer, train_speech, fit, setup.options, seed)
+        dev = examples(recognizer, dev_speech, fit)
         return TrainingData(train, dev, self.request, self.folder, self.speaker)
 
 

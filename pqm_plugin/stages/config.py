@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.adapters.options import LATER, TrainOptions
 from pqm_plugin.corpus.text import AUTO, CASES
 from pqm_plugin.errors import PqmError
+from pqm_plugin.metrics.style import STYLES
 from pqm_plugin.models.options import SearchOptions
 
 
@@ -71,8 +72,10 @@ class Config:
     """Everything that decides a result, apart from data and base.
 
     `text_case` is the letter case of references and training texts: `auto` for that which the base writes.
-    `adapt_minutes` bounds the speech that a speaker's adapter learns from, two thirds of it for train and one for dev;
-    0 is all there is.
+    `target_style` is how training texts are written: `corpus` as they are, `model` with the reference's words in the
+    case and punctuation of the model's own hypothesis, `auto` for the latter where the model writes both and the corpus
+    has none. `adapt_minutes` bounds the speech that a speaker's adapter learns from, two thirds of it for train and
+    one for dev; 0 is all there is.
     """
 
     quantize: QuantizeConfig = QuantizeConfig()
@@ -85,8 +88,11 @@ class Config:
     decode: SearchOptions = SearchOptions()
     text_case: str = AUTO
     seed: int = 0
+    target_style: str = dataclasses.field(default=AUTO, metadata=LATER)
 
     def __post_init__(self) -> None:
+        if self.target_style not in STYLES:
+            raise ValueError(f"target_style {self.target_style!r}: use one of {', '.join(STYLES)}")
         if self.text_case not in (AUTO, *CASES):
             raise ValueError(f"text_case {self.text_case!r}: use one of {', '.join((AUTO, *CASES))}")
 

@@ -11,7 +11,7 @@ from pqm_plugin.corpus.channels import trouble_of
 from pqm_plugin.corpus.kaldi import parse_channel, write_data_folder
 from pqm_plugin.corpus.listed import Listing, find_listing, listed_partition
 from pqm_plugin.corpus.names import some
-from pqm_plugin.corpus.overlap import overlap
+from pqm_plugin.corpus.overlap import ANYWHERE, UNSEEN, overlap, without_test_sentences
 from pqm_plugin.corpus.partition import Partition, every_second_speaker, make_partition
 from pqm_plugin.corpus.readers import Reader, find_reader
 from pqm_plugin.corpus.utterance import Utterance
@@ -44,6 +44,7 @@ def run(recipe: Recipe) -> None:
         recipe.speakers or None,
         listing=find_listing(recipe.partition, recipe.reader) if recipe.partition else None,
         channel=_channel(recipe.channel),
+        test_sentences=recipe.test_sentences,
     )
 
 
@@ -84,6 +85,7 @@ def prepare_data(
     min_utterances: int = 5,
     listing: Listing | None = None,
     channel: int | None = None,
+    test_sentences: str = ANYWHERE,
 ) -> DataSummary:
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
@@ -92,7 +94,8 @@ def prepare_data(
     rule, and nothing else is read of a set that serves as target alone. `overlap.json` tells what each target's test
     shares with train. The same inputs give the same bytes, and files that hold them already are left alone. Nothing is
     written before everything was read. `channel`, from 0, is what is heard of every recording whose list names none;
-    None averages the channels, with a warning where they seem to be two people's.
+    None averages the channels, with a warning where they seem to be two people's. With `unseen` for `test_sentences`
+    no text of a test utterance is learned from by anybody: speakers of one script would have heard it from another.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
@@ -112,6 +115,10 @@ def prepare_data(
             speakers = speakers or _learners(targets[target_set], min_utterances)
             sat[target_set] = [each for each in sat[target_set] if each.speaker not in speakers]
         partition = make_partition(targets, sat, speakers, check, min_utterances, split_rule)
+    if test_sentences == UNSEEN:
+        partition = without_test_sentences(partition, utterances)
+    elif test_sentences != ANYWHERE:
+        raise PqmError(f"--test_sentences {test_sentences!r}: use {ANYWHERE} or {UNSEEN}")
     for name, whole in utterances.items():
         write_data_folder(datadir / name, whole)
     partition.write(datadir / PARTITION)

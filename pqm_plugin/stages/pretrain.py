@@ -3,8 +3,9 @@
 import logging
 from typing import Any
 
+from pqm_plugin.metrics.style import MODEL
 from pqm_plugin.stages.common.done import digest
-from pqm_plugin.stages.common.material import Material, examples, joined_examples
+from pqm_plugin.stages.common.material import AS_WRITTEN, Material, styled, training_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
 from pqm_plugin.stages.common.training import (
@@ -51,9 +52,12 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         return
     opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
     recognizer, options = opened.recognizer, recipe.config.pretrain
+    fit = material.fit
+    if material.style == MODEL:
+        splits = {split: styled(recognizer, utterances, fit, split) for split, utterances in splits.items()}
+        fit = AS_WRITTEN
     ready = {
-        split: examples(recognizer, utterances, material.fit)
-        + joined_examples(recognizer, utterances, material.fit, options, recipe.config.seed)
+        split: training_examples(recognizer, utterances, fit, options, recipe.config.seed)
         for split, utterances in splits.items()
     }
     model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)

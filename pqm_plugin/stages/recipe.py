@@ -52,6 +52,9 @@ class Recipe:
     channel: str = _option(
         "", "channel that stage 1 takes of recordings with several, from 0 as in Kaldi; default: average"
     )
+    test_sentences: str = _option(
+        "anywhere", "texts of test: anywhere in training too, as the corpus is, or 'unseen': in nobody's train and SAT"
+    )
     datadir: Path = _option(Path("data"), "Kaldi folders and the partition")
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")

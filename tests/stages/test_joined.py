@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.stages.common.material import Material, examples, joined_examples
+from pqm_plugin.stages.common.material import Material, examples, training_examples
 from pqm_plugin.stages.common.opening import open_base
 
 
@@ -17,16 +17,17 @@ def test_joined_utterances_are_one_speakers_and_no_longer_than_allowed(recipe, r
     alone = examples(recognizer, utterances, material.fit)
     options = TrainOptions(joined_s=4.0, joined_copies=3)
 
-    joined = joined_examples(recognizer, utterances, material.fit, options, seed=0)
+    joined = training_examples(recognizer, utterances, material.fit, options, seed=0)[len(alone) :]
 
     # Utterances of a second each, three a speaker.
     assert joined
     longest = max(len(example.features) for example in alone)
     for example in joined:
         assert longest < len(example.features) <= 4.1 * longest
-    again = joined_examples(recognizer, utterances, material.fit, options, seed=0)
+    again = training_examples(recognizer, utterances, material.fit, options, seed=0)[len(alone) :]
     assert all(torch.equal(a.features, b.features) for a, b in zip(joined, again, strict=True))
-    assert not joined_examples(recognizer, utterances, material.fit, dataclasses.replace(options, joined_s=0.0), seed=0)
+    without = dataclasses.replace(options, joined_s=0.0)
+    assert len(training_examples(recognizer, utterances, material.fit, without, seed=0)) == len(alone)
     speakers = {}
     for utterance in utterances:
         speakers.setdefault(utterance.speaker, []).append(material.fit.apply(utterance.text))

@@ -29,6 +29,7 @@ from pqm_plugin.models.whisper import stock as whisper_stock
 from pqm_plugin.models.whisper import train as whisper_train
 from pqm_plugin.models.whisper.guard import Attempt, Guard, no_speech_token
 from pqm_plugin.models.whisper.prompt import Prompt, read_prompt
+from pqm_plugin.models.whisper.tables import writes_case
 
 NAME = "Whisper"
 KEY = "whisper"
@@ -242,7 +243,7 @@ class Whisper:
 def facts(folder: Path) -> Facts:
     """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
     extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
-    return Facts(int(extractor.sampling_rate), None)
+    return Facts(int(extractor.sampling_rate), None, writes_case(folder))
 
 
 def search_options(search: SearchOptions) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _FORMERLY = (
 )
 _FORMER_LENGTH = 20
 _SIZES = {"max_target_positions": 448, "vocab_size": 51865}
+_CAPITALISED = re.compile("Ġ[A-Z][a-z]{2,}")  # Ġ: the blank before it
 _ENGLISH, _MULTILINGUAL = 51864, (51865, 51866)  # the published vocabularies
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _SPECIAL = re.compile(r"<\|.*\|>|")
@@ -148,6 +149,15 @@ def _completed(values: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, 
     found["lang_to_id"] = values.get("lang_to_id") or made.get("lang_to_id", {})
     found["task_to_id"] = made.get("task_to_id", {}) | (values.get("task_to_id") or {})
     return found
+
+
+def writes_case(folder: Path) -> bool:
+    """Whether the vocabulary has words with a capital letter: its model was trained on texts as people write them.
+
+    Raises:
+        PqmError: if the tokeniser's files cannot be read.
+    """
+    return any(_CAPITALISED.fullmatch(token) for token in token_ids(folder))
 
 
 def check(values: Mapping[str, Any], path: Path, vocab_size: int) -> None:

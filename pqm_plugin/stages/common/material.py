@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,11 +15,15 @@ from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.engine.styling import in_model_style, style_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
+
+AS_WRITTEN = TextFit("as is", None)
+"""For texts that the model wrote itself, or in whose style they are."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,20 @@ class Material:
         texts = (utterance.text for utterance in self._utterances.values())
         return fit_text(texts, family_of(base).facts(base).symbols, self.recipe.config.text_case)
 
+    @cached_property
+    def style(self) -> str:
+        """How training texts are written: `corpus` or `model`."""
+        base, texts = self.recipe.base_dir, [utterance.text for utterance in self._utterances.values()]
+        writes_case = family_of(base).facts(base).writes_case
+        return style_of(self.recipe.config.target_style, texts, writes_case=writes_case)
+
+
+def styled(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, label: str) -> list[Utterance]:
+    """The utterances with their texts as the recogniser would write them, see `engine.styling`."""
+    audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in utterances]
+    texts = in_model_style(recognizer, audio, [fit.apply(utterance.text) for utterance in utterances], label)
+    return [replace(utterance, text=text) for utterance, text in zip(utterances, texts, strict=True)]
+
 
 def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
     """Features and tokens of each utterance; audio is read and analysed once.
@@ -100,14 +118,19 @@ def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextF
     return _examples(recognizer, [[utterance] for utterance in utterances], fit)
 
 
-def joined_examples(
+def training_examples(
     recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, options: TrainOptions, seed: int
 ) -> list[Example]:
-    """Several utterances of a speaker as one example, as `options` asks for; the same seed joins the same."""
-    groups = [
+    """What is learned from: each utterance by itself, several of a speaker joined, or both, as `options` asks for.
+
+    An utterance that fits into no joined example is by itself in any case.
+    """
+    joined = [
         group for copy in range(options.joined_copies) for group in _groups(utterances, options.joined_s, seed + copy)
     ]
-    return _examples(recognizer, groups, fit)
+    found = {utterance.utterance for group in joined for utterance in group} if options.joined_alone else set()
+    alone = [[utterance] for utterance in utterances if utterance.utterance not in found]
+    return _examples(recognizer, alone + joined, fit)
 
 
 def _groups(utterances: Sequence[Utterance], longest_s: float, seed: int) -> list[list[Utterance]]:

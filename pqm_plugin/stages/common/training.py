@@ -19,6 +19,7 @@ from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.train import Member, TrainResult, train_adapter, train_together
 from pqm_plugin.errors import PqmError
+from pqm_plugin.metrics.style import MODEL
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.replay import losses_by_group, prepare_loss, training_loss
@@ -43,7 +44,9 @@ def training_request(material: Material) -> dict[str, Any]:
     """What an adapter depends on beside its base, its options and its utterances: how text and audio are taken."""
     recipe = material.recipe
     family = family_of(recipe.base_dir)
-    return {"text_case": material.fit.case, **family.training_options(recipe.config.decode)}
+    # Adapters of earlier versions learned from texts as the corpus writes them, and say nothing of it.
+    style = {"target_style": MODEL} if material.style == MODEL else {}
+    return {"text_case": material.fit.case, **style, **family.training_options(recipe.config.decode)}
 
 
 def attach_lora(recognizer: Recognizer, config: LoraConfig, seed: int) -> "library.PeftModel":
