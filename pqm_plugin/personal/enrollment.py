@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pqm_plugin.adapters import library
-from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save_adapter
+from pqm_plugin.adapters.files import AdapterInfo, adapter_answering, load_adapter, read_info, save_adapter
 from pqm_plugin.adapters.lora import attach, parameter_counts
 from pqm_plugin.adapters.options import WEIGHTS
 from pqm_plugin.adapters.train import train_adapter
@@ -26,9 +26,10 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import prepare_loss, training_loss
 from pqm_plugin.personal.clips import Clip, Hears, examples, own_words
 from pqm_plugin.personal.confidence import held_out
-from pqm_plugin.personal.folder import SPEAKERS, ModelFolder, is_adapter
+from pqm_plugin.personal.folder import SPEAKERS, ModelFolder
 from pqm_plugin.personal.opening import open_packed
 from pqm_plugin.personal.options import EnrollOptions
+from pqm_plugin.records import request_hash
 
 _log = logging.getLogger(__name__)
 _FOUND = "own_words"
@@ -78,12 +79,11 @@ def enroll(
     root = folder.path / SPEAKERS
     with refusal_as_error(target), exclusive(root / f".{speaker}.lock", "another speaker name"):
         request = _request(folder, clips, options, search, unsupervised=hears is not None)
-        earlier = _earlier(target)
-        if earlier is not None and _asked(earlier.request) == request:
+        if earlier := adapter_answering(target, request, aside=(_FOUND,)):
             _log.info("%s is there already, from the same recordings", target)
             _sweep(root, speaker)
             return _enrolled(folder, speaker, clips, earlier.best_epoch, is_new=False)
-        checkpoint, heard = (root / f".{speaker}.{_short(request)}.{end}" for end in ("train", "heard"))
+        checkpoint, heard = (root / f".{speaker}.{request_hash(request)[:12]}.{end}" for end in ("train", "heard"))
         found: dict[str, float] = {}
         if hears is not None:
             clips, found = own_words(hears, clips, options.min_confidence, speaker, heard, listening)
@@ -104,19 +104,6 @@ def _check(folder: ModelFolder, speaker: str, clips: Sequence[Clip], *, has_text
         raise PqmError(f"{speaker}: the texts are empty: give the words, or leave the texts out")
 
 
-def _earlier(target: Path) -> AdapterInfo | None:
-    try:
-        return read_info(target) if is_adapter(target) else None
-    except PqmError as error:
-        _log.warning("%s; learning it anew", error)
-        return None
-
-
-def _asked(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request as it was asked, without what was found on the way."""
-    return {key: value for key, value in request.items() if key != _FOUND}
-
-
 def _request(
     folder: ModelFolder, clips: Sequence[Clip], options: EnrollOptions, search: SearchOptions, *, unsupervised: bool
 ) -> dict[str, Any]:
@@ -135,11 +122,6 @@ def _request(
         "clips": heard.hexdigest(),
         "n_clips": len(clips),
     }
-
-
-def _short(request: Mapping[str, Any]) -> str:
-    """Names what an interrupted run leaves: one with other recordings or settings is not gone on with."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _sweep(root: Path, speaker: str) -> None:

@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from pqm_plugin.adapters.files import WEIGHTS, load_adapter
+from pqm_plugin.adapters.files import WEIGHTS, adapter_answering, load_adapter
 from pqm_plugin.adapters.full_weights import toolkit_lora, whole_model
 from pqm_plugin.adapters.lora import merge
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.names import some
 from pqm_plugin.corpus.text import TextFit
-from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.corpus.utterance import Utterance, digest, size_bytes
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.models.repetition import compression_ratio
-from pqm_plugin.stages.common.done import digest, size_bytes
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material, examples, joined_examples
@@ -33,7 +32,6 @@ from pqm_plugin.stages.common.training import (
     FullWeights,
     TrainingData,
     TrainingSetup,
-    adapter_is_done,
     attach_lora,
     attach_toolkit_lora,
     save_as_it_starts,
@@ -232,7 +230,7 @@ class SpeakerJob:
 
     def is_done(self) -> bool:
         """Whether the adapter is there as it is asked for."""
-        return adapter_is_done(self.folder, self.request)
+        return adapter_answering(self.folder, self.request) is not None
 
     def data(self, setup: TrainingSetup, seed: int) -> TrainingData:
         """What is learned from, ready for the recogniser; `seed` joins utterances, if any are to be."""

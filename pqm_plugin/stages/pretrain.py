@@ -3,14 +3,14 @@
 import logging
 from typing import Any
 
-from pqm_plugin.stages.common.done import digest
+from pqm_plugin.adapters.files import adapter_answering
+from pqm_plugin.corpus.utterance import digest
 from pqm_plugin.stages.common.material import Material, examples, joined_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
 from pqm_plugin.stages.common.training import (
     TrainingData,
     TrainingSetup,
-    adapter_is_done,
     attach_lora,
     sweep_checkpoints,
     train_and_save,
@@ -44,7 +44,7 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         **{split: digest(utterances) for split, utterances in splits.items()},
     }
     folder = recipe.adapter_dir(base_kind) / "sat"
-    if adapter_is_done(folder, request):
+    if adapter_answering(folder, request):
         logging.info("%s is there already", folder)
         # A kill may have come between the adapter and its checkpoint's end.
         sweep_checkpoints(folder.parent, {"sat"})

@@ -14,11 +14,10 @@ from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
-from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.corpus.utterance import Utterance, digest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
 
 
@@ -49,7 +48,7 @@ class Material:
         return [self._utterances[name] for name in names]
 
     def digest(self, split: str, speaker: str) -> str:
-        """Hash of what a speaker's utterances are, see `done.digest`; computed once, for it asks for every file."""
+        """Hash of a speaker's utterances, see `utterance.digest`; computed once, for it asks for every file."""
         key = (split, speaker)
         if key not in self._digests:
             self._digests[key] = digest(self.utterances(split, speaker))

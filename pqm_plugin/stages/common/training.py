@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pqm_plugin.adapters import library
 from pqm_plugin.adapters.batches import Example
-from pqm_plugin.adapters.files import AdapterInfo, read_info, save_adapter
+from pqm_plugin.adapters.files import AdapterInfo, adapter_answering, save_adapter
 from pqm_plugin.adapters.full_weights import save_full_weights
 from pqm_plugin.adapters.lora import attach, freeze, parameter_counts
 from pqm_plugin.adapters.options import TrainOptions
@@ -22,21 +22,9 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.replay import losses_by_group, prepare_loss, training_loss
-from pqm_plugin.stages.common.done import request_hash
+from pqm_plugin.records import request_hash
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.config import LoraConfig
-
-
-def adapter_is_done(folder: Path, request: dict[str, Any]) -> bool:
-    """Whether the adapter in `folder` is what `request` asks for."""
-    try:
-        earlier = read_info(folder).request
-    except PqmError:
-        return False
-    if earlier != request:
-        changed = ", ".join(sorted(key for key in request if earlier.get(key) != request[key]))
-        logging.info("%s was made with other settings (%s): training it again", folder, changed)
-    return earlier == request
 
 
 def training_request(material: Material) -> dict[str, Any]:
@@ -147,7 +135,7 @@ def train_and_save_together(setup: TrainingSetup, all_data: Sequence[TrainingDat
     results = train_together(setup.model, losses, members, setup.options, seed, checkpoint, label)
     failed: list[PqmError] = []
     for data, result in zip(all_data, results, strict=True):
-        if not adapter_is_done(data.folder, data.request):
+        if adapter_answering(data.folder, data.request) is None:
             try:
                 _save(setup, result, counts, data)
             except PqmError as error:
