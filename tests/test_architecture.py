@@ -90,6 +90,14 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
             )
 
 
+def test_only_the_engine_attaches_adapters_and_trains_them():
+    known = {"pqm_plugin.adapters.lora.attach", "pqm_plugin.adapters.train.train_adapter"}
+    known |= {"pqm_plugin.adapters.train.train_together"}
+    for path in MODULES:
+        if path.relative_to(PACKAGE).parts[0] not in ("engine", "adapters"):
+            assert not known & set(imports(path)), path
+
+
 def test_nothing_outside_of_models_branches_on_the_family():
     outside = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] != "models"]
     for path in [*outside, *tracked("tests/stages/*.py")]:

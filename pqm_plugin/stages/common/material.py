@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance, digest
+from pqm_plugin.engine.data import Clip, examples_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
@@ -90,6 +92,11 @@ class Material:
         texts = (utterance.text for utterance in self._utterances.values())
         return fit_text(texts, family_of(base).facts(base).symbols, self.recipe.config.text_case)
 
+    def training_request(self) -> dict[str, Any]:
+        """How text and audio are taken, on which an adapter depends beside base, options and utterances."""
+        family = family_of(self.recipe.base_dir)
+        return {"text_case": self.fit.case, **family.training_options(self.recipe.config.decode)}
+
 
 def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
     """Features and tokens of each utterance; audio is read and analysed once.
@@ -131,15 +138,11 @@ def _groups(utterances: Sequence[Utterance], longest_s: float, seed: int) -> lis
 
 
 def _examples(recognizer: Recognizer, groups: Sequence[Sequence[Utterance]], fit: TextFit) -> list[Example]:
-    ready = []
-    for group in groups:
-        audio = np.concatenate([load_audio(utterance, recognizer.facts.sample_rate) for utterance in group])
-        features = recognizer.features(audio)
-        tokens = recognizer.token_ids(fit.apply(" ".join(utterance.text for utterance in group)))
-        obstacle = recognizer.obstacle(features, tokens) if len(tokens) else "its text cannot be spelled"
-        if obstacle:
-            names = " + ".join(utterance.utterance for utterance in group)
-            logging.warning("%s is left out: %s", names, obstacle)
-        else:
-            ready.append(Example(features, tokens))
-    return ready
+    return examples_of(recognizer, (_clip(group, recognizer.facts.sample_rate) for group in groups), fit)
+
+
+def _clip(group: Sequence[Utterance], sample_rate: int) -> Clip:
+    """Utterances one after another as one."""
+    samples = np.concatenate([load_audio(utterance, sample_rate) for utterance in group])
+    name = " + ".join(utterance.utterance for utterance in group)
+    return Clip(name, samples, " ".join(utterance.text for utterance in group))
