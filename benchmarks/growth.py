@@ -48,8 +48,9 @@ from benchmarks.limits import watched
 from benchmarks.openers import opened
 from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
-from pqm_plugin.adapters.lora import attach, parameter_counts
+from pqm_plugin.adapters.lora import parameter_counts
 from pqm_plugin.adapters.options import WEIGHTS
+from pqm_plugin.engine.learn import attach_lora
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.stages.config import load_config
@@ -98,8 +99,7 @@ def make_adapters(model: Path, folder: Path, n: int) -> list[Path]:
     """Write `n` adapters of the recipe's shape, with random weights."""
     recognizer = family_of(model).load_float(model, SearchOptions(), "cpu")
     lora = load_config(CONFIG).lora
-    targets = recognizer.adapter_targets(lora.targets) if isinstance(lora.targets, str) else list(lora.targets)
-    attached = attach(recognizer.network, targets, lora.rank, lora.alpha, lora.dropout)
+    attached = attach_lora(recognizer, lora, seed=0)
     first = folder / "speaker0000"
     save_adapter(first, attached, AdapterInfo(BASE, "nobody", *parameter_counts(attached), best_epoch=0))
     tensors = load_file(first / WEIGHTS)

@@ -25,6 +25,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256, write_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.records import answers
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-4
@@ -77,7 +78,9 @@ class Known:
         """Take up what is there, if it answers the same request."""
         before = read_json(path) if path.is_file() else {}
         self._path, self._request = path, dict(request)
-        self._found: dict[str, dict[str, Any]] = before["found"] if before.get("request") == self._request else {}
+        self._found: dict[str, dict[str, Any]] = (
+            before["found"] if answers(before.get("request"), self._request) else {}
+        )
 
     def of(
         self,

@@ -37,8 +37,8 @@ from benchmarks.common import (
 )
 from benchmarks.mixing import mixed
 from pqm_plugin.adapters.batches import Example, batches_by_length
-from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.train import set_training_mode
+from pqm_plugin.engine.learn import attach_lora
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
@@ -95,9 +95,7 @@ def learned_from(
 def with_adapter(recognizer: Recognizer) -> nn.Module:
     """The network with the recipe's adapter around it, which learns."""
     config = load_config(CONFIG)
-    lora = config.lora
-    targets = recognizer.adapter_targets(lora.targets) if isinstance(lora.targets, str) else list(lora.targets)
-    adapted = attach(recognizer.network, targets, lora.rank, lora.alpha, lora.dropout)
+    adapted = attach_lora(recognizer, config.lora, config.seed)
     set_training_mode(adapted, network_dropout=config.adapt.network_dropout)
     return adapted
 

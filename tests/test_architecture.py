@@ -13,7 +13,7 @@ from pqm_plugin.stages import STAGES
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pqm_plugin"
 ROOMS = ("models", "quantize", "adapters", "corpus", "metrics", "report")
-LEAVES = {"devices", "errors", "files", "forked", "imports", "processes"}
+LEAVES = {"devices", "errors", "files", "forked", "imports", "processes", "records"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -88,6 +88,14 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
             assert path.name in strangers or home in (None, path.relative_to(PACKAGE).parts[0]), (
                 f"{path} imports {name}"
             )
+
+
+def test_only_the_engine_attaches_adapters_and_trains_them():
+    known = {"pqm_plugin.adapters.lora.attach", "pqm_plugin.adapters.train.train_adapter"}
+    known |= {"pqm_plugin.adapters.train.train_together"}
+    for path in MODULES:
+        if path.relative_to(PACKAGE).parts[0] not in ("engine", "adapters"):
+            assert not known & set(imports(path)), path
 
 
 def test_nothing_outside_of_models_branches_on_the_family():

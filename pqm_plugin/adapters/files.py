@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from pqm_plugin.adapters import library
 from pqm_plugin.adapters.options import CONFIG, INFO, OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_folder, write_json, write_text
+from pqm_plugin.records import answers_or_says
 
+_log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 
 _KINDS = {"base_sha256": str, "trained_on": str, "best_epoch": int, "request": Mapping, "log": Sequence}
@@ -116,6 +119,23 @@ def read_info_for(folder: Path, base_sha256: str) -> AdapterInfo:
             "decode with the base it was trained on, or run stages 4 and 5 again"
         )
     return info
+
+
+def adapter_answering(folder: Path, request: Mapping[str, Any], aside: Collection[str] = ()) -> AdapterInfo | None:
+    """What is known of the adapter in `folder`, if it is there as `request` asks for; else the log says what differs.
+
+    Args:
+        aside: keys of the request that hold what was found on the way.
+    """
+    whole = all((folder / name).is_file() for name in (WEIGHTS, CONFIG)) or (folder / OWN_WEIGHTS).is_file()
+    if not whole or not (folder / INFO).is_file():
+        return None
+    try:
+        info = read_info(folder)
+    except PqmError as error:
+        _log.warning("%s; training it again", error)
+        return None
+    return info if answers_or_says(info.request, request, str(folder), aside) else None
 
 
 def load_adapter(

@@ -18,6 +18,7 @@ from pqm_plugin.adapters.files import AdapterInfo, read_info_for, write_info
 from pqm_plugin.adapters.options import OWN_WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import whole_folder
+from pqm_plugin.records import changed
 
 
 def whole_model(network: nn.Module) -> dict[str, Tensor]:
@@ -68,9 +69,8 @@ class WeightSwapper:
         if folder == self._inside:
             return []
         made = read_info_for(folder, self._base_sha256).request
-        for key, value in self._asked.items():
-            if made.get(key) != value:
-                raise PqmError(f"{folder} was made with another {key}: run stage 5 (adapt) again")
+        if differing := changed(made, self._asked):
+            raise PqmError(f"{folder} was made with another {', '.join(differing)}: run stage 5 (adapt) again")
         self._put(self._read(folder / OWN_WEIGHTS))
         self._inside = folder
         return [folder]

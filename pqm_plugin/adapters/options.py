@@ -15,6 +15,20 @@ LATER = {"later": True}
 
 
 @dataclass(frozen=True)
+class LoraOptions:
+    """The adapter's shape; `targets` is a preset of the model family, or full layer names.
+
+    `max_fraction` is the largest share of the base's parameters that it may have.
+    """
+
+    targets: str | tuple[str, ...] = "attention"
+    rank: int = 4
+    alpha: float = 8.0
+    dropout: float = 0.1
+    max_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """How an adapter is trained; the dev score decides which epoch is kept, epoch 0 (untrained) included.
 

@@ -1,5 +1,10 @@
 """What every corpus comes down to: one spoken sentence of one speaker."""
 
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 
@@ -38,3 +43,18 @@ class Utterance:
             each.name for each in fields(self) if each.repr and (each.name != "channel" or self.channel is not None)
         ]
         return f"Utterance({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
+def digest(utterances: Sequence[Utterance]) -> str:
+    """Hash (16 hexadecimal digits) of names, speakers, texts, and places and sizes of the audio."""
+    text = json.dumps([(repr(utterance), size_bytes(utterance)) for utterance in utterances])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def size_bytes(utterance: Utterance) -> int:
+    """Size of the file that the audio is in; 0 for an archive's offset or a command."""
+    try:
+        status = os.stat(utterance.audio)
+    except (OSError, ValueError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

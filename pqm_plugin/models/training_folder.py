@@ -9,6 +9,7 @@ import yaml
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
+from pqm_plugin.records import changed
 
 
 def read_list(path: Path) -> dict[str, str]:
@@ -79,10 +80,8 @@ def claim(out: Path, inputs: Mapping[str, Any]) -> None:
     note = out / "inputs.json"
     if not note.exists():
         write_json(note, inputs)
-    before = read_json(note)
-    changed = [name for name in inputs if before.get(name) != inputs[name]]
-    if changed:
-        raise PqmError(f"{out} was trained with another {', '.join(changed)}: delete it, or choose another --expdir")
+    if differing := changed(read_json(note), inputs):
+        raise PqmError(f"{out} was trained with another {', '.join(differing)}: delete it, or choose another --expdir")
 
 
 def digest(entries: Mapping[str, str]) -> str:

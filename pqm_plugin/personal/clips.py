@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.audio import is_silent
 from pqm_plugin.corpus.text import fit_text
+from pqm_plugin.engine.data import Clip, examples_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.models.interface import Recognizer
@@ -25,15 +26,6 @@ SHORTEST_S = 0.1
 
 LONGEST_S = 30.0
 """Longer sounds, in seconds, are cut at silence to be heard, and not learned from: memory grows with their square."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One recording to learn from: `samples` float32 (n_samples,) at the model's rate; `text` may be empty."""
-
-    name: str
-    samples: np.ndarray
-    text: str
 
 
 class Hears(Protocol):
@@ -107,18 +99,8 @@ def examples(recognizer: Recognizer, clips: Sequence[Clip], case: str, speaker: 
     fit = fit_text([clip.text for clip in clips], recognizer.facts.symbols, case)
     if fit.unspellable:
         _log.warning("%s: %s", speaker, fit.report().splitlines()[-1])
-    ready = []
-    for clip in clips:
-        tokens = recognizer.token_ids(fit.apply(clip.text)) if clip.text.strip() else torch.zeros(0)
-        obstacle = "" if len(tokens) else "it has no text that can be spelled"
-        obstacle = _unusable(clip.samples, recognizer.facts.sample_rate) or obstacle
-        if not obstacle:
-            features = recognizer.features(clip.samples)
-            obstacle = recognizer.obstacle(features, tokens)
-        if obstacle:
-            _log.warning("%s: %s is left out: %s", speaker, clip.name, obstacle)
-        else:
-            ready.append(Example(features, tokens))
+    named = (replace(clip, name=f"{speaker}: {clip.name}") for clip in clips)
+    ready = examples_of(recognizer, named, fit, partial(_unusable, sample_rate=recognizer.facts.sample_rate))
     if not ready:
         raise PqmError(f"{speaker}: none of {len(clips)} recordings can be learned from, see the lines above")
     return ready

@@ -3,35 +3,29 @@
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pqm_plugin.adapters import library
-from pqm_plugin.adapters.files import AdapterInfo, load_adapter, read_info, save_adapter
-from pqm_plugin.adapters.lora import attach, parameter_counts
+from pqm_plugin.adapters.files import adapter_answering, read_info
 from pqm_plugin.adapters.options import WEIGHTS
-from pqm_plugin.adapters.train import train_adapter
 from pqm_plugin.corpus.text import AS_IS, AUTO, CASES
+from pqm_plugin.engine.learn import TrainingData, TrainingSetup, attach_adapter, learn, scratch_file, sweep_scratch
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, refusal_as_error, sha256
 from pqm_plugin.models.families import family_of
-from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.replay import prepare_loss, training_loss
 from pqm_plugin.personal.clips import Clip, Hears, examples, own_words
 from pqm_plugin.personal.confidence import held_out
-from pqm_plugin.personal.folder import SPEAKERS, ModelFolder, is_adapter
-from pqm_plugin.personal.opening import open_packed
+from pqm_plugin.personal.folder import SPEAKERS, ModelFolder
+from pqm_plugin.personal.opening import Opened, open_packed
 from pqm_plugin.personal.options import EnrollOptions
 
 _log = logging.getLogger(__name__)
 _FOUND = "own_words"
+_REMEDY = "record more, or check that the texts are what is said"
 Watch = Callable[[str, int, int], None]
 """Is told what is being done, `listening` (recordings) or `learning` (batches), how many are done, and of how many.
 
@@ -78,18 +72,17 @@ def enroll(
     root = folder.path / SPEAKERS
     with refusal_as_error(target), exclusive(root / f".{speaker}.lock", "another speaker name"):
         request = _request(folder, clips, options, search, unsupervised=hears is not None)
-        earlier = _earlier(target)
-        if earlier is not None and _asked(earlier.request) == request:
+        if earlier := adapter_answering(target, request, aside=(_FOUND,)):
             _log.info("%s is there already, from the same recordings", target)
-            _sweep(root, speaker)
+            sweep_scratch(root, {speaker})
             return _enrolled(folder, speaker, clips, earlier.best_epoch, is_new=False)
-        checkpoint, heard = (root / f".{speaker}.{_short(request)}.{end}" for end in ("train", "heard"))
         found: dict[str, float] = {}
         if hears is not None:
+            heard = scratch_file(target, request, "heard")
             clips, found = own_words(hears, clips, options.min_confidence, speaker, heard, listening)
-        asked = request | {_FOUND: found}
-        best_epoch = _train(folder, speaker, clips, options, search, asked, checkpoint, device, learning)
-        _sweep(root, speaker)
+        data = TrainingData([], [], request, target, speaker, _REMEDY, {_FOUND: found})
+        best_epoch = _learn(open_packed(folder, search, device), clips, options, folder.sat(), data, learning)
+        sweep_scratch(root, {speaker})
     return _enrolled(folder, speaker, clips, best_epoch, is_new=True)
 
 
@@ -102,19 +95,6 @@ def _check(folder: ModelFolder, speaker: str, clips: Sequence[Clip], *, has_text
         raise PqmError(f"{speaker}: there are no recordings to learn from")
     if has_texts and not any(clip.text.strip() for clip in clips):
         raise PqmError(f"{speaker}: the texts are empty: give the words, or leave the texts out")
-
-
-def _earlier(target: Path) -> AdapterInfo | None:
-    try:
-        return read_info(target) if is_adapter(target) else None
-    except PqmError as error:
-        _log.warning("%s; learning it anew", error)
-        return None
-
-
-def _asked(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request as it was asked, without what was found on the way."""
-    return {key: value for key, value in request.items() if key != _FOUND}
 
 
 def _request(
@@ -137,59 +117,24 @@ def _request(
     }
 
 
-def _short(request: Mapping[str, Any]) -> str:
-    """Names what an interrupted run leaves: one with other recordings or settings is not gone on with."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _sweep(root: Path, speaker: str) -> None:
-    """Remove what runs for a speaker, this one and those that were cut off, kept to go on from."""
-    for path in root.glob(f".*{speaker}.*"):
-        if re.fullmatch(rf"\.{{1,2}}{re.escape(speaker)}\.[0-9a-f]{{12}}\.(train|heard)(\.partial)?", path.name):
-            path.unlink(missing_ok=True)
-
-
-def _train(
-    folder: ModelFolder,
-    speaker: str,
+def _learn(
+    opened: Opened,
     clips: Sequence[Clip],
     options: EnrollOptions,
-    search: SearchOptions,
-    request: dict[str, Any],
-    checkpoint: Path,
-    device: str,
+    sat: Path | None,
+    data: TrainingData,
     watch: Callable[[int, int], None] | None,
 ) -> int:
-    """Train and save; returns the epoch that was kept."""
-    opened = open_packed(folder, search, device)
-    sat = folder.sat()
-    ready = examples(opened.recognizer, clips, _text_case(sat), speaker)
-    if sat:
-        model = load_adapter(opened.recognizer.network, sat, opened.sha256, trainable=True)
-    else:
-        model = _fresh(opened.recognizer, options)
+    """Train on the clips, from `sat` on if there is one, and save; returns the epoch that was kept."""
+    recognizer, lora = opened.recognizer, options.lora()
+    ready = examples(recognizer, clips, _text_case(sat), data.name)
+    model = attach_adapter(recognizer, opened.sha256, sat, lora, options.seed)
     places = set(held_out(len(ready)))
     train = [example for place, example in enumerate(ready) if place not in places]
     # Of one or two recordings none can be spared: they themselves then tell that the loss does not run away.
     dev = [ready[place] for place in sorted(places)] or train
-    training, seed = options.training(len(ready)), options.seed * 1000
-    loss, prepare = partial(training_loss, opened.recognizer), partial(prepare_loss, opened.recognizer)
-    result = train_adapter(model, loss, train, dev, training, seed, checkpoint, speaker, prepare, watch)
-    if result.best_epoch == 0 and not sat:
-        raise PqmError(
-            f"{speaker}: what was learned from {len(train)} recordings is no better than nothing: record more, or "
-            "check that the texts are what is said"
-        )
-    trainable, base = parameter_counts(model)
-    info = AdapterInfo(opened.sha256, speaker, trainable, base, result.best_epoch, request, result.log)
-    save_adapter(folder.speaker(speaker), model, info)
-    return result.best_epoch
-
-
-def _fresh(recognizer: Recognizer, options: EnrollOptions) -> "library.PeftModel":
-    torch.manual_seed(options.seed)
-    targets = recognizer.adapter_targets(options.targets)
-    return attach(recognizer.network, targets, options.rank, options.alpha, options.dropout)
+    setup = TrainingSetup(recognizer, model, options.training(len(ready)), options.seed, lora.max_fraction)
+    return learn(setup, replace(data, train=train, dev=dev), watch)
 
 
 def _text_case(sat: Path | None) -> str:

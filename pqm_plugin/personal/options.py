@@ -1,10 +1,11 @@
 """How a personal model is used and taught where nothing else is said."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from pqm_plugin.adapters.options import TrainOptions
+from pqm_plugin.adapters.options import LoraOptions, TrainOptions
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.folder import ModelFolder
@@ -37,6 +38,10 @@ class EnrollOptions:
             raise ValueError("rank is from 1 to 256, epochs and few_epochs from 1, learning_rate above 0")
         if not 0 <= self.min_confidence <= 1:
             raise ValueError(f"min_confidence {self.min_confidence}: use a number from 0 to 1")
+
+    def lora(self) -> LoraOptions:
+        """The shape of an adapter that starts from zero; how large it is is left to `rank`."""
+        return LoraOptions(self.targets, self.rank, self.alpha, self.dropout, max_fraction=math.inf)
 
     def training(self, n_clips: int) -> TrainOptions:
         """The training of so many recordings; few say so little that loss tells epochs apart better than accuracy."""

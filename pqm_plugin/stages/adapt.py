@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -11,38 +12,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from pqm_plugin.adapters.files import WEIGHTS, load_adapter
+from pqm_plugin.adapters.files import WEIGHTS, adapter_answering, load_adapter
 from pqm_plugin.adapters.full_weights import toolkit_lora, whole_model
 from pqm_plugin.adapters.lora import merge
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.names import some
 from pqm_plugin.corpus.text import TextFit
-from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.corpus.utterance import Utterance, digest, size_bytes
+from pqm_plugin.engine.learn import (
+    FullWeights,
+    TrainingData,
+    TrainingSetup,
+    attach_adapter,
+    attach_toolkit_lora,
+    learn,
+    learn_together,
+    save_as_it_starts,
+    sweep_scratch,
+)
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.metrics.style import CORPUS, MODEL
 from pqm_plugin.models.repetition import compression_ratio
-from pqm_plugin.stages.common.done import digest, size_bytes
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import AS_WRITTEN, Material, examples, styled, training_examples
 from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.partial_results import DecodeTask
 from pqm_plugin.stages.common.systems import COPY, AdapterSet, all_adapter_sets, check_toolkit, parse_system
-from pqm_plugin.stages.common.training import (
-    FullWeights,
-    TrainingData,
-    TrainingSetup,
-    adapter_is_done,
-    attach_lora,
-    attach_toolkit_lora,
-    save_as_it_starts,
-    sweep_checkpoints,
-    train_and_save,
-    train_and_save_together,
-    training_request,
-)
 from pqm_plugin.stages.config import Config, as_dict
 from pqm_plugin.stages.decode import run_tasks
 from pqm_plugin.stages.recipe import Recipe
@@ -182,17 +180,22 @@ def start_of(material: Material, adapter_set: AdapterSet) -> TrainingSetup:
     config = material.recipe.config
     opened = open_base(material.recipe, adapter_set.base_kind)
     recognizer, options = opened.recognizer, options_of(config, adapter_set)
+    setup = partial(TrainingSetup, recognizer, options=options, seed=config.seed)
     if adapter_set.control == COPY:
         network = _copy(material, adapter_set, opened)
-        everything = dataclasses.replace(config.lora, max_fraction=1.0)
-        return TrainingSetup(recognizer, network, options, everything, FullWeights(whole_model(network)))
+        return setup(network, max_fraction=1.0, own=FullWeights(whole_model(network)))
     if adapter_set.control:
         n_by_default = attach_toolkit_lora(recognizer, config.lora, config.seed)
-        network = recognizer.network
-        return TrainingSetup(
-            recognizer, network, options, config.lora, FullWeights(toolkit_lora(network), n_by_default)
-        )
-    return TrainingSetup(recognizer, _adapter(material, adapter_set, opened), options, config.lora)
+        model, own = recognizer.network, FullWeights(toolkit_lora(recognizer.network), n_by_default)
+    else:
+        sat = _sat(material, adapter_set)
+        model, own = attach_adapter(recognizer, opened.weights_sha256, sat, config.lora, config.seed), None
+    return setup(model, max_fraction=config.lora.max_fraction, own=own)
+
+
+def _sat(material: Material, adapter_set: AdapterSet) -> Path | None:
+    """The folder of the speaker-independent adapter, if there is one."""
+    return material.recipe.adapter_dir(adapter_set.base_kind) / "sat" if material.has_sat() else None
 
 
 def options_of(config: Config, adapter_set: AdapterSet) -> TrainOptions:
@@ -202,18 +205,9 @@ def options_of(config: Config, adapter_set: AdapterSet) -> TrainOptions:
     return dataclasses.replace(config.adapt, top_layers=0, **dataclasses.asdict(config.copy))
 
 
-def _adapter(material: Material, adapter_set: AdapterSet, opened: Opened) -> nn.Module:
-    network, config = opened.recognizer.network, material.recipe.config
-    if not material.has_sat():
-        return attach_lora(opened.recognizer, config.lora, config.seed)
-    sat = material.recipe.adapter_dir(adapter_set.base_kind) / "sat"
-    return load_adapter(network, sat, opened.weights_sha256, trainable=True)
-
-
 def _copy(material: Material, adapter_set: AdapterSet, opened: Opened) -> nn.Module:
     network = opened.recognizer.network
-    if material.has_sat():
-        sat = material.recipe.adapter_dir(adapter_set.base_kind) / "sat"
+    if sat := _sat(material, adapter_set):
         merge(load_adapter(network, sat, opened.weights_sha256))
     # What the architecture itself determines does not learn.
     built_in = opened.recognizer.built_in
@@ -233,7 +227,7 @@ class SpeakerJob:
 
     def is_done(self) -> bool:
         """Whether the adapter is there as it is asked for."""
-        return adapter_is_done(self.folder, self.request)
+        return adapter_answering(self.folder, self.request) is not None
 
     def data(self, setup: TrainingSetup, seed: int) -> TrainingData:
         """What is learned from, ready for the recogniser; `seed` joins utterances, if any are to be."""
@@ -245,7 +239,7 @@ class SpeakerJob:
             fit = AS_WRITTEN
         train = training_examples(recognizer, train_speech, fit, setup.options, seed)
         dev = examples(recognizer, dev_speech, fit)
-        return TrainingData(train, dev, self.request, self.folder, self.speaker)
+        return TrainingData(train, dev, self.request, self.folder, self.speaker, "lower adapt.learning_rate")
 
 
 def speaker_job_of(material: Material, adapter_set: AdapterSet, speaker: str) -> SpeakerJob:
@@ -269,7 +263,7 @@ def _request(material: Material, adapter_set: AdapterSet, speech: Speech) -> dic
         **({"lora": as_dict(recipe.config.lora)} if adapter_set.control != COPY else {}),
         "train": as_dict(options_of(recipe.config, adapter_set)),
         "seed": recipe.config.seed,
-        **training_request(material),
+        **material.training_request(),
         "threads": 1,
         "train_utterances": digest(speech.train),
         "dev_utterances": digest(speech.dev),
@@ -302,7 +296,7 @@ def _adapt(material: Material, adapter_set: AdapterSet) -> None:
     finally:
         index.take_in()
     if todo or index.has_checkpoints():
-        sweep_checkpoints(root, set(speakers))
+        sweep_scratch(root, set(speakers))
 
 
 def _jobs(material: Material, adapter_set: AdapterSet, todo: Sequence[str]) -> list[Job]:
@@ -365,7 +359,7 @@ def _adapt_group(
         elif not target.is_done():
             save_as_it_starts(setup, data)
     if speakers_per_batch(material.recipe, adapter_set) > 1 and all_data:
-        train_and_save_together(setup, all_data, some([data.name for data in all_data], 3))
+        learn_together(setup, all_data, some([data.name for data in all_data], 3))
     else:
         for data in all_data:
-            train_and_save(setup, data)
+            learn(setup, data)

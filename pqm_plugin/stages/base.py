@@ -9,12 +9,13 @@ from pathlib import Path
 from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.dump import plain_file
 from pqm_plugin.corpus.kaldi import read_data_folder, write_data_folder
+from pqm_plugin.corpus.utterance import digest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256, whole_folder, write_json, write_text
 from pqm_plugin.models.families import family_named, family_of, fetch_base, source_files
 from pqm_plugin.models.language import AUTO
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.stages.common.done import digest, is_done
+from pqm_plugin.records import is_done
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import weights_hash
 from pqm_plugin.stages.recipe import BASE_RECORD, Recipe

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pqm_plugin.adapters.options import LATER, TrainOptions
+from pqm_plugin.adapters.options import LATER, LoraOptions, TrainOptions
 from pqm_plugin.corpus.text import AUTO, CASES
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.style import STYLES
@@ -33,17 +33,6 @@ class QuantizeConfig:
     def __post_init__(self) -> None:
         if self.calibrate < 0:
             raise ValueError(f"calibrate {self.calibrate}: a number of utterances, or 0 for nearest levels")
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """The adapter's shape; `targets` is a preset of the model family, or full layer names."""
-
-    targets: str | tuple[str, ...] = "attention"
-    rank: int = 4
-    alpha: float = 8.0
-    dropout: float = 0.1
-    max_fraction: float = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +68,7 @@ class Config:
     """
 
     quantize: QuantizeConfig = QuantizeConfig()
-    lora: LoraConfig = LoraConfig()
+    lora: LoraOptions = LoraOptions()
     pretrain: TrainOptions = TrainOptions()
     adapt: TrainOptions = TrainOptions()
     copy: CopyConfig = CopyConfig()

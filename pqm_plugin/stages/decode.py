@@ -20,6 +20,7 @@ from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.dump import plain_file
 from pqm_plugin.corpus.names import some
 from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.engine.learn import attach_toolkit_lora
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
@@ -37,7 +38,6 @@ from pqm_plugin.stages.common.systems import (
     possible_adapters,
     systems,
 )
-from pqm_plugin.stages.common.training import attach_toolkit_lora
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 

@@ -3,20 +3,13 @@
 import logging
 from typing import Any
 
+from pqm_plugin.adapters.files import adapter_answering
+from pqm_plugin.corpus.utterance import digest
+from pqm_plugin.engine.learn import TrainingData, TrainingSetup, attach_adapter, learn, sweep_scratch
 from pqm_plugin.metrics.style import MODEL
-from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import AS_WRITTEN, Material, styled, training_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
-from pqm_plugin.stages.common.training import (
-    TrainingData,
-    TrainingSetup,
-    adapter_is_done,
-    attach_lora,
-    sweep_checkpoints,
-    train_and_save,
-    training_request,
-)
 from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
@@ -39,29 +32,29 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         "lora": as_dict(recipe.config.lora),
         "train": as_dict(recipe.config.pretrain),
         "seed": recipe.config.seed,
-        **training_request(material),
+        **material.training_request(),
         # Sums of float32 depend on how many threads share them.
         "threads": recipe.n_threads,
         **{split: digest(utterances) for split, utterances in splits.items()},
     }
     folder = recipe.adapter_dir(base_kind) / "sat"
-    if adapter_is_done(folder, request):
+    if adapter_answering(folder, request):
         logging.info("%s is there already", folder)
         # A kill may have come between the adapter and its checkpoint's end.
-        sweep_checkpoints(folder.parent, {"sat"})
+        sweep_scratch(folder.parent, {"sat"})
         return
     opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
-    recognizer, options = opened.recognizer, recipe.config.pretrain
+    config, recognizer, options = recipe.config, opened.recognizer, recipe.config.pretrain
     fit = material.fit
     if material.style == MODEL:
         splits = {split: styled(recognizer, utterances, fit, split) for split, utterances in splits.items()}
         fit = AS_WRITTEN
     ready = {
-        split: training_examples(recognizer, utterances, fit, options, recipe.config.seed)
+        split: training_examples(recognizer, utterances, fit, options, config.seed)
         for split, utterances in splits.items()
     }
-    model = attach_lora(opened.recognizer, recipe.config.lora, recipe.config.seed)
-    config = recipe.config
-    trained = TrainingSetup(opened.recognizer, model, config.pretrain, config.lora)
-    train_and_save(trained, TrainingData(ready["sat_train"], ready["sat_dev"], request, folder, "sat"))
-    sweep_checkpoints(folder.parent, {"sat"})
+    model = attach_adapter(recognizer, opened.weights_sha256, None, config.lora, config.seed)
+    setup = TrainingSetup(recognizer, model, options, config.seed, config.lora.max_fraction)
+    remedy = "lower pretrain.learning_rate"
+    learn(setup, TrainingData(ready["sat_train"], ready["sat_dev"], request, folder, "sat", remedy))
+    sweep_scratch(folder.parent, {"sat"})

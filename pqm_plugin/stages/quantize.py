@@ -10,8 +10,8 @@ from pqm_plugin.files import read_json, whole_folder, write_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
+from pqm_plugin.records import is_done
 from pqm_plugin.stages.common.calibration import Calibration, weight_format
-from pqm_plugin.stages.common.done import is_done
 from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import packed_kinds
 from pqm_plugin.stages.config import QuantizeConfig, as_dict

@@ -8,14 +8,15 @@ import torch
 from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example, batches_by_length
+from pqm_plugin.corpus.utterance import digest
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import packed_layers, quantize_layers
+from pqm_plugin.records import is_done
 from pqm_plugin.stages.common.calibration import weight_format
-from pqm_plugin.stages.common.done import digest, is_done
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.provenance import provenance

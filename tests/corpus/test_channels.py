@@ -15,10 +15,9 @@ from pqm_plugin.corpus.channels import CANCELLED, TWO_PEOPLE, trouble_of
 from pqm_plugin.corpus.kaldi import read_data_folder, write_data_folder
 from pqm_plugin.corpus.readers.own import read
 from pqm_plugin.corpus.recording import load_sound
-from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.corpus.utterance import Utterance, digest
 from pqm_plugin.corpus.validate import validate
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.data import prepare_data
 
 RATE = 16000

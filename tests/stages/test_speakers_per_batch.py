@@ -68,7 +68,7 @@ def test_adapters_are_those_of_one_speaker_a_batch_and_their_requests_tell(wide,
     run("adapt", of=wide)
     assert "0 speakers to adapt, 5 done already" in caplog.text
     run("adapt", of=dataclasses.replace(alone, speakers_per_batch=3, speakers=("10", "20")))
-    assert "made with other settings (speakers_per_batch): training it again" in caplog.text
+    assert "made with other settings (speakers_per_batch); doing it again" in caplog.text
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import whole_folder, write_json
-from pqm_plugin.stages.common.done import is_done
+from pqm_plugin.records import is_done
 
 RECORD = "made.json"
 """What a set was asked for, in its folder."""

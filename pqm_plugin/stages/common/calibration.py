@@ -9,12 +9,11 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.corpus.utterance import Utterance, digest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.quantize.packed import WeightFormat
-from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.config import QuantizeConfig
 from pqm_plugin.stages.recipe import Recipe

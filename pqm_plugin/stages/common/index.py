@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pqm_plugin.adapters.files import FORMAT_VERSION, WEIGHTS
 from pqm_plugin.files import write_text
-from pqm_plugin.stages.common.done import request_hash
+from pqm_plugin.records import request_hash
 from pqm_plugin.stages.common.opening import trust_hash, weights_hash
 from pqm_plugin.stages.common.systems import all_adapter_sets
 from pqm_plugin.stages.recipe import Recipe
@@ -33,7 +33,7 @@ class Row:
         """The row of an adapter's folder, which is done; `weights` is the name of the file in it."""
         path = folder / weights
         status = path.stat()
-        return cls(folder.name, _asked(request), weights_hash(path), status.st_size, status.st_mtime_ns)
+        return cls(folder.name, _hash_of(request), weights_hash(path), status.st_size, status.st_mtime_ns)
 
     def line(self) -> str:
         """As it stands in a file."""
@@ -64,7 +64,7 @@ class AdapterIndex:
     def holds(self, speaker: str, request: Mapping[str, Any]) -> bool:
         """Whether the speaker's adapter is known to answer this request; if not, its folder says more."""
         row = self._rows.get(speaker)
-        return row is not None and row.request == _asked(request) and self._stands(row)
+        return row is not None and row.request == _hash_of(request) and self._stands(row)
 
     def has_folder(self, speaker: str) -> bool:
         """Whether there was a folder of that name when the index was read."""
@@ -105,7 +105,7 @@ class AdapterIndex:
         return (status.st_size, status.st_mtime_ns) == (row.size_bytes, row.changed_ns)
 
 
-def _asked(request: Mapping[str, Any]) -> str:
+def _hash_of(request: Mapping[str, Any]) -> str:
     """An adapter of another format version is not done, whatever the index of that version says."""
     return request_hash({"format_version": FORMAT_VERSION, **request})
 

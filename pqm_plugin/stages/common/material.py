@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
-from pqm_plugin.corpus.utterance import Utterance
+from pqm_plugin.corpus.utterance import Utterance, digest
+from pqm_plugin.engine.data import Clip, examples_of
 from pqm_plugin.engine.styling import in_model_style, style_of
 from pqm_plugin.errors import PqmError
+from pqm_plugin.metrics.style import MODEL
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.stages.common.done import digest
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
 
 AS_WRITTEN = TextFit("as is", None)
@@ -53,7 +55,7 @@ class Material:
         return [self._utterances[name] for name in names]
 
     def digest(self, split: str, speaker: str) -> str:
-        """Hash of what a speaker's utterances are, see `done.digest`; computed once, for it asks for every file."""
+        """Hash of a speaker's utterances, see `utterance.digest`; computed once, for it asks for every file."""
         key = (split, speaker)
         if key not in self._digests:
             self._digests[key] = digest(self.utterances(split, speaker))
@@ -101,6 +103,13 @@ class Material:
         base, texts = self.recipe.base_dir, [utterance.text for utterance in self._utterances.values()]
         writes_case = family_of(base).facts(base).writes_case
         return style_of(self.recipe.config.target_style, texts, writes_case=writes_case)
+
+    def training_request(self) -> dict[str, Any]:
+        """How text and audio are taken, on which an adapter depends beside base, options and utterances."""
+        family = family_of(self.recipe.base_dir)
+        # Adapters of earlier versions learned from texts as the corpus writes them, and say nothing of it.
+        style = {"target_style": MODEL} if self.style == MODEL else {}
+        return {"text_case": self.fit.case, **style, **family.training_options(self.recipe.config.decode)}
 
 
 def styled(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, label: str) -> list[Utterance]:
@@ -155,15 +164,11 @@ def _groups(utterances: Sequence[Utterance], longest_s: float, seed: int) -> lis
 
 
 def _examples(recognizer: Recognizer, groups: Sequence[Sequence[Utterance]], fit: TextFit) -> list[Example]:
-    ready = []
-    for group in groups:
-        audio = np.concatenate([load_audio(utterance, recognizer.facts.sample_rate) for utterance in group])
-        features = recognizer.features(audio)
-        tokens = recognizer.token_ids(fit.apply(" ".join(utterance.text for utterance in group)))
-        obstacle = recognizer.obstacle(features, tokens) if len(tokens) else "its text cannot be spelled"
-        if obstacle:
-            names = " + ".join(utterance.utterance for utterance in group)
-            logging.warning("%s is left out: %s", names, obstacle)
-        else:
-            ready.append(Example(features, tokens))
-    return ready
+    return examples_of(recognizer, (_clip(group, recognizer.facts.sample_rate) for group in groups), fit)
+
+
+def _clip(group: Sequence[Utterance], sample_rate: int) -> Clip:
+    """Utterances one after another as one."""
+    samples = np.concatenate([load_audio(utterance, sample_rate) for utterance in group])
+    name = " + ".join(utterance.utterance for utterance in group)
+    return Clip(name, samples, " ".join(utterance.text for utterance in group))

@@ -14,6 +14,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, read_json, safe_name, write_json, write_text
 from pqm_plugin.metrics.sclite import write_trn
 from pqm_plugin.models.families import family_of
+from pqm_plugin.records import answers
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import PACKED_KINDS, arithmetic, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import COPY, STOCK, System, adapter_of
@@ -85,7 +86,7 @@ def _lines(path: Path, request: Any) -> tuple[Line, ...]:
     head, *rows = path.read_text(encoding="utf-8", errors="replace").split("\n")
     found = []
     try:
-        if json.loads(head).get("request") != request:
+        if not answers(json.loads(head).get("request"), request):
             return ()
         for row in rows:
             found.append(Line(**json.loads(row)))
