@@ -238,7 +238,13 @@ class SpeakerJob:
             dev_speech = styled(recognizer, dev_speech, fit, f"{self.speaker} dev")
             fit = AS_WRITTEN
         train = training_examples(recognizer, train_speech, fit, setup.options, seed)
-        dev = examples(recognizer, dev_speech, fit)
+        # Where every example costs a whole window, dev is measured on joined ones, too.
+        joined = setup.options.joined_alone
+        dev = (
+            training_examples(recognizer, dev_speech, fit, setup.options, seed)
+            if joined
+            else examples(recognizer, dev_speech, fit)
+        )
         return TrainingData(train, dev, self.request, self.folder, self.speaker, "lower adapt.learning_rate")
 
 
