@@ -26,6 +26,24 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min_confidence", "--min-confidence", type=float, help="from 0 to 1: of own words that are learned from"
     )
+    parser.add_argument(
+        "--target_style",
+        "--target-style",
+        metavar="STYLE",
+        help="of the texts learned: auto, corpus as they are, or "
+        "model, in the case and punctuation that the model writes; auto: the latter where the texts have neither",
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        help="blocks of recordings that are held out in turn to see whether the adapter helps "
+        "(from ten recordings with texts on): 3, or 0 to leave that out",
+    )
+    parser.add_argument(
+        "--keep",
+        help="better: the speaker-independent model, where held-out words get no better (default); own: what "
+        "was learned in any case",
+    )
     add_channel(parser)
     add_language(parser)
     add_computing(parser)
@@ -51,7 +69,18 @@ def run(parsed: argparse.Namespace) -> int:
         f"{done.speaker}: {'learned from' if done.is_new else 'is there already, from'} {done.n_clips} recordings, "
         f"{done.duration_s / 60:.1f} min: {done.folder}"
     )
+    if done.held_out:
+        print(f"{done.speaker}: {done.held_out.sentence()}: {_advice(done)}")
     return 0
+
+
+def _advice(done: Any) -> str:
+    """What to make of the held-out words."""
+    if not done.keeps_own:
+        return "no gain shown, the speaker-independent model is kept"
+    if not done.held_out.is_better:
+        return "no gain shown: the speaker-independent model does as well"
+    return "it pays" if done.held_out.gain_shown else "a gain, but chance could show as much: more recordings tell"
 
 
 def _options(parsed: argparse.Namespace, about: Any) -> Any:
@@ -60,7 +89,7 @@ def _options(parsed: argparse.Namespace, about: Any) -> Any:
     from pqm_plugin.errors import PqmError
     from pqm_plugin.personal.options import enroll_options
 
-    names = ("epochs", "learning_rate", "rank", "min_confidence")
+    names = ("epochs", "learning_rate", "rank", "min_confidence", "target_style", "folds", "keep")
     given = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
     try:
         return dataclasses.replace(enroll_options(about), **given)

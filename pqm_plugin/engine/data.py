@@ -28,8 +28,8 @@ def examples_of(
     clips: Iterable[Clip],
     fit: TextFit,
     reason_unusable: Callable[[np.ndarray], str] = lambda samples: "",
-) -> list[Example]:
-    """Features and tokens of each stretch; one that cannot be trained on is named in the log and left out.
+) -> list[tuple[Clip, Example]]:
+    """Each stretch with its features and tokens; one that cannot be trained on is named in the log and left out.
 
     Args:
         fit: brings the words to what the model can spell.
@@ -46,5 +46,5 @@ def examples_of(
         if reason:
             _log.warning("%s is left out: %s", clip.name, reason)
         else:
-            ready.append(Example(features, tokens))
+            ready.append((clip, Example(features, tokens)))
     return ready

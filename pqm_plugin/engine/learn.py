@@ -170,7 +170,13 @@ def save_as_it_starts(setup: TrainingSetup, data: TrainingData) -> None:
             "with --speakers, or give transcripts"
         )
     _log.warning("%s: nothing to learn from; the speaker-independent adapter is kept", data.name)
-    info = AdapterInfo(data.request["base_sha256"], data.name, *parameter_counts(setup.model), 0, data.request)
+    save_start(setup, data)
+
+
+def save_start(setup: TrainingSetup, data: TrainingData) -> None:
+    """Write what training would start from: the speaker-independent adapter, or one that changes nothing."""
+    request = data.request | data.found
+    info = AdapterInfo(request["base_sha256"], data.name, *parameter_counts(setup.model), 0, request)
     setup.save(data.folder, info)
 
 
@@ -226,6 +232,6 @@ def scratch_file(folder: Path, request: Mapping[str, Any], ending: str) -> Path:
 def sweep_scratch(root: Path, names: Collection[str]) -> None:
     """Remove what interrupted runs, whatever their settings, left of adapters in `root` that are done now."""
     for path in root.glob(".*"):
-        found = re.fullmatch(r"\.{1,2}([^.].*)\.[0-9a-f]{12}\.(train|heard)(\.partial)?", path.name)
+        found = re.fullmatch(r"\.{1,2}([^.].*)\.[0-9a-f]{12}\.(train|heard|judged|fold\d+)(\.partial)?", path.name)
         if found and found[1] in names:
             path.unlink(missing_ok=True)

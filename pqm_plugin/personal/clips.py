@@ -12,10 +12,12 @@ from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.audio import is_silent
-from pqm_plugin.corpus.text import fit_text
+from pqm_plugin.corpus.text import AS_IS, TextFit, fit_text
 from pqm_plugin.engine.data import Clip, examples_of
+from pqm_plugin.engine.styling import in_model_style
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
+from pqm_plugin.metrics.style import MODEL
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.personal.confidence import pick, summary
 from pqm_plugin.personal.transcript import Segment
@@ -87,11 +89,14 @@ def _heard(
     return [[Segment(**row) for row in segments] for segments in rows]
 
 
-def examples(recognizer: Recognizer, clips: Sequence[Clip], case: str, speaker: str) -> list[Example]:
-    """Features and tokens; a recording that is of no use is named and left out.
+def examples(
+    recognizer: Recognizer, clips: Sequence[Clip], case: str, speaker: str, style: str
+) -> list[tuple[Clip, Example]]:
+    """Each recording with its features and tokens; a recording that is of no use is named and left out.
 
     Args:
         case: of the texts, see `corpus.text.fit_text`.
+        style: `corpus`, or `model` to learn the texts as the recogniser would write them, see `engine.styling`.
 
     Raises:
         PqmError: if none is left.
@@ -99,6 +104,11 @@ def examples(recognizer: Recognizer, clips: Sequence[Clip], case: str, speaker: 
     fit = fit_text([clip.text for clip in clips], recognizer.facts.symbols, case)
     if fit.unspellable:
         _log.warning("%s: %s", speaker, fit.report().splitlines()[-1])
+    if style == MODEL:
+        samples, texts = [clip.samples for clip in clips], [fit.apply(clip.text) for clip in clips]
+        texts = in_model_style(recognizer, samples, texts, speaker)
+        clips = [replace(clip, text=text) for clip, text in zip(clips, texts, strict=True)]
+        fit = TextFit(AS_IS, None)
     named = (replace(clip, name=f"{speaker}: {clip.name}") for clip in clips)
     ready = examples_of(recognizer, named, fit, partial(_unusable, sample_rate=recognizer.facts.sample_rate))
     if not ready:

@@ -58,6 +58,7 @@ def adapter_facts(folder: Path) -> dict[str, Any]:
         "base_sha256": str(info.get("base_sha256", "unknown")),
         "parameters": int(_number(info.get("parameters"))),
         "learned_from": f"{n_clips} recordings{by_itself}" if isinstance(n_clips, int) else "a recipe",
+        "held_out": dict(held) if isinstance(held := request.get("held_out"), Mapping) else None,
     }
 
 
@@ -88,6 +89,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"of base    {found['base_sha256']}"
     for name, adapter in found["adapters"].items():
         yield f"adapter    {name}: {adapter['size_bytes'] / 1e6:.2f} MB, {adapter['learned_from']}"
+        if held := adapter.get("held_out"):
+            words, before, after = (held.get(key) for key in ("n_words", "before", "after"))
+            yield f"held out   {name}: {before} errors before, {after} after, in {words} words"
     for row in found["measured"]:
         yield f"WER        {wer_line(row)}"
     if not found["measured"]:

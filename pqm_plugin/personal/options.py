@@ -5,10 +5,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pqm_plugin.adapters.options import LoraOptions, TrainOptions
+from pqm_plugin.adapters.options import LATER, LoraOptions, TrainOptions
 from pqm_plugin.errors import PqmError
+from pqm_plugin.metrics.style import STYLES
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.folder import ModelFolder
+
+JUDGED = 10
+"""Recordings of which it can be said whether an adapter helps: of fewer, chance says as much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +22,13 @@ class EnrollOptions:
     `targets`, `rank`, `alpha` and `dropout` shape an adapter that starts from zero; one that starts from `sat` has its
     shape. `rank` 4 on the attention layers is under 1 % of a Conformer of 15 M parameters, or of a Whisper base.
     `few_epochs` is for one or two recordings, of which none can be spared to choose the epoch. `min_confidence` in
-    [0, 1] is what the model's own words must reach to be learned from, see `confidence.pick`.
+    [0, 1] is what the model's own words must reach to be learned from, see `confidence.pick`. `target_style` is how the
+    texts are written that are learned: `corpus` as they are given, `model` in the case and punctuation of the model's
+    own hypothesis, `auto` for the latter where the model writes both and the texts have neither.
+
+    `folds` is into how many blocks recordings are parted to see what an adapter does for those that it was not trained
+    on, see `engine.judging`; 0 sees nothing. It is done from `JUDGED` recordings with texts on. `keep` is `better` for
+    the speaker-independent model where the held-out words get no better, or `own` for what was learned in any case.
     """
 
     targets: str = "attention"
@@ -32,8 +42,17 @@ class EnrollOptions:
     patience: int = 2
     min_confidence: float = 0.6
     seed: int = 0
+    folds: int = dataclasses.field(default=3, metadata=LATER)
+    keep: str = dataclasses.field(default="better", metadata=LATER)
+    target_style: str = dataclasses.field(default="auto", metadata=LATER)
 
     def __post_init__(self) -> None:
+        if self.target_style not in STYLES:
+            raise ValueError(f"target_style {self.target_style!r}: use one of {', '.join(STYLES)}")
+        if self.folds not in (0, *range(2, JUDGED + 1)):
+            raise ValueError(f"folds {self.folds}: use a number from 2 to {JUDGED}, or 0 to leave the check out")
+        if self.keep not in ("better", "own"):
+            raise ValueError(f"keep {self.keep!r}: use 'better' or 'own'")
         if not (1 <= self.rank <= 256 and self.epochs >= 1 and self.few_epochs >= 1 and self.learning_rate > 0):
             raise ValueError("rank is from 1 to 256, epochs and few_epochs from 1, learning_rate above 0")
         if not 0 <= self.min_confidence <= 1:

@@ -164,7 +164,8 @@ def _groups(utterances: Sequence[Utterance], longest_s: float, seed: int) -> lis
 
 
 def _examples(recognizer: Recognizer, groups: Sequence[Sequence[Utterance]], fit: TextFit) -> list[Example]:
-    return examples_of(recognizer, (_clip(group, recognizer.facts.sample_rate) for group in groups), fit)
+    clips = (_clip(group, recognizer.facts.sample_rate) for group in groups)
+    return [example for _, example in examples_of(recognizer, clips, fit)]
 
 
 def _clip(group: Sequence[Utterance], sample_rate: int) -> Clip:
