@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pqm_plugin.models.espnet.nbest import espnet_nbest
+from pqm_plugin.models.espnet.model import espnet_nbest
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.model import PersonalModel
 from pqm_plugin.personal.options import search_options

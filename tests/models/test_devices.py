@@ -13,7 +13,7 @@ from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.train import train_adapter
-from pqm_plugin.models.espnet.nbest import espnet_nbest
+from pqm_plugin.models.espnet.model import espnet_nbest
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import prepare_loss, training_loss

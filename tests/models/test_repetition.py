@@ -2,7 +2,7 @@
 
 import pytest
 
-from pqm_plugin.models.espnet.guard import without_loops
+from pqm_plugin.models.espnet.model import without_loops
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.repetition import compression_ratio, without_repetition

@@ -1,8 +1,9 @@
 """Hybrid CTC/attention encoder-decoders of ESPnet: Conformer, E-Branchformer or Transformer."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,22 @@ from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.espnet import layers as espnet_layers
-from pqm_plugin.models.espnet import lora as espnet_lora
-from pqm_plugin.models.espnet import loss as espnet_loss
 from pqm_plugin.models.espnet import stock as espnet_stock
 from pqm_plugin.models.espnet import train as espnet_train
 from pqm_plugin.models.espnet.attention import fast_attention, relative_attentions
-from pqm_plugin.models.espnet.borrowed import build
-from pqm_plugin.models.espnet.guard import without_loops
-from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, computes_coarsely
+from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, build, computes_coarsely
 from pqm_plugin.models.espnet.search import BatchedSearch, Found
-from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
+from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer, groups
 from pqm_plugin.models.language import AUTO, language_code
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.products import fast_products
+from pqm_plugin.models.repetition import compression_ratio, without_repetition
 from pqm_plugin.models.skeleton import WithoutInitialisation
 
 NAME = "ESPnet AED"
 KEY = "espnet_aed"
 
+_log = logging.getLogger(__name__)
 # What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
 _MIN_FRAMES = 15
 # Lengths of two clips whose encodings are compared, alone and in a batch.
@@ -120,8 +119,8 @@ class EspnetAed:
         return found
 
     def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
-        """ESPnet's mixture of CTC and attention losses, see `espnet_loss.py`."""
-        return espnet_loss.losses(self._espnet, *self._encode(features), tokens, sizes)
+        """ESPnet's mixture of CTC and attention losses, see `_losses`."""
+        return _losses(self._espnet, *self._encode(features), tokens, sizes)
 
     def fast_layers(self) -> AbstractContextManager[None]:
         """Self-attention over relative positions, where it is ESPnet's as it is known here and without dropout."""
@@ -198,7 +197,7 @@ class EspnetAed:
 
     def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
         """ESPnet's own, over loralib."""
-        return espnet_lora.attach(self.network, targets, rank, alpha, dropout)
+        return espnet_layers.attach_lora(self.network, targets, rank, alpha, dropout)
 
     def layer_stack(self) -> list[str]:
         """Subsampling and blocks of the encoder; with CTC layers between the blocks, the subsampling alone."""
@@ -283,7 +282,7 @@ fetch = espnet_folder.fetch
 side_files = espnet_folder.side_files
 weights_file = espnet_folder.weights_file
 BASELINES: Mapping[str, str] = espnet_stock.BASELINES
-TOOLKIT_LORA = espnet_lora.KEY
+TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
 decode_stock = espnet_stock.decode_stock
 STOCK_PROGRESS = espnet_stock.PROGRESS
 BATCHES = True
@@ -304,3 +303,93 @@ def spoken_language(folder: Path, language: str) -> str:
 
 train = espnet_train.train_base
 training_sample_rate = espnet_train.training_sample_rate
+
+
+def _losses(model: Any, encoded: Tensor, lengths: Tensor, tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
+    """ESPnet's own mixture of CTC and attention losses with the model's `ctc_weight` and label smoothing.
+
+    The decoder runs once; each group has the loss that ESPnet's `_calc_att_loss` and `_calc_ctc_loss` give for it.
+
+    Args:
+        model: ESPnet's, with a decoder and a CTC layer.
+        encoded: (B, T, D), of which `lengths`, int64 (B,), are heard.
+        tokens: of each row, int64 (U,).
+        sizes: rows of each group, one after another.
+    """
+    device = encoded.device
+    text = pad_sequence(list(tokens), batch_first=True, padding_value=model.ignore_id).to(device)
+    text_lengths = torch.tensor([len(row) for row in tokens], device=device)
+    logits, labels = _decoded(model, encoded, lengths, tokens)
+    counted = labels != model.ignore_id
+    n_right, n_counted = ((logits.argmax(-1) == labels) & counted).sum(1).tolist(), counted.sum(1).tolist()
+    found = []
+    for rows in groups(sizes):
+        attention = model.criterion_att(logits[rows], labels[rows])
+        ctc, _ = model._calc_ctc_loss(encoded[rows], lengths[rows], text[rows], text_lengths[rows])
+        n_rows = rows.stop - rows.start
+        # ESPnet's losses are means over the batch's utterances.
+        total = (model.ctc_weight * ctc + (1 - model.ctc_weight) * attention) * n_rows
+        found.append(Loss(total.squeeze(), n_rows, sum(n_right[rows]), sum(n_counted[rows])))
+    return found
+
+
+def _decoded(model: Any, encoded: Tensor, lengths: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits with each text given, (B, U + 1, V), and the labels, int64 (B, U + 1): the text and its end."""
+    start, end = (torch.tensor([token]) for token in (model.sos, model.eos))
+    language = getattr(model, "lang_token_id", None)
+    rows = [row.cpu() if language is None else torch.cat([language.flatten().cpu(), row.cpu()]) for row in tokens]
+    given, labels = [torch.cat([start, row]) for row in rows], [torch.cat([row, end]) for row in rows]
+    into = pad_sequence(given, batch_first=True, padding_value=model.eos).to(encoded.device)
+    into_lengths = torch.tensor([len(row) for row in given], device=encoded.device)
+    logits, _ = model.decoder(encoded, lengths, into, into_lengths)
+    return logits, pad_sequence(labels, batch_first=True, padding_value=model.ignore_id).to(encoded.device)
+
+
+def without_loops(
+    found: Sequence[Hypothesis], search: SearchOptions, ctc_words: Callable[[], list[str]] | None
+) -> list[Hypothesis]:
+    """The hypotheses of a batch; one that repeats itself gives way to what the CTC layer heard, or is cut.
+
+    An attention decoder may go round in circles where the share of the CTC score is small; the best path of the CTC
+    layer is bound to the frames of the audio. The score of such a one is still the search's.
+
+    Args:
+        ctc_words: gives the words of the best CTC path of each row; None where they cannot be had.
+    """
+    most = search.compression_ratio_threshold
+    repeating = [place for place, each in enumerate(found) if compression_ratio(each.text) > most]
+    if search.guard != "always" or not repeating:
+        return list(found)
+    heard, mended = ctc_words() if ctc_words else [], list(found)
+    for place in repeating:
+        other = heard[place] if heard else ""
+        text = other if 0 < compression_ratio(other) <= most else without_repetition(found[place].text, most)
+        mended[place] = replace(found[place], text=text, is_repaired=True)
+        _log.warning(
+            "the search repeated itself (%.40r…): %s",
+            found[place].text,
+            f"{text[:80]!r} is taken" if text else "no words are taken",
+        )
+    return mended
+
+
+def espnet_nbest(recognizer: Recognizer, speech: Any, n: int) -> list[tuple[Any, ...]]:
+    """Tuples of text, tokens, token ids and ESPnet's `Hypothesis`, best first, from the search of ESPnet itself.
+
+    Args:
+        speech: float32 (n_samples,) at the model's rate, an array or a tensor, as `Speech2Text.__call__` takes it.
+
+    Raises:
+        PqmError: if the recogniser is of another family.
+    """
+    speech2text = getattr(recognizer, "speech2text", None)
+    if speech2text is None:
+        raise PqmError("n-best tuples are ESPnet's: for a model of another family use `transcribe`")
+    before, speech2text.nbest = speech2text.nbest, n
+    try:
+        found: list[tuple[Any, ...]] = speech2text(
+            np.asarray(speech, dtype=np.float32) if isinstance(speech, list) else speech
+        )
+    finally:
+        speech2text.nbest = before
+    return found

@@ -1,20 +1,25 @@
 """Train a base with ESPnet's own trainer: token list, statistics, training, averaged checkpoint."""
 
+import io
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+import sentencepiece
 import yaml
+from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_file, whole_folder, write_text
 from pqm_plugin.models.espnet.folder import sample_rate
-from pqm_plugin.models.espnet.progress import TrainingProgress
-from pqm_plugin.models.espnet.tokens import make_tokens
 from pqm_plugin.models.training_folder import claim, digest, read_list, read_lists, read_settings
 from pqm_plugin.processes import SHORT_SPIN
 
@@ -35,6 +40,16 @@ _SCAFFOLD = (
 )
 _SPEED_RATE = 16000  # in Hz; only ratios of it matter to ESPnet's speed perturbation
 _FOLD_LENGTHS = (80000, 150)  # samples and tokens at which a "folded" batch is halved: the values of asr.sh
+BLANK, UNKNOWN, SENTENCE, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+TOKEN_TYPES = ("bpe", "char", "word")
+_CONTROL_PIECES = 3  # <unk>, <s> and </s> come first in every SentencePiece model
+_BATCHES = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
+_EPOCH = re.compile(r" (\d+)/(\d+)epoch started")
+_STEP = re.compile(r" (\d+)epoch:train:\d+-(\d+)batch: ")
+_RESULT = re.compile(
+    r" (\d+)epoch results: .*?\[train\].*? loss=([\d.naif]+).*\[valid\].*? acc=([\d.naif]+).*? loss=([\d.naif]+)"
+)
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -220,3 +235,129 @@ def _tidy(out: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def make_tokens(texts: Sequence[str], out: Path, token_type: str, n_tokens: int) -> None:
+    """Write `tokens.txt`, and for BPE `bpe.model`, into the folder `out`.
+
+    Args:
+        texts: transcripts, in the case and spelling that the model is to write.
+        token_type: one of `TOKEN_TYPES`.
+        n_tokens: BPE: size of the SentencePiece vocabulary; else at most so many of the most frequent, 0 for all.
+
+    Raises:
+        PqmError: if the token type is unknown, or the texts are too few for `n_tokens`.
+    """
+    if token_type not in TOKEN_TYPES:
+        raise PqmError(f"token type {token_type!r}: must be one of {', '.join(TOKEN_TYPES)}")
+    if token_type == "bpe":
+        tokens = _train_bpe(texts, out / "bpe.model", n_tokens)
+    elif token_type == "char":
+        tokens = _most_frequent((SPACE if c == " " else c for text in texts for c in text), n_tokens)
+    else:
+        tokens = _most_frequent((word for text in texts for word in text.split()), n_tokens)
+    write_text(out / "tokens.txt", "".join(f"{token}\n" for token in [BLANK, UNKNOWN, *tokens, SENTENCE]))
+
+
+def _train_bpe(texts: Sequence[str], model: Path, n_tokens: int) -> list[str]:
+    """Train a SentencePiece unigram model, as `asr.sh` does by default; one thread keeps its sums reproducible."""
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=written,
+            vocab_size=n_tokens,
+            model_type="unigram",
+            character_coverage=1.0,
+            input_sentence_size=100_000_000,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise PqmError(f"{n_tokens} BPE tokens do not fit {len(texts)} transcripts: {_reason(error)}") from error
+    with whole_file(model) as scratch:
+        scratch.write_bytes(written.getvalue())
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    return [pieces.id_to_piece(index) for index in range(_CONTROL_PIECES, pieces.get_piece_size())]
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last sentence of a SentencePiece message, which starts with a source line and an expression."""
+    return str(error).strip().splitlines()[-1].split("] ")[-1]
+
+
+def _most_frequent(symbols: Iterable[str], n_tokens: int) -> list[str]:
+    """The commonest first, equals in the order of their code points."""
+    counts = Counter(symbols)
+    ordered = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
+    return ordered[: n_tokens or None]
+
+
+class TrainingProgress:
+    """A bar over all batches of all epochs, with the time left, and one line for each epoch.
+
+    Reads what is appended to `log` from now on.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self.last_line = "no word in its log"
+        self._log = log.open(encoding="utf-8", errors="replace")
+        self._log.seek(0, 2)
+        self._rest = ""
+        self._bar: tqdm | None = None
+        self._n_batches = 0
+        self._n_epochs = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._log.close()
+
+    def follow(self, process: subprocess.Popen) -> None:
+        """Show the progress of `process` until it ends."""
+        while True:
+            try:
+                process.wait(_POLL_S)
+            except subprocess.TimeoutExpired:
+                self._read()
+                continue
+            self._read()
+            return
+
+    def _read(self) -> None:
+        *lines, self._rest = (self._rest + self._log.read()).split("\n")
+        for line in lines:
+            if line.strip():
+                self.last_line = line.strip()[-300:]
+            self._show(line)
+
+    def _show(self, line: str) -> None:
+        if found := _BATCHES.search(line):
+            self._n_batches = int(found[1])
+        elif found := _EPOCH.search(line):
+            self._start_epoch(int(found[1]), int(found[2]))
+        elif found := _STEP.search(line):
+            self._move_to(int(found[1]) - 1, int(found[2]))
+        elif found := _RESULT.search(line):
+            self._move_to(int(found[1]), 0)
+            epoch, train_loss, dev_accuracy, dev_loss = found.groups()
+            tqdm.write(
+                f"epoch {epoch}/{self._n_epochs}: loss {train_loss}, dev loss {dev_loss}, dev accuracy {dev_accuracy}"
+            )
+
+    def _start_epoch(self, epoch: int, n_epochs: int) -> None:
+        self._n_epochs = n_epochs
+        if self._bar is None:
+            done = (epoch - 1) * self._n_batches
+            self._bar = tqdm(
+                total=n_epochs * self._n_batches, initial=done, desc="training", unit="batch", mininterval=2
+            )
+
+    def _move_to(self, n_epochs_done: int, n_batches_done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(n_epochs_done * self._n_batches + n_batches_done - self._bar.n)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from pqm_plugin.models.espnet.progress import TrainingProgress
+from pqm_plugin.models.espnet.train import TrainingProgress
 
 LOG = """\
 [host] (abs_task:1) INFO: [train] mini-batch sizes summary: N-batch=54, mean=16.0, min=16, max=16

@@ -4,7 +4,7 @@ import pytest
 import sentencepiece
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.espnet.tokens import make_tokens
+from pqm_plugin.models.espnet.train import make_tokens
 
 TEXTS = ["TURN ON THE LAMP", "TURN OFF THE FAN", "OPEN THE DOOR", "CLOSE THE DOOR"]
 
