@@ -6,10 +6,10 @@ from typing import Any
 from pqm_plugin.adapters.files import adapter_answering
 from pqm_plugin.corpus.utterance import digest
 from pqm_plugin.engine.learn import TrainingData, TrainingSetup, attach_adapter, learn, sweep_scratch
+from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.material import Material, examples, joined_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
-from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
 

@@ -39,7 +39,7 @@ class Line:
     mode: str = ""
 
     @property
-    def confidence(self) -> float:
+    def log_prob_per_token(self) -> float:
         """The score in nats a token, the end counted as one; minus infinity without a score."""
         return float("-inf") if self.score is None else self.score / (self.n_tokens + 1)
 
