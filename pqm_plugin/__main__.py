@@ -13,7 +13,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.processes import share_cores, start_log, tolerant_output
 from pqm_plugin.settings import from_text
 from pqm_plugin.stages import STAGES, run_stage
-from pqm_plugin.stages.recipe import BACKENDS, DECODING_MODES, Recipe, options
+from pqm_plugin.stages.recipe import BACKENDS, Recipe, options
 
 _FROM_ONE = ("nj", "inference_nj", "n_threads", "speakers_per_job", "speakers_per_batch")
 _EPILOG = """stages:
@@ -89,8 +89,6 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
     values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
     if values["cmd_backend"] not in BACKENDS:
         raise PqmError(f"--cmd_backend {values['cmd_backend']}: use {' or '.join(BACKENDS)}")
-    if values["mode"] not in DECODING_MODES:
-        raise PqmError(f"--mode {values['mode']}: use one of {', '.join(DECODING_MODES)}")
     if values["split"] not in ("test", "dev"):
         raise PqmError(f"--split {values['split']}: use test, or dev")
     if values["inference_config"] and not values["tag"]:

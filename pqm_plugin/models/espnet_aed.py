@@ -25,7 +25,7 @@ from pqm_plugin.models import (
 from pqm_plugin.models.espnet_attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet_borrowed import build
 from pqm_plugin.models.espnet_guard import without_loops
-from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search, computes_coarsely
+from pqm_plugin.models.espnet_hooks import SearchMisfitError, batched_search
 from pqm_plugin.models.espnet_search import BatchedSearch, Found
 from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer
 from pqm_plugin.models.language import AUTO, language_code
@@ -39,8 +39,8 @@ NAME = "ESPnet AED"
 _MIN_FRAMES = 15
 # Lengths of two clips whose encodings are compared, alone and in a batch.
 _TRIAL_S = (0.9, 0.6)
-# How far its encodings may be apart, by float32's rounding and by that of products in 16 bits.
-_FINE, _COARSE = 1e-3, 0.1
+# How far its encodings may be apart, by the rounding of float32.
+_APART = 1e-3
 
 
 class EspnetAed:
@@ -176,8 +176,7 @@ class EspnetAed:
         with torch.no_grad():
             together, lengths = self._encode([long, short])
             alone, _ = self._encode([short])
-        apart = _COARSE if computes_coarsely(self.network) else _FINE
-        if alone.shape[1] == int(lengths[1]) and torch.allclose(together[1, : alone.shape[1]], alone[0], atol=apart):
+        if alone.shape[1] == int(lengths[1]) and torch.allclose(together[1, : alone.shape[1]], alone[0], atol=_APART):
             return True
         logging.warning("one utterance after the other: this model's encoder hears the padding of a batch")
         return False
