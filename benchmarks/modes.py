@@ -9,8 +9,7 @@ out; what only one needs, unpacked layers, counts. Linux. On a CUDA device the p
 
 All modes are opened as stage 6 opens them. `wer` is of more speech: the last utterances of each reader, which are among
 those that the recipe tests on, decoded by every mode in batches, by stock one by one. 4 bits are by rounding to the
-nearest level, without the recipe's calibration. `bfloat16` says what `fast` can gain by the processor. Two to three
-minutes on two idle cores.
+nearest level, without the recipe's calibration. Two to three minutes on two idle cores.
 """
 
 import json
@@ -28,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.bfloat16 import bfloat16
 from benchmarks.common import (
     Clip,
     longest_first,
@@ -85,7 +83,6 @@ def main() -> None:
         "wer_utterances": len(tested),
         "beam": wanted.beam,
         "float_weights_bytes": float_bytes,
-        "bfloat16": bfloat16(wanted.model, wanted.beam, wanted.device),
     }
     write(wanted, about, modes=facts | found)
 

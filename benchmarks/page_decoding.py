@@ -202,7 +202,6 @@ def modes(results: Results, recipe: Results | None, of_all: Results | None) -> s
         + "\n"
         + _of_all(of_all)
         + _of_recipe(recipe)
-        + _fast(results)
     )
 
 
@@ -235,28 +234,4 @@ def _of_recipe(recipe: Results | None) -> str:
         f"The recipe's own run, all its {counts['utterances']} test utterances of {counts['words']:,} words, by its "
         f"own settings, at commit `{recipe['meta']['commit']}`: WER of {rates}; see "
         "[RESULTS.md of librispeech](../egs/librispeech/RESULTS.md).\n"
-    )
-
-
-def _fast(results: Results) -> str:
-    """What `fast` is for, as far as these numbers go."""
-    found = results["modes"]
-    half = found["bfloat16"]
-    rows, columns = half["layer"]
-    gains = " and ".join(f"{one['median']:.2f} times as fast for {n} rows" for n, one in half["by_rows"].items())
-    faster = found["fast"]["speed_of_stock"]["median"] / found["full"]["speed_of_stock"]["median"]
-    verdict = (
-        f"`fast` decodes {faster:.2f} times as fast as `full`."
-        if faster >= 1
-        else f"`fast` decodes {faster:.2f} times as fast as `full`, which is slower: it gains nothing in this model."
-    )
-    if "cuda_device" in results["meta"]:
-        return f"\n`fast` keeps weights in bfloat16, half of float32's bytes, and multiplies in it. {verdict}\n"
-    instructions = "them" if half["supported"] else "none that torch knows of"
-    return (
-        "\n`fast` keeps weights in bfloat16, half of float32's bytes, and multiplies in it, which needs a processor "
-        f"with instructions for it; this one has {instructions}. Against `exact` a product with the largest layer of "
-        f"this model's encoder, {rows} x {columns}, is {gains}: those of a step of the search, and of ten seconds in "
-        f"the encoder. {verdict} What it keeps beside the weights, oneDNN's copies and code for bfloat16 included, is "
-        "in its memory.\n"
     )

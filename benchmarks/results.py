@@ -8,7 +8,6 @@ REQUIRED = (
     "decode.beam10.speedup",
     "decode.beam1.speedup",
     "modes.exact.weights_memory_ratio",
-    "modes.fast.weights_memory_ratio",
     "modes.small.weights_memory_ratio",
     "adapt.speakers10.speedup",
     "adapt.speakers10.speedup_by_words",

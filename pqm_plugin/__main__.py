@@ -11,8 +11,9 @@ from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.processes import share_cores, start_log, tolerant_output
+from pqm_plugin.settings import from_text
 from pqm_plugin.stages import STAGES, run_stage
-from pqm_plugin.stages.recipe import BACKENDS, DECODING_MODES, Recipe, options
+from pqm_plugin.stages.recipe import BACKENDS, Recipe, options
 
 _FROM_ONE = ("nj", "inference_nj", "n_threads", "speakers_per_job", "speakers_per_batch")
 _EPILOG = """stages:
@@ -75,28 +76,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, text: str) -> None:
     """An option with the type of its field; `--stop-stage` and `--stop_stage` are the same, as in ESPnet."""
     names = list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
-    if "tuple" in str(kind) and name == "labels":
+    if name == "labels":
         parser.add_argument(*names, action="append", default=None, metavar="TEXT", help=text + "; may be repeated")
-    elif "tuple" in str(kind):
-        parser.add_argument(
-            *names, type=_numbers if "float" in str(kind) else _words, default=default, metavar="'A B …'", help=text
-        )
     else:
-        parser.add_argument(
-            *names, type=kind if kind in (int, str) else _path, default=default, metavar=name.upper(), help=text
-        )
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(word) for word in _words(text))
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
+        metavar = "'A B …'" if "tuple" in str(kind) else name.upper()
+        parser.add_argument(*names, type=from_text(kind), default=default, metavar=metavar, help=text)
 
 
 def _recipe(parsed: argparse.Namespace) -> Recipe:
@@ -105,8 +89,6 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
     values["command"] = values["command"] or shlex.join(["python", "-m", "pqm_plugin", *sys.argv[1:]])
     if values["cmd_backend"] not in BACKENDS:
         raise PqmError(f"--cmd_backend {values['cmd_backend']}: use {' or '.join(BACKENDS)}")
-    if values["mode"] not in DECODING_MODES:
-        raise PqmError(f"--mode {values['mode']}: use one of {', '.join(DECODING_MODES)}")
     if values["split"] not in ("test", "dev"):
         raise PqmError(f"--split {values['split']}: use test, or dev")
     if values["inference_config"] and not values["tag"]:

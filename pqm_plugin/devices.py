@@ -23,14 +23,6 @@ def free_bytes(device: str) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) if torch.cuda.is_available() else 0
 
 
-def multiplies_bfloat16(device: str) -> bool:
-    """Whether a device has instructions for products of bfloat16; others emulate them, slower than float32."""
-    if torch.device(device).type == "cpu":
-        found = torch.cpu.get_capabilities()
-        return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 @contextmanager
 def whole_float32() -> Iterator[None]:
     """Within it, a GPU's convolutions of float32 compute in float32, as its matrix products do by torch's default.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pqm_plugin.devices import device_of, free_bytes, multiplies_bfloat16, whole_float32
+from pqm_plugin.devices import device_of, free_bytes, whole_float32
 from pqm_plugin.processes import free_memory_bytes
 
 
@@ -21,15 +21,7 @@ def test_where_no_gpu_is_nobody_tells_what_is_free_on_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     assert free_bytes("cuda") == 0
-    assert not multiplies_bfloat16("cuda")
     assert free_bytes("cpu") == pytest.approx(free_memory_bytes(), rel=0.5)
-
-
-@pytest.mark.parametrize(("name", "expected"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
-def test_a_processor_multiplies_bfloat16_where_it_has_an_instruction_for_it(monkeypatch, name, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", name: True})
-
-    assert multiplies_bfloat16("cpu") is expected
 
 
 @pytest.mark.gpu

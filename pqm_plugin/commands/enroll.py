@@ -84,14 +84,8 @@ def _advice(done: Any) -> str:
 
 
 def _options(parsed: argparse.Namespace, about: Any) -> Any:
-    import dataclasses
-
-    from pqm_plugin.errors import PqmError
     from pqm_plugin.personal.options import enroll_options
+    from pqm_plugin.settings import over
 
     names = ("epochs", "learning_rate", "rank", "min_confidence", "target_style", "folds", "keep")
-    given = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
-    try:
-        return dataclasses.replace(enroll_options(about), **given)
-    except ValueError as error:
-        raise PqmError(str(error)) from error
+    return over(enroll_options(about), {name: getattr(parsed, name) for name in names})

@@ -78,18 +78,14 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _search(parsed: argparse.Namespace, about: Any) -> Any:
-    import dataclasses
-
     from pqm_plugin.personal.options import search_options
+    from pqm_plugin.settings import over
 
     names = ("beam_size", "ctc_weight", "guard", *_THRESHOLDS)
-    given = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
-    if not 0 <= given.get("ctc_weight", 0) <= 1:
+    given = {name: getattr(parsed, name) for name in names}
+    if not 0 <= (given["ctc_weight"] or 0) <= 1:
         raise PqmError("--ctc_weight is from 0 to 1")
-    try:
-        return dataclasses.replace(search_options(about), **given)
-    except ValueError as error:
-        raise PqmError(str(error)) from error
+    return over(search_options(about), given)
 
 
 def _targets(parsed: argparse.Namespace) -> list[Path | None]:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
 from pqm_plugin.records import changed
@@ -52,23 +50,6 @@ def read_lists(source: Path) -> tuple[dict[str, Path], dict[str, str]]:
     if missing:
         raise PqmError(f"{source / 'wav.scp'}: {len(missing)} audio files are missing, the first is {missing[0]}")
     return {key: Path(path).absolute() for key, path in audio.items()}, texts
-
-
-def read_settings(config: Path, what: str) -> dict[str, Any]:
-    """Read a YAML file of names and values; `what` says in an error which kind of file it should be.
-
-    Raises:
-        PqmError: if it is missing or something else.
-    """
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PqmError(f"{config} is missing: give {what}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PqmError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise PqmError(f"{config} must map option names to values: give {what}")
-    return values
 
 
 def claim(out: Path, inputs: Mapping[str, Any]) -> None:

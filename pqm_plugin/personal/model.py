@@ -25,7 +25,7 @@ from pqm_plugin.personal.opening import Opened, mode_for, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, in_language, search_options
 from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of
 from pqm_plugin.personal.transcript import Segment, Transcript
-from pqm_plugin.quantize.modes import AUTO
+from pqm_plugin.quantize.modes import AUTO, MODES, check_mode
 
 _log = logging.getLogger(__name__)
 _SHORTEST_S = 1.0
@@ -53,13 +53,14 @@ class PersonalModel:
             search: beam and weights of the search; by default what the model's maker set, see `about.json`.
             device: where torch computes, `cpu` or `cuda`.
             mode: `exact` keeps float32 weights in memory, `small` unpacks them at every use, with the same words;
-                `fast` multiplies in bfloat16; `auto` takes what fits, see `quantize.modes.pick_mode`, and logs it.
+                `auto` takes what fits, see `quantize.modes.pick_mode`, and logs it.
             language: of the speech, over that of `search`: a name or code, or `auto`, which a multilingual model finds
                 in each recording.
 
         Raises:
             PqmError: if the folder holds no packed model, it is damaged, or it does not know `language`.
         """
+        check_mode(mode, (*MODES, AUTO))
         self.folder = ModelFolder.of(path)
         self._search = in_language(self.folder, search or search_options(self.folder.about()), language)
         self._device = device

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pqm_plugin.devices import free_bytes, multiplies_bfloat16
+from pqm_plugin.devices import free_bytes
 from pqm_plugin.engine import opening as engine
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
@@ -62,7 +62,7 @@ def mode_for(folder: ModelFolder, device: str) -> str:
     """The mode that suits a device and what is free on it now; the log says which and why."""
     # The size of the file, for a record may say anything.
     n_weights = _WEIGHTS_A_BYTE * folder.packed.stat().st_size
-    picked = pick_mode(n_weights, free_bytes(device), bfloat16=multiplies_bfloat16(device))
+    picked = pick_mode(n_weights, free_bytes(device))
     logging.info("mode auto: %s, for %s on %s", picked.mode, picked.reason, device)
     return picked.mode
 

@@ -10,6 +10,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.style import STYLES
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.folder import ModelFolder
+from pqm_plugin.settings import fill
 
 JUDGED = 10
 """Recordings of which it can be said whether an adapter helps: of fewer, chance says as much."""
@@ -75,8 +76,7 @@ class EnrollOptions:
 
 def search_options(about: Mapping[str, Any]) -> SearchOptions:
     """The search that a model's maker set, see `ABOUT`; defaults for the rest."""
-    found: SearchOptions = _filled(SearchOptions, about.get("decode", {}), "decode")
-    return found
+    return fill(SearchOptions, about.get("decode", {}), "about.json: decode")
 
 
 def in_language(folder: ModelFolder, search: SearchOptions, language: str | None = None) -> SearchOptions:
@@ -100,24 +100,4 @@ def in_language(folder: ModelFolder, search: SearchOptions, language: str | None
 
 def enroll_options(about: Mapping[str, Any]) -> EnrollOptions:
     """The enrolment that a model's maker set, see `ABOUT`; defaults for the rest."""
-    found: EnrollOptions = _filled(EnrollOptions, about.get("enroll", {}), "enroll")
-    return found
-
-
-def _filled(cls: type[Any], values: Any, section: str) -> Any:
-    """An instance of `cls` from a mapping that may be a stranger's.
-
-    Raises:
-        PqmError: for an unknown key, or a value of another kind than its default.
-    """
-    known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
-    if not isinstance(values, Mapping) or not values.keys() <= known.keys():
-        raise PqmError(f"about.json: {section} may hold {', '.join(known)}, found {str(values)[:80]}")
-    for name, value in values.items():
-        kind = (int, float) if known[name] is float else known[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and known[name] is not bool):
-            raise PqmError(f"about.json: {section}.{name} is {str(value)[:40]!r}, which is no {known[name].__name__}")
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise PqmError(f"about.json: {section}: {error}") from error
+    return fill(EnrollOptions, about.get("enroll", {}), "about.json: enroll")

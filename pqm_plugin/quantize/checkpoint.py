@@ -76,7 +76,7 @@ def rest_of_state(network: nn.Module) -> dict[str, Tensor]:
 def load_packed(path: Path, network: nn.Module, mode: str = "exact") -> None:
     """Give a freshly built float `network` the weights of a packed file, in place.
 
-    Modes `exact` and `fast` compute with what is unpacked here, and keep no codes beside it.
+    Mode `exact` computes with what is unpacked here, and keeps no codes beside it.
 
     Raises:
         PqmError: if the file is missing, damaged, of another format version, or its tensors and the network's do not

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pqm_plugin.quantize.modes import MODES
+from pqm_plugin.quantize.modes import check_mode
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
 from pqm_plugin.quantize.unpack import kernel_product, kernel_takes, unpack_for_now, unpack_in_parts, unpack_rows
 
@@ -21,7 +21,7 @@ class PackedWeight:
     """Mixed into a layer's class: `weight` is unpacked from 4 bits, once or at every use.
 
     A layer stays an instance of its own class (`nn.Linear`, `nn.Conv1d`, …): its forward, and peft's way of wrapping
-    it, are those of the float layer. `expanded` is None in mode `small`, float32 in `exact`, bfloat16 in `fast`.
+    it, are those of the float layer. `expanded` is None in mode `small`, float32 in `exact`.
     """
 
     packed: PackedTensor
@@ -30,7 +30,7 @@ class PackedWeight:
     @property
     def weight(self) -> Tensor:
         """The dequantised weight, float32, without gradient."""
-        return self.packed.unpack() if self.expanded is None else self.expanded.to(torch.float32)
+        return self.packed.unpack() if self.expanded is None else self.expanded
 
     def weight_for_now(self) -> Tensor:
         """`weight` for a product that is computed at once: without gradients it may lie where the next one will."""
@@ -48,11 +48,8 @@ class PackedLinear(PackedWeight):
         """As `nn.Linear`."""
         # Modules find a buffer slowly, and a search calls this some thousand times for an utterance.
         expanded = self.expanded
-        if expanded is not None and expanded.dtype == torch.float32:
-            return functional.linear(input, expanded, self.bias)
         if expanded is not None:
-            product = functional.linear(input.to(expanded.dtype), expanded).to(input.dtype)
-            return product if self.bias is None else product + self.bias
+            return functional.linear(input, expanded, self.bias)
         if kernel_takes(input, self.packed):
             return kernel_product(input, self.packed, self.bias)
         if 4 * self.packed.shape.numel() <= _PART_BYTES or torch.is_grad_enabled():
@@ -69,22 +66,19 @@ class PackedEmbedding(PackedWeight):
         """As `nn.Embedding` without a limit on norms, which no gradient reaches anyway."""
         if self.expanded is None:
             return unpack_rows(self.packed, input)
-        return functional.embedding(input, self.expanded).to(torch.float32)
+        return functional.embedding(input, self.expanded)
 
 
 class PackedConv(PackedWeight):
-    """A convolution over a packed weight, which computes in the dtype that its weight is kept in."""
+    """A convolution over a packed weight."""
 
     bias: Tensor | None
     _conv_forward: Any
 
     def forward(self, input: Tensor) -> Tensor:
         """As the convolution itself."""
-        if self.expanded is None or self.expanded.dtype == torch.float32:
-            found: Tensor = self._conv_forward(input, self.weight_for_now(), self.bias)
-            return found
-        product = self._conv_forward(input.to(self.expanded.dtype), self.expanded, None).to(input.dtype)
-        return product if self.bias is None else product + self.bias.reshape(-1, *[1] * (self.expanded.dim() - 2))
+        found: Tensor = self._conv_forward(input, self.weight_for_now(), self.bias)
+        return found
 
 
 @functools.cache
@@ -117,19 +111,18 @@ def install(layer: nn.Module, pack: PackedTensor, mode: str) -> None:
 
     Args:
         mode: `exact` keeps an unpacked float32 copy in memory; `small` keeps the codes only and unpacks at every use,
-            with the same result, but on a GPU up to the order of sums, see `kernel_product`; `fast` keeps a bfloat16
-            copy and multiplies in bfloat16, which rounds differently.
+            with the same result, but on a GPU up to the order of sums, see `kernel_product`.
+
+    Raises:
+        ValueError: for another mode, or a pack that is not of the layer's shape.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r}: use one of {', '.join(MODES)}")
+    check_mode(mode)
     shape = layer.get_parameter("weight").shape
     if shape != pack.shape:
         raise ValueError(f"packed weight of shape {tuple(pack.shape)} for a layer of {tuple(shape)}")
     del layer._parameters["weight"]
     layer.__class__ = _packed_class(type(layer))  # type: ignore[arg-type]
-    expanded = {"exact": torch.float32, "fast": torch.bfloat16}
-    copy = pack.unpack().to(expanded[mode]) if mode in expanded else None
-    layer.register_buffer("expanded", copy, persistent=False)
+    layer.register_buffer("expanded", pack.unpack() if mode == "exact" else None, persistent=False)
     layer.add_module("packed", pack)
 
 

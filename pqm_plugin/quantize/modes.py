@@ -1,6 +1,9 @@
 """The names of a packed model's files and the modes that it is computed in; needs no library to be read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from pqm_plugin.errors import PqmError
 
 PACKED = "model.safetensors"
 META = "meta.json"
@@ -8,15 +11,28 @@ META = "meta.json"
 ABOUT = "about.json"
 """What its maker says of a model: licence, source, and the settings that it is used with."""
 
-MODES = ("exact", "fast", "small")
+MODES = ("exact", "small")
 """How packed weights are computed with, see `layers.install`."""
 
-
 AUTO = "auto"
+_REMOVED = {"fast": "0.2: it decoded slower than full precision; use exact, or small where memory is short"}
+"""Modes of earlier versions, and what is to be used instead; named for one version."""
 _SHARE = 4
 """Weights may take one part in so many of the memory that is free: the search needs some, and so do others."""
-_BYTES = {"exact": 4, "fast": 2}
-"""What a weight takes in memory, unpacked; in `small`, which keeps its codes, half a byte."""
+_BYTES = 4
+"""What a weight takes in memory in `exact`; in `small`, which keeps its codes, half a byte."""
+
+
+def check_mode(mode: str, known: Sequence[str] = MODES) -> None:
+    """Raise unless `mode` is one of those that are `known`.
+
+    Raises:
+        PqmError: naming them, or what to use in place of a mode that was removed.
+    """
+    if mode in _REMOVED:
+        raise PqmError(f"mode {mode} was removed in {_REMOVED[mode]}")
+    if mode not in known:
+        raise PqmError(f"mode {mode}: use one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -27,34 +43,24 @@ class Picked:
     reason: str
 
 
-def pick_mode(n_weights: int, free_bytes: int, *, bfloat16: bool) -> Picked:
-    """The first of `exact`, `fast` and `small` whose weights take a quarter of the free memory at most.
+def pick_mode(n_weights: int, free_bytes: int) -> Picked:
+    """`exact` if its weights take a quarter of the free memory at most, or else `small`.
 
-    What they cost, in the order in which they are tried; `benchmarks/RESULTS.md` has what was measured on a CPU:
+    What they cost; `benchmarks/RESULTS.md` has what was measured on a CPU:
 
     * `exact`: 4 bytes a weight. Its words are the reference.
-    * `fast`: 2 bytes a weight. Its products are faster on a CPU with bfloat16 instructions, decoding a small model is
-      not, and it rounds every product, so that words may differ: it never comes before `exact`.
     * `small`: half a byte a weight, and about half as much time again as `exact`, for every use of a weight unpacks
       it; the words of `exact`, but for the order of sums on a GPU.
 
     Args:
         free_bytes: 0 where nobody knows; it is then `exact`.
-        bfloat16: whether `fast` may be picked: the processor multiplies in bfloat16 by itself, elsewhere it is emulated
-            and slower than `small`, and words may be others than those of `exact`.
     """
     if not free_bytes:
         return Picked("exact", "nobody tells how much memory is free")
-    for mode in ("exact", "fast"):
-        fits = _SHARE * _BYTES[mode] * n_weights <= free_bytes
-        if fits and (mode == "exact" or bfloat16):
-            return Picked(mode, f"{_told(mode, n_weights)} fit {_mb(free_bytes)} of free memory")
-    tried = "fast" if bfloat16 else "exact"
-    return Picked("small", f"{_told(tried, n_weights)} are too many for {_mb(free_bytes)} of free memory")
-
-
-def _told(mode: str, n_weights: int) -> str:
-    return f"{'float32' if mode == 'exact' else 'bfloat16'} weights of {_mb(_BYTES[mode] * n_weights)}"
+    needed = f"float32 weights of {_mb(_BYTES * n_weights)}"
+    if _SHARE * _BYTES * n_weights <= free_bytes:
+        return Picked("exact", f"{needed} fit {_mb(free_bytes)} of free memory")
+    return Picked("small", f"{needed} are too many for {_mb(free_bytes)} of free memory")
 
 
 def _mb(size_bytes: int) -> str:

@@ -35,13 +35,14 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
 from pqm_plugin.metrics.style import CORPUS, MODEL
 from pqm_plugin.models.repetition import compression_ratio
+from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import AS_WRITTEN, Material, examples, styled, training_examples
 from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.partial_results import DecodeTask
 from pqm_plugin.stages.common.systems import COPY, AdapterSet, all_adapter_sets, check_toolkit, parse_system
-from pqm_plugin.stages.config import Config, as_dict
+from pqm_plugin.stages.config import Config
 from pqm_plugin.stages.decode import run_tasks
 from pqm_plugin.stages.recipe import Recipe
 
@@ -111,10 +112,10 @@ def _heard(
     lines = {line.utterance: line for line in task.part(material, speaker).lines}
     most = material.recipe.config.decode.compression_ratio_threshold
     said = [one for one in allowed if 0 < compression_ratio(lines[one.utterance].text) <= most]
-    confidence = {utterance.utterance: lines[utterance.utterance].confidence for utterance in said}
-    least = material.recipe.config.unsupervised.min_confidence
-    sure = [utterance for utterance in said if confidence[utterance.utterance] >= least]
-    sure = sure or sorted(said, key=lambda utterance: -confidence[utterance.utterance])[:1]
+    log_prob = {utterance.utterance: lines[utterance.utterance].log_prob_per_token for utterance in said}
+    least = material.recipe.config.unsupervised.min_log_prob
+    sure = [utterance for utterance in said if log_prob[utterance.utterance] >= least]
+    sure = sure or sorted(said, key=lambda utterance: -log_prob[utterance.utterance])[:1]
     logging.info("%s: sure of %d of %d %s utterances", speaker, len(sure), len(allowed), split)
     return [dataclasses.replace(utterance, text=lines[utterance.utterance].text) for utterance in sure]
 

@@ -24,6 +24,7 @@ from pqm_plugin.engine.learn import attach_toolkit_lora
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
+from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.index import trust_adapters
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material, examples
@@ -38,7 +39,6 @@ from pqm_plugin.stages.common.systems import (
     possible_adapters,
     systems,
 )
-from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
 Bank = AdapterBank | WeightSwapper

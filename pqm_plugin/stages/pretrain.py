@@ -7,10 +7,10 @@ from pqm_plugin.adapters.files import adapter_answering
 from pqm_plugin.corpus.utterance import digest
 from pqm_plugin.engine.learn import TrainingData, TrainingSetup, attach_adapter, learn, sweep_scratch
 from pqm_plugin.metrics.style import MODEL
+from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.material import AS_WRITTEN, Material, styled, training_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
-from pqm_plugin.stages.config import as_dict
 from pqm_plugin.stages.recipe import Recipe
 
 

@@ -11,10 +11,11 @@ from pqm_plugin.models.families import family_of
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 from pqm_plugin.records import is_done
+from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.calibration import Calibration, weight_format
 from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import packed_kinds
-from pqm_plugin.stages.config import QuantizeConfig, as_dict
+from pqm_plugin.stages.config import QuantizeConfig
 from pqm_plugin.stages.recipe import Recipe
 
 KEEP = "quantize.keep"

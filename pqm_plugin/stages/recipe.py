@@ -11,7 +11,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name
 from pqm_plugin.models.language import AUTO as AUTO_LANGUAGE
 from pqm_plugin.models.language import language_code
-from pqm_plugin.quantize.modes import AUTO, MODES
+from pqm_plugin.quantize.modes import AUTO, MODES, check_mode
 from pqm_plugin.stages.config import Config, load_config
 
 LEFT_OUT = "left_out.tsv"
@@ -73,7 +73,7 @@ class Recipe:
     ngpu: int = _option(0, "GPUs; 0 is CPU")
     nj: int = _option(2, "parallel jobs of stage 5, threads of '--base train'")
     n_threads: int = _option(1, "threads of stage 4; the result depends on it in its last bits")
-    mode: str = _option("exact", "4-bit weights in stage 6: exact (float32), fast (bfloat16), small (packed) or auto")
+    mode: str = _option("exact", "4-bit weights in stage 6: exact (float32), small (packed) or auto")
     inference_nj: int = _option(2, "parallel jobs of stage 6, one thread each")
     tag: str = _option("", "name of a second decoding setting: results_<tag>.json")
     study: Path | None = _option(None, "YAML of the cells of the study: what differs in each from pqm_config")
@@ -91,6 +91,9 @@ class Recipe:
     slurm_time: str = _option("12:00:00", "time limit of a job, as sbatch takes it; 0 is none")
     slurm_mem: str = _option("", "memory of a job, such as 4G; default: the cluster's")
     slurm_extra: str = _option("", "further options of sbatch without dashes, such as 'account=me qos=long'")
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode, DECODING_MODES)
 
     @cached_property
     def _asked(self) -> Config:

@@ -14,7 +14,7 @@ from pqm_plugin.report.mismatch import conditions_of, mismatch_figure
 from pqm_plugin.report.page import Section, render_report
 from pqm_plugin.report.study import minutes_figure, minutes_points, reference, settings_figure, settings_points
 from pqm_plugin.report.tables import plain_label, systems_table, together
-from pqm_plugin.stages.config import as_instance, load_as
+from pqm_plugin.settings import fill, read_yaml
 from pqm_plugin.stages.recipe import Recipe
 
 WORDS = "report.yaml"
@@ -26,6 +26,11 @@ class Label:
 
     label: str = ""
     of: tuple[str, ...] = ()
+
+    @classmethod
+    def from_text(cls, text: str) -> "Label":
+        """A sentence beside all tables and figures."""
+        return cls(text)
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,7 @@ def read_words(folder: Path) -> Words:
     path = folder / WORDS
     if not path.is_file():
         return Words()
-    raw = load_as(Words, path)
-    labels = [Label(one) if isinstance(one, str) else as_instance(Label, one, f"{path}: labels") for one in raw.labels]
-    goals = [as_instance(Goal, one, f"{path}: goals") for one in raw.goals]
-    return replace(raw, labels=tuple(labels), goals=tuple(goals))
+    return fill(Words, read_yaml(path, "title, labels, goals and notes of a page"), str(path))
 
 
 def run(recipe: Recipe) -> None:

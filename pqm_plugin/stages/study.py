@@ -18,8 +18,9 @@ import yaml
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name, whole_folder, write_json, write_text
 from pqm_plugin.quantize.modes import META, PACKED
+from pqm_plugin.settings import as_dict, read_yaml
 from pqm_plugin.stages import run_stage
-from pqm_plugin.stages.config import as_dict, load_config
+from pqm_plugin.stages.config import load_config
 from pqm_plugin.stages.recipe import Recipe
 from pqm_plugin.stages.score import results_files
 
@@ -83,12 +84,7 @@ def read_cells(path: Path) -> Iterator[Cell]:
     Raises:
         PqmError: if the file is no study.
     """
-    try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise PqmError(f"{path} cannot be read: {error}") from error
-    if not isinstance(sections, dict):
-        raise PqmError(f"{path}: expected sections with their `systems` and `cells`")
+    sections = read_yaml(path, "sections of a study, with their `systems` and `cells`")
     for section, body in sections.items():
         if not isinstance(body, dict) or not body.get("systems") or not isinstance(body.get("cells"), dict):
             raise PqmError(f"{path}: section {section!r} needs `systems` (a list) and `cells` (name: what differs)")

@@ -90,8 +90,7 @@ RESULTS = {
         "wer_utterances": 100,
         "beam": 10,
         "float_weights_bytes": 62_000_000,
-        "bfloat16": {"supported": True, "layer": [704, 176], "by_rows": {"10": three(0.75), "250": three(1.5)}},
-        **{name: mode(1.0, 0.1) for name in ("stock", "full", "exact", "fast")},
+        **{name: mode(1.0, 0.1) for name in ("stock", "full", "exact")},
         "small": mode(0.25, 0.1),
     },
     "adapt": {
@@ -170,7 +169,10 @@ RECIPE = {
 @pytest.fixture
 def others() -> dict[str, Any]:
     """Return what the page shows beside, which a test may change."""
-    modes = {"full": {"wer": 0.125, "words": 5339, "errors": 667}, "fast": {"wer": 0.25, "words": 5339, "errors": 1335}}
+    modes = {
+        "full": {"wer": 0.125, "words": 5339, "errors": 667},
+        "small": {"wer": 0.25, "words": 5339, "errors": 1335},
+    }
     words_by_mode = {"meta": SAME_WORDS["meta"], "utterances": 318, "modes": modes}
     six_epochs = {"meta": SAME_WORDS["meta"], "adapt": RESULTS["adapt"] | {"epochs": 6}}
     beside = {"same_words": SAME_WORDS, "recipe": RECIPE, "adapted": [six_epochs], "words_by_mode": words_by_mode}

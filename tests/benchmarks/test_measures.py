@@ -9,7 +9,6 @@ import soundfile
 import torch
 
 from benchmarks.adapt import by_words, changed, chosen
-from benchmarks.bfloat16 import bfloat16
 from benchmarks.common import CONFIG, Clip, meta, middling, parse, parser, ratios, readers_clips, spread, turns
 from benchmarks.decode import check_words
 from benchmarks.growth import bend, by_adapters, make_adapters
@@ -230,16 +229,6 @@ def test_a_batch_counts_as_filled_by_the_frames_that_it_may_have():
     assert (found["readers"], found["n"]) == (3, 4)
     assert found["under_filled_share"] == 0.25
     assert found["frames_in_under_filled_share"] == round(20 / (90 + 100 + 20 + 150), 3)
-
-
-def test_products_in_bfloat16_are_timed_with_the_largest_layer_of_the_encoder(tiny_conformer):
-    found = bfloat16(tiny_conformer, 10)
-
-    encoder = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(), "cpu").network.encoder
-    largest = max(layer.weight.numel() for layer in encoder.modules() if isinstance(layer, torch.nn.Linear))
-    assert found["layer"][0] * found["layer"][1] == largest
-    assert list(found["by_rows"]) == ["10", "250"]
-    assert all(one["median"] > 0 for one in found["by_rows"].values())
 
 
 def test_only_cases_that_differ_are_asked_of_float64():

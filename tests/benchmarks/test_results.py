@@ -82,10 +82,7 @@ def test_a_gpu_has_its_own_page_without_what_a_cpu_found(results, others):
 
 
 def test_every_required_number_but_the_reference_modes_has_a_goal():
-    assert set(REQUIRED) - {key for key, *_ in GOALS} == {
-        "modes.exact.weights_memory_ratio",
-        "modes.fast.weights_memory_ratio",
-    }
+    assert set(REQUIRED) - {key for key, *_ in GOALS} == {"modes.exact.weights_memory_ratio"}
 
 
 def test_the_page_says_which_goals_are_met(results):
@@ -129,7 +126,7 @@ def test_the_page_quotes_the_real_run_and_the_comparison_of_all_words_where_they
     assert "| 10 | 1-2-0003 | others | -4.50000 | -4.25000 | -4.37500 |" in written
     assert "at commit `fedcba987654`: WER of `espnet` (stock) 12.50 %, `full` (the float model here) 12.50 %" in written
     assert "All 318 test utterances of 5,339 words in the same modes" in written
-    assert "with the errors: `full` 12.50 % (667), `fast` 25.00 % (1335); by `python" in written
+    assert "with the errors: `full` 12.50 % (667), `small` 25.00 % (1335); by `python" in written
     assert "6 epochs on A processor: " in written
     assert "3.5 times faster with no more dev word errors (all layers 12.50 %; plain 12.50 %)." in written
     assert "The same words" not in alone
@@ -138,18 +135,6 @@ def test_the_page_quotes_the_real_run_and_the_comparison_of_all_words_where_they
     assert "in the same modes" not in alone
     others["same_words"]["beams"]["beam10"]["cases"] = []
     assert "No words differ, and no score by more than 0.0001." in page(results, others)
-
-
-def test_the_page_says_what_fast_is_for_by_what_was_measured(results):
-    slower = page(results, {})
-    results["modes"]["fast"]["speed_of_stock"]["median"] *= 2
-    faster = page(results, {})
-
-    assert "704 x 176, is 0.75 times as fast for 10 rows and 1.50 times as fast for 250 rows" in slower
-    assert "decodes 1.00 times as fast as `full`." in slower
-    assert "decodes 2.00 times as fast as `full`." in faster
-    results["modes"]["fast"]["speed_of_stock"]["median"] /= 4
-    assert "0.50 times as fast as `full`, which is slower: it gains nothing in this model" in page(results, {})
 
 
 def test_the_dev_errors_of_the_plain_loop_are_shown_beside_the_others(results):

@@ -104,8 +104,7 @@ def test_a_packed_model_is_searched_where_its_network_is_each_row_with_its_adapt
         found = heard(recognizer, adapters)
 
         assert features.device.type == "cuda"
-    close = COARSE if mode == "fast" else CLOSE
-    assert found[1] == pytest.approx(scores, abs=close, rel=close)
+    assert found[1] == pytest.approx(scores, abs=CLOSE, rel=CLOSE)
     assert found[0] == words
     assert "ESPnet's own" not in caplog.text
 

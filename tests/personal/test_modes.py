@@ -18,15 +18,9 @@ def packed_file(tmp_path):
     return SimpleNamespace(packed=path)
 
 
-@pytest.mark.parametrize(
-    ("free", "bfloat16", "mode"),
-    [(32000, True, "exact"), (31999, True, "fast"), (31999, False, "small"), (15999, True, "small")],
-)
-def test_auto_is_what_fits_by_the_size_of_the_file_and_the_log_says_why(
-    packed_file, monkeypatch, caplog, free, bfloat16, mode
-):
+@pytest.mark.parametrize(("free", "mode"), [(32000, "exact"), (31999, "small")])
+def test_auto_is_what_fits_by_the_size_of_the_file_and_the_log_says_why(packed_file, monkeypatch, caplog, free, mode):
     monkeypatch.setattr(opening, "free_bytes", lambda device: free)
-    monkeypatch.setattr(opening, "multiplies_bfloat16", lambda device: bfloat16)
     caplog.set_level("INFO")
 
     assert mode_for(packed_file, "cpu") == mode

@@ -93,23 +93,6 @@ def test_small_mode_unpacks_neither_all_of_an_embedding_nor_all_of_a_large_layer
     assert net.embed.packed.shape.numel() not in largest
 
 
-def test_fast_mode_multiplies_in_half_the_precision_and_gives_gradients(net):
-    floats = copy.deepcopy(net)
-    quantize_layers(net, NAMES, WeightFormat(), "fast")
-    for name in NAMES:
-        floats.get_submodule(name).weight.data = net.get_submodule(name).weight.clone()
-
-    found, expected = net(TOKENS), floats(TOKENS)
-    found.sum().backward()
-
-    assert found.dtype == torch.float32
-    assert not torch.equal(found, expected)
-    assert (found - expected).norm() / expected.norm() < 0.02
-    assert net.conv.bias.grad.abs().sum() > 0
-    copies = {name: buffer.dtype for name, buffer in net.named_buffers() if name.endswith("expanded")}
-    assert set(copies.values()) == {torch.bfloat16}
-
-
 def test_a_subclass_with_a_forward_of_its_own_keeps_it():
     class Doubled(nn.Linear):
         def forward(self, input):

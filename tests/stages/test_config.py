@@ -7,7 +7,8 @@ import yaml
 
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.errors import PqmError
-from pqm_plugin.stages.config import Config, as_dict, load_config
+from pqm_plugin.settings import as_dict
+from pqm_plugin.stages.config import Config, load_config
 from pqm_plugin.stages.study import read_cells
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,15 +36,19 @@ def test_a_file_says_what_differs(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lora: {rnak: 2}", "lora: unknown key 'rnak'; did you mean 'rank'"),
-        ("adpt: {}", "unknown key 'adpt'; did you mean 'adapt'"),
-        ("lora: {rank: many}", "lora: rank: 'many' is no int"),
-        ("quantize: {double_quantize: 1}", "double_quantize: 1 is no bool"),
+        ("lora: {rnak: 2}", "lora: unknown name 'rnak'; did you mean 'rank'"),
+        ("adpt: {}", "unknown name 'adpt'; did you mean 'adapt'"),
+        ("lora: {rank: many}", "lora: rank: 'many' is not a whole number"),
+        ("quantize: {double_quantize: 1}", "double_quantize: 1 is not true or false"),
         ("quantize: {calibrate: -1}", "calibrate -1: a number of utterances, or 0"),
-        ("seed: true", "seed: True is no int"),
+        ("seed: true", "seed: True is not a whole number"),
         ("adapt: {criterion: wer}", "criterion 'wer': use 'accuracy' or 'loss'"),
-        ("lora: 3", "expected keys and values, got 3"),
-        ("a: [", "cannot be read"),
+        ("lora: 3", "lora: expected names and values, got 3"),
+        ("a: [", "c.yaml is not YAML: .*line 1"),
+        ("- 1", "must map option names to values: give the settings of a recipe"),
+        ("adapt: {learning_rate: .nan}", "adapt: learning_rate: nan is not a finite number"),
+        ("quantize: {keep: embedding}", "quantize: keep: 'embedding' is not a list"),
+        ("quantize: {keep: [1]}", "quantize: keep: 1 is not text"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path, text, message):

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from pqm_plugin.__main__ import main
-from pqm_plugin.files import read_json, write_json
+from pqm_plugin.files import write_json
 from pqm_plugin.stages import decode
 from pqm_plugin.stages.common import opening, partial_results
-from pqm_plugin.stages.common.opening import arithmetic, decoding_mode
+from pqm_plugin.stages.common.opening import decoding_mode
 from pqm_plugin.stages.common.partial_results import DecodeTask, Line, Part
 from pqm_plugin.stages.common.systems import parse_system
 from pqm_plugin.stages.decode import run_tasks
@@ -76,21 +76,13 @@ def test_lines_of_earlier_versions_are_read_and_count_as_decoded(tmp_path):
     assert part.lines[0].mode == ""
 
 
-def test_only_bfloat16_on_packed_weights_is_another_arithmetic(recipe):
-    fast = dataclasses.replace(recipe, mode="fast")
-
-    assert arithmetic(fast, "nf4") == {"arithmetic": "bfloat16"}
-    assert arithmetic(fast, "full") == arithmetic(recipe, "nf4") == {}
-    assert arithmetic(dataclasses.replace(recipe, mode="auto"), "nf4") == {}
-
-
 def test_an_unknown_mode_is_named_with_the_known_ones(capsys):
     assert main(["decode", "--mode", "tiny"]) == 1
-    assert "--mode tiny: use one of exact, fast, small, auto" in capsys.readouterr().err
+    assert "mode tiny: use one of exact, small, auto" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_small_says_the_words_of_exact_and_fast_is_decoded_anew(recipe, run, caplog):
+def test_small_says_the_words_of_exact(recipe, run, caplog):
     recipe = dataclasses.replace(recipe, systems=("nf4", "nf4+speaker"))
     run("data", "base", "quantize", "pretrain", "adapt", "decode", of=recipe)
     texts = [recipe.decode_dir(key, "dev") / "text" for key in recipe.systems]
@@ -104,9 +96,3 @@ def test_small_says_the_words_of_exact_and_fast_is_decoded_anew(recipe, run, cap
         path.unlink()
     run("decode", of=dataclasses.replace(recipe, mode="small"))
     assert [path.read_bytes() for path in texts] == exact
-
-    caplog.clear()
-    run("decode", of=dataclasses.replace(recipe, mode="fast"))
-    assert "0 decoding jobs" not in caplog.text
-    told = read_json(recipe.decode_dir("nf4", "dev") / "run.json")
-    assert (told["mode"], told["modes_used"]) == ("fast", ["fast"])

@@ -95,7 +95,7 @@ def test_a_word_of_the_page_that_is_none_is_named(tmp_path):
     shutil.copy(OWN, tmp_path)
     (tmp_path / "report.yaml").write_text("{lables: [invented]}")
 
-    with pytest.raises(PqmError, match=r"report\.yaml: unknown key 'lables'; did you mean 'labels'"):
+    with pytest.raises(PqmError, match=r"report\.yaml: unknown name 'lables'; did you mean 'labels'"):
         report_folder(tmp_path)
 
 
@@ -123,9 +123,9 @@ def test_goals_of_a_recipe_stand_in_its_page(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("labels: [{lable: x}]", r"report\.yaml: labels: unknown key 'lable'; did you mean 'label'"),
+        ("labels: [{lable: x}]", r"report\.yaml: labels: unknown name 'lable'; did you mean 'label'"),
         ("goals: [{what: x, measure: beauty}]", r"report\.yaml: goals: goal 'x': measure 'beauty'"),
-        ("goals: [3]", r"report\.yaml: goals: expected keys and values"),
+        ("goals: [3]", r"report\.yaml: goals: expected names and values"),
     ],
 )
 def test_a_label_or_goal_that_is_none_is_named(tmp_path, text, message):

@@ -45,7 +45,7 @@ def test_a_cell_changes_what_it_names_and_nothing_else(study):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", "expected sections"),
+        ("[1]", "must map option names to values: give sections of a study"),
         ("a: {cells: {b: {}}}", "needs `systems`"),
         ("a: {systems: [nf4], cells: {b: 3}}", "a/b must be keys and values"),
     ],

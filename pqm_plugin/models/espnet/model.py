@@ -20,7 +20,7 @@ from pqm_plugin.models.espnet import layers as espnet_layers
 from pqm_plugin.models.espnet import stock as espnet_stock
 from pqm_plugin.models.espnet import train as espnet_train
 from pqm_plugin.models.espnet.attention import fast_attention, relative_attentions
-from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, build, computes_coarsely
+from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, build
 from pqm_plugin.models.espnet.search import BatchedSearch, Found
 from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer, groups
 from pqm_plugin.models.language import AUTO, language_code
@@ -37,8 +37,8 @@ _log = logging.getLogger(__name__)
 _MIN_FRAMES = 15
 # Lengths of two clips whose encodings are compared, alone and in a batch.
 _TRIAL_S = (0.9, 0.6)
-# How far its encodings may be apart, by float32's rounding and by that of products in 16 bits.
-_FINE, _COARSE = 1e-3, 0.1
+# How far its encodings may be apart, by the rounding of float32.
+_APART = 1e-3
 
 
 class EspnetAed:
@@ -174,8 +174,7 @@ class EspnetAed:
         with torch.no_grad():
             together, lengths = self._encode([long, short])
             alone, _ = self._encode([short])
-        apart = _COARSE if computes_coarsely(self.network) else _FINE
-        if alone.shape[1] == int(lengths[1]) and torch.allclose(together[1, : alone.shape[1]], alone[0], atol=apart):
+        if alone.shape[1] == int(lengths[1]) and torch.allclose(together[1, : alone.shape[1]], alone[0], atol=_APART):
             return True
         logging.warning("one utterance after the other: this model's encoder hears the padding of a batch")
         return False

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_file, whole_folder, write_text
 from pqm_plugin.models.espnet.folder import sample_rate
-from pqm_plugin.models.training_folder import claim, digest, read_list, read_lists, read_settings
+from pqm_plugin.models.training_folder import claim, digest, read_list, read_lists
 from pqm_plugin.processes import SHORT_SPIN
+from pqm_plugin.settings import read_yaml
 
 _SETTINGS = "an ESPnet training config"
 AVERAGED = "valid.acc.ave.pth"
@@ -107,7 +108,7 @@ def train_base(
 
 def training_sample_rate(config: Path) -> int:
     """The rate in Hz at which a model of this training config hears."""
-    return sample_rate(read_settings(config, _SETTINGS).get("frontend_conf") or {})
+    return sample_rate(read_yaml(config, _SETTINGS).get("frontend_conf") or {})
 
 
 def _prepare(run: _Run, train_data: Path, valid_data: Path, n_tokens: int) -> None:
@@ -122,7 +123,7 @@ def _prepare(run: _Run, train_data: Path, valid_data: Path, n_tokens: int) -> No
 
 def _check_config(config: Path) -> None:
     """Raise unless ESPnet would keep the checkpoints of best validation accuracy."""
-    values = read_settings(config, _SETTINGS)
+    values = read_yaml(config, _SETTINGS)
     if _CRITERION not in values.get("best_model_criterion", [_CRITERION]):
         raise PqmError(f"{config}: best_model_criterion must hold [valid, acc, max], or there is no {AVERAGED}")
 
@@ -168,7 +169,7 @@ def _train(run: _Run) -> None:
             arguments += [f"--{split}_shape_file", f"stats/{split}/{shape}"]
     for length in _FOLD_LENGTHS:
         arguments += ["--fold_length", str(length)]
-    if read_settings(run.config, _SETTINGS).get("normalize") == "global_mvn":
+    if read_yaml(run.config, _SETTINGS).get("normalize") == "global_mvn":
         arguments += ["--normalize_conf", "stats_file=stats/train/feats_stats.npz"]
     if run.speed_factors:
         effects = [[1.0, "speed_perturb", {"factor": factor}] for factor in run.speed_factors]

@@ -1,17 +1,31 @@
 """The settings file of a Whisper-shaped model's training; `egs/demo/conf/train_whisper.yaml` is one with comments."""
 
-import dataclasses
-import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.training_folder import read_settings
+from pqm_plugin.settings import fill, read_yaml
+
+_MAY_BE_ZERO = {"weight_decay", "extra_silence_s", "time_masks", "mel_masks", "time_width_s", "mel_width"}
+_SHARES = {"dropout", "full_windows", "ctc_weight", "label_smoothing"}
+
+
+class _Ranges:
+    """Numbers that are above 0, or 0 as well, or from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            name, value = field.name, getattr(self, field.name)
+            if is_dataclass(value):
+                continue
+            if name in _SHARES and not 0 <= value <= 1:
+                raise ValueError(f"{name}: {value} must lie between 0 and 1")
+            if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO | _SHARES)):
+                raise ValueError(f"{name}: {value} must be greater than 0")
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(_Ranges):
     """Sizes, under the names of transformers' `WhisperConfig`."""
 
     num_mel_bins: int = 80
@@ -28,7 +42,7 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(_Ranges):
     """Batches, losses and learning rates."""
 
     epochs: int = 12
@@ -45,7 +59,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class AugmentOptions:
+class AugmentOptions(_Ranges):
     """SpecAugment: how many stripes an utterance loses, and their greatest width."""
 
     time_masks: int = 1
@@ -55,17 +69,13 @@ class AugmentOptions:
 
 
 @dataclass(frozen=True)
-class WhisperOptions:
+class WhisperOptions(_Ranges):
     """Everything in the file."""
 
     window_s: int = 5
     model: ModelOptions = ModelOptions()
     train: TrainOptions = TrainOptions()
     spec_augment: AugmentOptions = AugmentOptions()
-
-
-_MAY_BE_ZERO = {"weight_decay", "extra_silence_s", "time_masks", "mel_masks", "time_width_s", "mel_width"}
-_SHARES = {"dropout", "full_windows", "ctc_weight", "label_smoothing"}
 
 
 def load_options(config: Path) -> WhisperOptions:
@@ -75,39 +85,9 @@ def load_options(config: Path) -> WhisperOptions:
         PqmError: if the file is missing or not YAML, for an unknown name, telling the nearest one, or for a value of
             the wrong kind or range.
     """
-    options: WhisperOptions = _fill(WhisperOptions, read_settings(config, "the settings of a Whisper model"), config)
+    options = fill(WhisperOptions, read_yaml(config, "the settings of a Whisper model"), str(config))
     for side in ("encoder", "decoder"):
         heads = getattr(options.model, f"{side}_attention_heads")
         if options.model.d_model % (2 * heads):
             raise PqmError(f"{config}: model.d_model must be a multiple of twice {side}_attention_heads, {2 * heads}")
     return options
-
-
-def _fill(cls: type[Any], values: Any, where: Path | str) -> Any:
-    """An instance of the dataclass `cls` from a mapping."""
-    if not isinstance(values, dict):
-        raise PqmError(f"{where}: expected names and values, got {values!r}")
-    fields = {field.name: field.default for field in dataclasses.fields(cls)}
-    for name in values:
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
-            raise PqmError(f"{where}: unknown name {name!r}; did you mean {near[0]!r}? Known: {', '.join(fields)}")
-    return cls(**{name: _value(name, fields[name], value, f"{where}: {name}") for name, value in values.items()})
-
-
-def _value(name: str, default: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(default):
-        return _fill(type(default), value, where)
-    if isinstance(default, float) and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            # YAML reads 1e-3 as text: it wants a dot before the exponent.
-            value = float(value)
-        except ValueError:
-            raise PqmError(f"{where}: {value!r} is no number") from None
-    if not isinstance(value, type(default)) or isinstance(value, bool):
-        raise PqmError(f"{where}: {value!r} is no {'whole number' if isinstance(default, int) else 'number'}")
-    if name in _SHARES and not 0 <= value <= 1:
-        raise PqmError(f"{where}: {value} must lie between 0 and 1")
-    if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO | _SHARES)):
-        raise PqmError(f"{where}: {value} must be greater than 0")
-    return value

@@ -16,7 +16,7 @@ from pqm_plugin.metrics.sclite import write_trn
 from pqm_plugin.models.families import family_of
 from pqm_plugin.records import answers
 from pqm_plugin.stages.common.material import Material
-from pqm_plugin.stages.common.opening import PACKED_KINDS, arithmetic, weights_file, weights_hash
+from pqm_plugin.stages.common.opening import PACKED_KINDS, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import COPY, STOCK, System, adapter_of
 from pqm_plugin.stages.recipe import Recipe
 
@@ -39,7 +39,7 @@ class Line:
     mode: str = ""
 
     @property
-    def confidence(self) -> float:
+    def log_prob_per_token(self) -> float:
         """The score in nats a token, the end counted as one; minus infinity without a score."""
         return float("-inf") if self.score is None else self.score / (self.n_tokens + 1)
 
@@ -136,7 +136,6 @@ class DecodeTask:
             "search": family_of(self.recipe.base_dir).search_options(self.recipe.config.decode),
             "utterances": material.digest(self.split, speaker),
             "device": self.recipe.device,
-            **arithmetic(self.recipe, self.system.base_kind),
         }
         path = self.folder / "parts" / f"{safe_name(speaker)}.jsonl"
         return Part.read(path, request, [utterance.utterance for utterance in utterances])

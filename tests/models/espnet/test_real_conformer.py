@@ -42,17 +42,6 @@ def test_the_full_model_says_the_very_words_of_stock_espnet(base, clips, tmp_pat
     assert min(stock.decode_s.values()) > 0
 
 
-def test_a_real_model_with_products_in_16_bits_is_searched_in_batches_too(base, clips, caplog):
-    recognizer = family_of(base).load_float(base, SearchOptions(), "cpu")
-    quantize_layers(recognizer.network, list(recognizer.layer_kinds()), WeightFormat(), "fast")
-
-    found = recognizer.recognize([soundfile.read(path, dtype="float32")[0] for path in clips.values()])
-
-    assert recognizer.max_batch > 1
-    assert all(one.text for one in found)
-    assert "ESPnet's own search" not in caplog.text
-
-
 def test_the_packed_model_is_seven_times_smaller_and_still_recognises_speech(base, clips, tmp_path):
     family = family_of(base)
     recognizer = family.load_float(base, SearchOptions(), "cpu")

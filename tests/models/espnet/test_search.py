@@ -246,7 +246,7 @@ def test_what_memory_held_before_the_weights_came_does_not_decide_how_a_model_is
     assert "ESPnet's own search" not in caplog.text
 
 
-@pytest.mark.parametrize("mode", ["exact", "small", "fast"])
+@pytest.mark.parametrize("mode", ["exact", "small"])
 def test_a_packed_model_is_searched_in_batches_in_every_mode(tiny_conformer, mode, caplog):
     recognizer = family_of(tiny_conformer).load_float(tiny_conformer, SearchOptions(beam_size=2), "cpu")
     quantize_layers(recognizer.network, list(recognizer.layer_kinds()), WeightFormat(), mode)

@@ -223,8 +223,8 @@ def test_a_data_folder_that_does_not_do_is_named(data, config, tmp_path, file, c
     ("settings", "message"),
     [
         ("train: {epoch: 3}", "train: unknown name 'epoch'; did you mean 'epochs'"),
-        ("model: {d_model: wide}", "model: d_model: 'wide' is no whole number"),
-        ("train: {learning_rate: fast}", "train: learning_rate: 'fast' is no number"),
+        ("model: {d_model: wide}", "model: d_model: 'wide' is not a whole number"),
+        ("train: {learning_rate: fast}", "train: learning_rate: 'fast' is not a number"),
         ("train: {ctc_weight: 2}", "ctc_weight: 2.0 must lie between 0 and 1"),
         ("window_s: 0", "window_s: 0 must be greater than 0"),
         ("model: {d_model: 20}", "d_model must be a multiple of twice encoder_attention_heads, 8"),
