@@ -96,15 +96,22 @@ def test_what_a_study_lacks_is_seen():
     assert lacks(study, cells[:1], results) == ["cell ('seeds', '1') is not in the YAML"]
 
 
-def test_the_first_table_of_the_readme_is_drawn_from_the_stored_results():
-    from readme_table import drawn
+def test_tables_of_the_first_page_and_of_what_was_measured_are_drawn_from_the_stored_results():
+    from readme_table import drawn, pages
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path, tables in pages().items():
+        page = path.read_text(encoding="utf-8")
+        assert drawn(page, *tables) == page, f"{path}: run tools/readme_table.py"
+        assert page.count("<!-- table: tools/readme_table.py -->") == len(tables)
 
-    assert drawn(readme) == readme
-    first = readme.partition("## Two commands")[0]
-    assert "`nf4+speaker`" in first
-    assert "*Lossy dev-clean" in first
+
+def test_the_first_screen_says_what_it_is_how_to_use_it_and_what_it_brings():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    first = "\n".join(lines[:36])
+
+    assert len(lines) < 120
+    assert all(f"pqm {command}" in first for command in ("quantize", "enroll", "transcribe"))
+    assert "4 bits, the speaker's own adapter" in first and "*Lossy dev-clean" in first
 
 
 def test_a_table_speaks_of_its_own_base_and_condition_alone():
