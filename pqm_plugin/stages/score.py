@@ -340,7 +340,27 @@ def run(recipe: Recipe) -> None:
         if set_name == recipe.target_set and (minutes := adaptation_minutes(recipe)):
             meta["adapt_minutes"] = minutes
         language = recipe.config.decode.language
-        score_set(recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out, language=language)
+        found = score_set(
+            recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out, language=language
+        )
+        if said := own_gain(found):
+            logging.info("%s: %s", set_name, said)
+
+
+def own_gain(results: Mapping[str, Any]) -> str:
+    """What the speakers' own adapters gain over what nobody had to record for, in one line; empty if not compared."""
+    for against in ("nf4+sat", BASE):
+        for one in results["comparisons"]:
+            found = one["normalized"]
+            if (one["system"], one["against"]) != (OWN, against) or found["relative_wer_reduction"] is None:
+                continue
+            low, high = ("?" if end is None else f"{100 * end:+.1f}" for end in found["ci95"])
+            shown = found["ci95"][0] is not None and found["ci95"][0] > 0
+            percent = 100 * found["relative_wer_reduction"]
+            verdict = "personalising pays" if shown else f"no gain shown, {against} does as well"
+            interval = f"95 % interval {low} to {high} %"
+            return f"{OWN} against {against}: {percent:+.1f} % fewer word errors, normalised, {interval}: {verdict}"
+    return ""
 
 
 def results_files(recipe: Recipe) -> dict[str, Path]:

@@ -6,7 +6,7 @@ import pytest
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.sclite import write_trn
-from pqm_plugin.stages.score import score_set
+from pqm_plugin.stages.score import own_gain, score_set
 
 SPEAKERS = {"ann-1": "ann", "ann-2": "ann", "b-b-1": "b-b"}
 REFERENCES = {"ann-1": "the cat sat", "ann-2": "mister brown", "b-b-1": "a b c d e"}
@@ -280,3 +280,17 @@ def test_results_in_english_say_nothing_of_the_language(tmp_path):
     _decode(tmp_path, "nf4", NF4, changed={"search": {"language": "en"}})
 
     assert not {"language", "normalizer"} & _score(tmp_path, language="hi")["meta"].keys()
+
+
+def test_one_line_says_whether_the_speakers_own_adapters_pay(tmp_path):
+    model_dir = tmp_path / "model"
+    _decode(model_dir, "nf4", NF4)
+    _decode(model_dir, "nf4+sat", {key: f"{text} x y" for key, text in REFERENCES.items()})
+    assert own_gain(_score(model_dir)) == ""
+    _decode(model_dir, "nf4+speaker", REFERENCES)
+    assert "nf4+speaker against nf4+sat: +100.0 % fewer word errors" in own_gain(_score(model_dir))
+    assert own_gain(_score(model_dir)).endswith("personalising pays")
+
+    _decode(model_dir, "nf4+speaker", {key: f"{text} x y" for key, text in REFERENCES.items()})
+
+    assert own_gain(_score(model_dir)).endswith("no gain shown, nf4+sat does as well")
