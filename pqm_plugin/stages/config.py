@@ -14,8 +14,8 @@ from pqm_plugin.settings import fill, named, read_yaml
 class QuantizeConfig:
     """Stage 3. `keep` names the layer kinds that stay in `rest_dtype`, see the sensitivity table of a recipe.
 
-    `calibrate` is how many SAT utterances weights are rounded by, so that what layers compute on them changes least; it
-    costs no byte. With 0 each weight goes to its nearest level.
+    `calibrate` is how many training utterances weights are rounded by, of SAT speakers or else of the targets, so that
+    what layers compute on them changes least; it costs no byte. With 0 each weight goes to its nearest level.
     """
 
     quant_type: str = "nf4"

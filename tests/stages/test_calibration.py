@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
 from pqm_plugin.stages.common.calibration import Calibration
+from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import open_base
 
 WEIGHTS = ("nf4", "nf4-rtn")
@@ -90,12 +90,25 @@ def test_utterances_are_spread_over_the_sat_speakers(calibrated, run):
     assert [each.utterance for each in chosen] == ["30-1-0000", "30-1-0002", "31-1-0001"]
 
 
-def test_a_recipe_without_sat_speakers_cannot_be_calibrated(calibrated, run):
-    alone = dataclasses.replace(calibrated, sat_sets=())
+def test_without_sat_speakers_weights_are_rounded_by_the_targets_training_speech_and_the_models_own_words(
+    calibrated, run, tmp_path
+):
+    alone = dataclasses.replace(calibrated, sat_sets=(), expdir=tmp_path / "alone", datadir=tmp_path / "data_alone")
     run("data", "base", of=alone)
+    calibration = Calibration(alone, alone.config.quantize)
+    assert {each.utterance for each in calibration.utterances} <= {
+        each.utterance for each in Material(alone).utterances("train")
+    }
+    recognizer = open_base(alone, "full").recognizer
 
-    with pytest.raises(PqmError, match=r"no SAT speakers to calibrate on: give --sat_sets, or quantize\.calibrate: 0"):
-        run("quantize", of=alone)
+    heard = list(calibration.examples(recognizer))
+
+    assert heard
+    for features, tokens in heard:
+        written = recognizer.token_ids(recognizer.greedy([features])[0]).tolist()
+        assert tokens.tolist() == written[: len(tokens)]
+    run("quantize", of=alone)
+    assert read_json(alone.packed_dir / "meta.json")["request"]["calibration"]
 
 
 def test_nearest_levels_need_no_speech(recipe, run):

@@ -1,4 +1,4 @@
-"""What stage 3 hears of the SAT speakers, and how it rounds weights by that."""
+"""The speech that stage 3 rounds weights by: of the SAT speakers, or what the targets' adapters are trained on."""
 
 import functools
 import logging
@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pqm_plugin.adapters.batches import Example
+from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.utterance import Utterance, digest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
@@ -37,20 +40,14 @@ class Calibration:
 
     @functools.cached_property
     def utterances(self) -> Sequence[Utterance]:
-        """The SAT training utterances that are heard, evenly spread over all of them; none without calibration.
+        """Training utterances, evenly spread over all of them: of SAT speakers, or else of the targets, never test.
 
-        Raises:
-            PqmError: if there are no SAT speakers.
+        None without calibration.
         """
         n = self.config.calibrate
         if not n:
             return []
-        every = self._material.utterances("sat_train")
-        if not every:
-            raise PqmError(
-                f"{self.recipe.partition_file} has no SAT speakers to calibrate on: give --sat_sets, or "
-                "quantize.calibrate: 0 in --pqm_config"
-            )
+        every = self._material.utterances("sat_train") or self._material.utterances("train")
         n = min(n, len(every))
         return [every[place * len(every) // n] for place in range(n)]
 
@@ -72,9 +69,26 @@ class Calibration:
         Raises:
             PqmError: if none of them can be used.
         """
-        ready = examples(recognizer, self.utterances, self._material.fit)
+        if self._material.has_sat():
+            whose, ready = "SAT speakers", examples(recognizer, self.utterances, self._material.fit)
+        else:
+            # What a target's adapter may learn from must not have taught its base before, so by the model's own words.
+            whose, ready = "target speakers, by the model's own words", self._untranscribed(recognizer)
         if not ready:
-            raise PqmError(f"{self.recipe.partition_file}: none of {len(self.utterances)} SAT utterances can be used")
-        logging.info("rounding weights by %d utterances of SAT speakers", len(ready))
+            raise PqmError(f"{self.recipe.partition_file}: none of {len(self.utterances)} utterances can be used")
+        logging.info("rounding weights by %d utterances of %s", len(ready), whose)
         for each in tqdm(ready, desc="listen", unit="utterance"):
             yield each.features, each.tokens
+
+    def _untranscribed(self, recognizer: Recognizer) -> list[Example]:
+        """Each utterance with the words that the model finds, of a loop no more than can be computed."""
+        found = []
+        with torch.no_grad():
+            for utterance in self.utterances:
+                features = recognizer.features(load_audio(utterance, recognizer.facts.sample_rate))
+                tokens = recognizer.token_ids(recognizer.greedy([features])[0])
+                while len(tokens) and recognizer.obstacle(features, tokens):
+                    tokens = tokens[: len(tokens) // 2]
+                if len(tokens):
+                    found.append(Example(features, tokens))
+        return found
