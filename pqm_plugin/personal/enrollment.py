@@ -188,7 +188,9 @@ def _enrolled(folder: ModelFolder, clips: Sequence[Clip], info: AdapterInfo, *, 
     rate = family_of(folder.path).facts(folder.path).sample_rate
     duration_s = sum(len(clip.samples) for clip in clips) / rate
     held = held_out_of(info)
-    keeps_own = held is None or held.is_better or info.request.get("keep") == "own"
+    # It is in a request only where it is not the default: `own`.
+    overruled = bool(info.request.get("keep"))
+    keeps_own = held is None or held.is_better or overruled
     target = folder.speaker(info.trained_on)
     return Enrolled(info.trained_on, target, len(clips), duration_s, info.best_epoch, is_new, held, keeps_own)
 

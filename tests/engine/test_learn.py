@@ -44,7 +44,8 @@ def clips():
 
 def ready(folder):
     recognizer = open_packed(folder, SearchOptions())
-    examples = examples_of(recognizer, clips(), fit_text(TEXTS, recognizer.facts.symbols, AUTO))
+    pairs = examples_of(recognizer, clips(), fit_text(TEXTS, recognizer.facts.symbols, AUTO))
+    examples = [example for _, example in pairs]
     model = attach_adapter(recognizer, "", None, OPTIONS.lora(), OPTIONS.seed)
     setup = TrainingSetup(recognizer, model, OPTIONS.training(len(TEXTS)), OPTIONS.seed, max_fraction=1.0)
     return setup, examples

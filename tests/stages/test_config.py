@@ -105,7 +105,7 @@ JOINED = {"pretrain.epochs", "pretrain.joined_s", "pretrain.joined_copies"}
     [
         ("librispeech/conf/pqm_device.yaml", {"pretrain.joined_copies"}),
         ("tedlium3/conf/pqm.yaml", {*JOINED, "decode.ctc_weight"}),
-        ("own/conf/pqm.yaml", {*JOINED, "decode.ctc_weight", "quantize.calibrate"}),
+        ("own/conf/pqm.yaml", {*JOINED, "decode.ctc_weight"}),
     ],
 )
 def test_a_recipe_differs_from_librispeech_in_what_its_first_lines_say(path, expected):
