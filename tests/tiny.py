@@ -122,7 +122,7 @@ CTC_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
 
 def make_tiny_ctc(folder: Path, model_type: str = "wav2vec2", **settings: object) -> Path:
-    """Write a genuine CTC model of transformers: 17,000 random weights, 50 frames a second, 32 character tokens."""
+    """Write a genuine CTC model of transformers: 24,000 random weights, 50 frames a second, 32 character tokens."""
     import json
 
     import torch
