@@ -86,7 +86,7 @@ def test_workers_have_the_libraries_of_their_stage_and_model_and_no_compiler(tmp
     recipe = Recipe(base="some", expdir=tmp_path)
     recipe.base_dir.mkdir()
     if config:
-        (recipe.base_dir / config).touch()
+        (recipe.base_dir / config).write_text('{"model_type": "whisper"}' if config.endswith("json") else "")
     program = (
         f"import importlib, sys\nfor name in {preloaded(stage, recipe)}: importlib.import_module(name)\n"
         f"print(*{LIBRARIES} & sys.modules.keys())\nsys.exit('torch._inductor.compile_fx' in sys.modules)"

@@ -116,3 +116,42 @@ def prefer_language(folder: Path, code: str) -> Path:
         embeddings[token] = hidden if name == f"<|{code}|>" else embeddings[token] - hidden
     save_file(state, path, {"format": "pt"})
     return folder
+
+
+CTC_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+
+
+def make_tiny_ctc(folder: Path, model_type: str = "wav2vec2", **settings: object) -> Path:
+    """Write a genuine CTC model of transformers: 24,000 random weights, 50 frames a second, 32 character tokens."""
+    import json
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+
+    folder.mkdir(parents=True)
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+    config = AutoConfig.for_model(
+        model_type,
+        **{
+            "vocab_size": len(tokens),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "conv_dim": (16, 16, 16),
+            "conv_kernel": (10, 8, 4),
+            "conv_stride": (8, 8, 5),
+            "num_feat_extract_layers": 3,
+            "num_conv_pos_embeddings": 5 if model_type == "data2vec-audio" else 16,
+            "num_conv_pos_embedding_groups": 4,
+            "initializer_range": 0.3,
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
+            **settings,
+        },
+    )
+    torch.manual_seed(0)
+    AutoModelForCTC.from_config(config).save_pretrained(folder)
+    return folder

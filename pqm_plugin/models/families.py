@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.espnet import folder as espnet_folder
-from pqm_plugin.models.espnet import model as espnet_aed
+from pqm_plugin.models.ctc.model import CtcFamily
+from pqm_plugin.models.espnet.model import EspnetFamily
 from pqm_plugin.models.foreign import describe
 from pqm_plugin.models.interface import Family
-from pqm_plugin.models.whisper import folder as whisper_folder
-from pqm_plugin.models.whisper import model as whisper
+from pqm_plugin.models.whisper.model import WhisperFamily
 
-FAMILIES: tuple[Family, ...] = (whisper, espnet_aed)
-"""A new family is a folder beside this file, whose `model.py` has the names of `Family`, and its entry here."""
+FAMILIES: tuple[Family, ...] = (WhisperFamily(), CtcFamily(), EspnetFamily())
+"""A new family is a folder beside this file, whose `model.py` has a class of `Family`, and its entry here.
+
+Sources are offered to them in this order; ESPnet takes any name for one of its model zoo.
+"""
 
 
 def family_of(folder: Path) -> Family:
@@ -42,11 +44,8 @@ def family_named(name: str) -> Family:
 
 
 def files_elsewhere(folder: Path) -> list[str]:
-    """Files outside of `folder` that its configuration names; a model that is handed on has none.
-
-    ESPnet's configurations alone name files.
-    """
-    return espnet_folder.files_elsewhere(folder) if (folder / espnet_folder.CONFIG).is_file() else []
+    """Files outside of `folder` that its configuration names; a model that is handed on has none."""
+    return [name for family in FAMILIES if family.claims(folder) for name in family.files_elsewhere(folder)]
 
 
 def source_files(folder: Path) -> list[Path]:
@@ -55,7 +54,22 @@ def source_files(folder: Path) -> list[Path]:
     Raises:
         PqmError: if no family knows the folder.
     """
-    return whisper_folder.source_files(folder) or [family_of(folder).weights_file(folder)]
+    found = next((files for family in FAMILIES if (files := family.source_files(folder))), [])
+    return found or [family_of(folder).weights_file(folder)]
+
+
+def is_float_model(folder: Path) -> bool:
+    """Whether `folder` looks like a model that can be packed."""
+    try:
+        return any(family.claims(folder) or family.source_files(folder) for family in FAMILIES)
+    except PqmError:
+        return False
+
+
+def libraries(*folders: Path) -> list[str]:
+    """The modules that workers import for the models in these folders; those of all families if there is no model."""
+    found = [family.LIBRARY for family in FAMILIES if any(family.claims(folder) for folder in folders)]
+    return found or [family.LIBRARY for family in FAMILIES]
 
 
 def fetch_base(source: str, out: Path) -> Family:

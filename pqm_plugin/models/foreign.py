@@ -26,12 +26,6 @@ def is_ctranslate2(folder: Path) -> bool:
     return _spec(folder) == "WhisperSpec"
 
 
-def is_float_model(folder: Path) -> bool:
-    """Whether `folder` looks like a model that can be packed."""
-    whisper = is_ctranslate2(folder) or _object(folder / _CONFIG).get("model_type") == "whisper"
-    return whisper or (folder / "config.yaml").is_file()
-
-
 def is_ctranslate2_config(content: Any) -> bool:
     """Whether the content of a `config.json` is what CTranslate2 writes for a Whisper model."""
     return isinstance(content, dict) and "model_type" not in content and "suppress_ids" in content

@@ -1,15 +1,18 @@
 """What the stages ask of a recogniser, whatever its family."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from pqm_plugin.errors import PqmError
+from pqm_plugin.models.language import AUTO, language_code
 from pqm_plugin.models.options import SearchOptions
 
 
@@ -55,8 +58,11 @@ class Facts:
     writes_case: bool = False
 
 
-class Recognizer(Protocol):
-    """A recogniser in memory, float or packed, with or without an adapter inside `network`."""
+class Recognizer(ABC):
+    """A recogniser in memory, float or packed, with or without an adapter inside `network`.
+
+    What is not abstract here most families leave as it is.
+    """
 
     network: nn.Module
     facts: Facts
@@ -64,23 +70,31 @@ class Recognizer(Protocol):
     @property
     def max_batch(self) -> int:
         """Most pieces of audio that `recognize` searches at once; to be asked when the weights are loaded."""
+        return 1
 
     @property
     def built_in(self) -> frozenset[str]:
         """Parameters that the architecture itself determines: they need not be stored."""
+        return frozenset()
 
+    @abstractmethod
     def features(self, audio: np.ndarray) -> Tensor:
         """Input of the first trained layer, float32 (T, D), from audio float32 (n_samples,) in [-1, 1]."""
 
+    @abstractmethod
     def token_ids(self, text: str) -> Tensor:
         """Tokens of a transcript, int64 (U,), without start and end."""
 
+    @abstractmethod
     def obstacle(self, features: Tensor, tokens: Tensor) -> str:
         """Why an utterance cannot be trained on, such as "it has 3 frames, too few"; empty if it can."""
 
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
         """Teacher-forced training loss and token accuracy of a batch."""
+        [found] = self.losses(features, tokens, [len(tokens)])
+        return found
 
+    @abstractmethod
     def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
         """The same of groups of rows that are computed together: the first `sizes[0]` rows, the next, and so on.
 
@@ -89,17 +103,21 @@ class Recognizer(Protocol):
 
     def fast_layers(self) -> AbstractContextManager[None]:
         """Within it, layers that this project computes in fewer passes than their library are computed so."""
+        return nullcontext()
 
+    @abstractmethod
     def greedy(self, features: Sequence[Tensor]) -> list[str]:
         """Words by the fastest decoding that the family has, for measuring many variants."""
 
     def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
         """Cut audio that is too long to be searched at once; nothing of it is left out."""
+        return [audio]
 
+    @abstractmethod
     def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
         """Search for the words of each piece; an adapter that differs by row sees one row a piece."""
 
-    def speak(self, language: str) -> None:
+    def speak(self, language: str) -> None:  # noqa: B027
         """Search and learn in the language of this code from now on; nothing where the family has no choice.
 
         Raises:
@@ -108,10 +126,13 @@ class Recognizer(Protocol):
 
     def language_of(self, pieces: Sequence[np.ndarray]) -> str:
         """Code of the language that all pieces together are likeliest in; empty where the model cannot tell."""
+        return ""
 
+    @abstractmethod
     def layer_kinds(self) -> Mapping[str, str]:
         """Kind (`encoder_attention`, `embedding`, …) of every layer whose weight can be quantised, by name."""
 
+    @abstractmethod
     def adapter_targets(self, preset: str) -> list[str]:
         """Full names of the layers of a LoRA preset: `qv`, `attention` or `all_linear`."""
 
@@ -124,48 +145,109 @@ class Recognizer(Protocol):
         Raises:
             PqmError: if the toolkit has none, is not installed, or takes no such layers or settings.
         """
+        raise PqmError("this model's toolkit brings no LoRA of its own: leave such a system out of --systems")
 
     def layer_stack(self) -> list[str]:
-        """Full names of the modules that features go through one after another, from the lowest up to the decoder."""
+        """Full names of the modules that features go through one after another, from the lowest up to the decoder.
+
+        Those of them that stay fixed are computed once for many steps of training; none where the family cannot say.
+        """
+        return []
 
 
-class Family(Protocol):
-    """One model family: the `model.py` of a folder of this one, which has these names."""
+class Family(ABC):
+    """One model family: what the stages and commands ask of it without a model in memory.
+
+    What is not abstract here are the defaults of what most families lack.
+    """
 
     NAME: str
     KEY: str
     """What `--family` calls it."""
 
-    BASELINES: Mapping[str, str]
+    TOOLKIT: str
+    """What trains such models, as messages call it."""
+
+    LIBRARY: str
+    """The module that imports at once what the models are computed with, for workers to be forked from."""
+
+    BASELINES: Mapping[str, str] = {}
     """Key in results.json of each stock system, and what it is."""
 
-    TOOLKIT_LORA: str
+    TOOLKIT_LORA: str = ""
     """Adapter of the systems table that `attach_toolkit_lora` makes; empty if the family's toolkit has no LoRA."""
 
-    STOCK_PROGRESS: bytes
+    STOCK_PROGRESS: bytes = b""
     """What the log of `decode_stock` says once an utterance."""
 
-    BATCHES: bool
+    BATCHES: bool = True
     """Whether its recognisers search several pieces of audio at once."""
 
-    CHOOSES_LANGUAGE: bool
+    CHOOSES_LANGUAGE: bool = False
     """Whether its recognisers can be told the language of speech; others write that which they were trained on."""
+
+    @abstractmethod
+    def claims(self, folder: Path) -> bool:
+        """Whether `folder` holds a model of this family, float or packed."""
+
+    @abstractmethod
+    def fetch(self, source: str, out: Path) -> bool:
+        """Bring the model that `source` names into the new folder `out`; False if it is not this family's."""
+
+    @abstractmethod
+    def facts(self, folder: Path) -> Facts:
+        """What the configuration in a base's or packed model's folder says, without loading the model."""
+
+    @abstractmethod
+    def load_float(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The base in full precision, every key checked.
+
+        Raises:
+            PqmError: if weights and configuration do not fit each other.
+        """
+
+    @abstractmethod
+    def load_skeleton(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The same architecture with weights still to be loaded."""
+
+    @abstractmethod
+    def side_files(self, folder: Path) -> list[Path]:
+        """What a packed model needs beside its weights: configuration, tokens."""
+
+    @abstractmethod
+    def weights_file(self, folder: Path) -> Path:
+        """The float32 weights of a base folder."""
+
+    def source_files(self, folder: Path) -> list[Path]:
+        """The files of the weights in a folder that can be fetched, whatever their form; none if it is no such one."""
+        return [self.weights_file(folder)] if self.claims(folder) else []
+
+    def files_elsewhere(self, folder: Path) -> list[str]:
+        """Files outside of `folder` that its configuration names; a model that is handed on has none."""
+        return []
 
     def spoken_language(self, folder: Path, language: str) -> str:
         """The code of a language that the user names for the model in `folder`, or `auto`.
 
+        By default any language but `auto`: it says what the texts are, and changes no word.
+
         Raises:
             PqmError: if it is no language, or the model cannot have it.
         """
-
-    def claims(self, folder: Path) -> bool:
-        """Whether `folder` holds a model of this family."""
-
-    def fetch(self, source: str, out: Path) -> bool:
-        """Bring the model that `source` names into the new folder `out`; False if it is not this family's."""
+        code = language_code(language)
+        if code == AUTO:
+            raise PqmError(
+                f"language {AUTO}: a model of {self.TOOLKIT} cannot tell the language: name it, or leave it out"
+            )
+        return code
 
     def training_sample_rate(self, config: Path) -> int:
-        """The rate in Hz at which a model of this training configuration hears."""
+        """The rate in Hz of the audio that a model of this training configuration takes.
+
+        Raises:
+            PqmError: if models of this family are not trained here.
+        """
+        raise PqmError(f"--base train: {self.NAME} models are not trained here; give a model as --base")
 
     def train(
         self,
@@ -182,35 +264,25 @@ class Family(Protocol):
         seed: int,
     ) -> None:
         """Train a model from Kaldi folders of plain files into the folder `out`; resumable, quick when done."""
+        self.training_sample_rate(config)
 
     def search_options(self, search: SearchOptions) -> dict[str, Any]:
         """Those of the options that decide this family's words."""
+        return {}
 
     def training_options(self, search: SearchOptions) -> dict[str, Any]:
         """Those of the options that the training loss depends on, too."""
+        return {}
 
     def describe_search(self, search: SearchOptions) -> str:
         """The search in a few words, such as "joint decoding, ctc_weight 0.5, beam 10"."""
-
-    def facts(self, folder: Path) -> Facts:
-        """What the configuration in a base's or packed model's folder says, without loading the model."""
-
-    def weights_file(self, folder: Path) -> Path:
-        """The float32 weights of a base folder."""
-
-    def side_files(self, folder: Path) -> list[Path]:
-        """What a packed model needs beside its weights: configuration, tokens."""
-
-    def load_float(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
-        """The base in full precision, every key checked."""
-
-    def load_skeleton(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
-        """The same architecture with weights still to be loaded."""
+        return "greedy"
 
     def decode_stock(
         self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path
     ) -> "StockDecode":
         """Decode with the family's own tools, untouched by this package."""
+        raise PqmError(f"system {key}: {self.NAME} models have no stock decoding; leave it out of --systems")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.corpus.names import suggest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name, utf8_name
-from pqm_plugin.models.foreign import describe, is_float_model
+from pqm_plugin.models.foreign import describe
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 
 CARD = "README.md"
@@ -48,13 +48,13 @@ class ModelFolder:
         folder = cls(utf8_name(Path(path).expanduser()))
         for name in (PACKED, META):
             if not (folder.path / name).is_file():
-                if what := describe(str(folder.path)):
-                    raise PqmError(f"{folder.path} is {what}")
-                if is_float_model(folder.path):
+                if folder.path.is_dir() and _is_float_model(folder.path):
                     raise PqmError(
                         f"{folder.path} is a model in full precision ({name} is missing): pack it first, with "
                         f"`pqm quantize {folder.path} OUT`, and give OUT"
                     )
+                if what := describe(str(folder.path)):
+                    raise PqmError(f"{folder.path} is {what}")
                 raise PqmError(
                     f"{folder.path} holds no packed model ({name} is missing): make one with `pqm quantize MODEL "
                     f"{folder.path}`, or unpack one with `pqm unpack`"
@@ -120,6 +120,13 @@ class ModelFolder:
         sat = self.sat()
         own = {f"{SPEAKERS}/{name}": self.path / SPEAKERS / name for name in self.speakers()}
         return ({SAT: sat} if sat else {}) | own
+
+
+def _is_float_model(folder: Path) -> bool:
+    """Asks the families, which are imported for a message alone."""
+    from pqm_plugin.models.families import is_float_model
+
+    return is_float_model(folder)
 
 
 def is_adapter(folder: Path) -> bool:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pqm_plugin.models.names import LOADED
+from pqm_plugin.models.families import libraries
 from pqm_plugin.stages.recipe import Recipe
 
 _ADAPTERS = "pqm_plugin.adapters.loaded"
 _STAGES = ("pqm_plugin.stages.adapt", "pqm_plugin.stages.decode")
-EVERYTHING = (*_STAGES, *LOADED.values(), _ADAPTERS)
+EVERYTHING = (*_STAGES, *libraries(), _ADAPTERS)
 """Of every stage and family."""
 
 
@@ -16,9 +16,8 @@ def preloaded(stage: str, recipe: Recipe) -> tuple[str, ...]:
 
     What decodes has no use for peft, which takes as long as all the rest.
     """
-    models = [LOADED[name] for name in LOADED if any((folder / name).is_file() for folder in _folders(recipe))]
     learns = () if stage == "decode" else (_ADAPTERS,)
-    return (*_STAGES, *(models or LOADED.values()), *learns)
+    return (*_STAGES, *libraries(*_folders(recipe)), *learns)
 
 
 def _folders(recipe: Recipe) -> tuple[Path, ...]:

@@ -88,7 +88,7 @@ def test_training_is_given_the_recipes_speeds_gpus_and_tokens(recipe, run, tmp_p
     given = {}
     config = tmp_path / "train.yaml"
     config.write_text("frontend_conf: {fs: 16k}\n")
-    monkeypatch.setattr("pqm_plugin.models.espnet.model.train", lambda *_, **options: given.update(options))
+    monkeypatch.setattr("pqm_plugin.models.espnet.train.train_base", lambda *_, **options: given.update(options))
     mine = dataclasses.replace(
         recipe,
         **{"base": "train", "asr_config": config, "train_set": "sat", "valid_set": "sat", "n_tokens": 9, "ngpu": 4},

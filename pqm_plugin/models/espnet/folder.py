@@ -17,9 +17,8 @@ from torch import Tensor
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, write_text
 from pqm_plugin.models.interface import Facts
-from pqm_plugin.models.names import ESPNET_CONFIG
 
-CONFIG = ESPNET_CONFIG
+CONFIG = "config.yaml"
 WEIGHTS = "valid.acc.ave.pth"
 _PATH_FIELDS = (("bpemodel",), ("token_list",), ("normalize_conf", "stats_file"), ("non_linguistic_symbols",))
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -33,8 +32,21 @@ DEFAULTS: Mapping[str, Any] = {
 
 An empty `*_conf` leaves each value to the part that is chosen.
 """
+# A mapping of names, and those that every configuration of an ASR model has.
+_OTHER, _OURS = re.compile(r"^[\w-]+:", re.M), re.compile(r"^(token_list|token_type|encoder|decoder)(_conf)?:", re.M)
 # Where training started from, under the names of all versions; nothing that is built of a configuration reads them.
 _STARTS = ("init", "init_param", "pretrain_path", "pretrain_key")
+
+
+def claims(folder: Path) -> bool:
+    """Whether `folder` has a configuration of ESPnet; one that is damaged counts, and is told of when it is read."""
+    try:
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+    except OSError:
+        return False
+    except UnicodeDecodeError:
+        return True
+    return not _OTHER.search(text) or bool(_OURS.search(text))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -22,15 +22,11 @@ from pqm_plugin.models.espnet import train as espnet_train
 from pqm_plugin.models.espnet.attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, build
 from pqm_plugin.models.espnet.search import BatchedSearch, Found
-from pqm_plugin.models.interface import Hypothesis, Loss, Recognizer, groups
-from pqm_plugin.models.language import AUTO, language_code
+from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.products import fast_products
 from pqm_plugin.models.repetition import compression_ratio, without_repetition
 from pqm_plugin.models.skeleton import WithoutInitialisation
-
-NAME = "ESPnet AED"
-KEY = "espnet_aed"
 
 _log = logging.getLogger(__name__)
 # What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
@@ -41,7 +37,7 @@ _TRIAL_S = (0.9, 0.6)
 _APART = 1e-3
 
 
-class EspnetAed:
+class EspnetAed(Recognizer):
     """An ESPnet ASR model with its tokeniser, and joint CTC/attention beam search over it.
 
     The search is ours, over a batch, and finds what ESPnet's finds. A model that it does not fit is searched by ESPnet,
@@ -56,8 +52,7 @@ class EspnetAed:
         # Its error rates during evaluation cost more than the loss; the stages measure words themselves.
         self._espnet.error_calculator = None
         espnet_layers.give_each_row_its_positions(self.network)
-        self.facts = facts(folder)
-        self.built_in: frozenset[str] = frozenset()
+        self.facts = espnet_folder.facts(folder)
         self._folder, self._search = folder, search
 
     @property
@@ -113,11 +108,6 @@ class EspnetAed:
         """Fewer frames than the subsampling needs."""
         return "" if len(features) >= _MIN_FRAMES else f"it has {len(features)} frames, too few to train on"
 
-    def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
-        """ESPnet's own, see `losses`."""
-        [found] = self.losses(features, tokens, [len(tokens)])
-        return found
-
     def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
         """ESPnet's mixture of CTC and attention losses, see `_losses`."""
         return _losses(self._espnet, *self._encode(features), tokens, sizes)
@@ -134,10 +124,6 @@ class EspnetAed:
     def _ctc_words(self, encoded: Tensor, lengths: Tensor) -> list[str]:
         paths = self._espnet.ctc.argmax(encoded)
         return [self._words(path[:length]) for path, length in zip(paths, lengths.tolist(), strict=True)]
-
-    def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
-        """The whole audio, as ESPnet's own decoding takes it."""
-        return [audio]
 
     def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
         """Joint CTC/attention beam search over all pieces; words are empty where the audio is too short."""
@@ -178,13 +164,6 @@ class EspnetAed:
             return True
         logging.warning("one utterance after the other: this model's encoder hears the padding of a batch")
         return False
-
-    def speak(self, language: str) -> None:
-        """Nothing: it has one language, or finds it as it was trained to."""
-
-    def language_of(self, pieces: Sequence[np.ndarray]) -> str:
-        """It cannot tell."""
-        return ""
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; normalisations and activations are none."""
@@ -230,78 +209,88 @@ class EspnetAed:
         return text
 
 
-def claims(folder: Path) -> bool:
-    """Whether `folder` has ESPnet's configuration of an ASR model."""
-    return (folder / espnet_folder.CONFIG).is_file()
+class EspnetFamily(Family):
+    """Experiment folders of ESPnet."""
 
+    NAME = "ESPnet AED"
+    KEY = "espnet_aed"
+    TOOLKIT = "ESPnet"
+    LIBRARY = "pqm_plugin.models.espnet.loaded"
+    BASELINES = espnet_stock.BASELINES
+    TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
+    STOCK_PROGRESS = espnet_stock.PROGRESS
 
-def search_options(search: SearchOptions) -> dict[str, Any]:
-    """What ESPnet's beam search takes."""
-    known = {name: getattr(search, name) for name in ("beam_size", "ctc_weight", "length_bonus", "max_length_ratio")}
-    return known | search.guarding()
+    def claims(self, folder: Path) -> bool:
+        """Whether `folder` has a configuration of ESPnet, whole or damaged."""
+        return espnet_folder.claims(folder)
 
+    def fetch(self, source: str, out: Path) -> bool:
+        """An experiment folder, a packed archive or a tag of the model zoo."""
+        return espnet_folder.fetch(source, out)
 
-def training_options(search: SearchOptions) -> dict[str, Any]:
-    """None: the loss is the model's own."""
-    return {}
+    def facts(self, folder: Path) -> Facts:
+        """Sampling rate of the frontend, and the characters of the token list."""
+        return espnet_folder.facts(folder)
 
+    def side_files(self, folder: Path) -> list[Path]:
+        """The configuration and the files that it names."""
+        return espnet_folder.side_files(folder)
 
-def describe_search(search: SearchOptions) -> str:
-    """How much of the score is the CTC layer's."""
-    decoder = "CTC alone" if search.ctc_weight == 1 else f"joint decoding, ctc_weight {search.ctc_weight:g}"
-    return f"{decoder}, beam {search.beam_size}"
+    def weights_file(self, folder: Path) -> Path:
+        """The averaged checkpoint."""
+        return espnet_folder.weights_file(folder)
 
+    def files_elsewhere(self, folder: Path) -> list[str]:
+        """What the configuration names beyond the folder."""
+        return espnet_folder.files_elsewhere(folder)
 
-def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The base in full precision.
+    def search_options(self, search: SearchOptions) -> dict[str, Any]:
+        """What ESPnet's beam search takes."""
+        known = {
+            name: getattr(search, name) for name in ("beam_size", "ctc_weight", "length_bonus", "max_length_ratio")
+        }
+        return known | search.guarding()
 
-    Raises:
-        PqmError: if the configuration builds no model, or a key of the checkpoint is missing or unknown (ESPnet itself
-            would say nothing).
-    """
-    recognizer = EspnetAed(folder, search, device)
-    path = weights_file(folder)
-    state = espnet_folder.read_weights(path)
-    try:
-        recognizer.network.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        lines = " ".join(str(error).split())
-        raise PqmError(f"{path} does not fit {folder / espnet_folder.CONFIG}: {lines[:400]}") from error
-    return recognizer
+    def describe_search(self, search: SearchOptions) -> str:
+        """How much of the score is the CTC layer's."""
+        decoder = "CTC alone" if search.ctc_weight == 1 else f"joint decoding, ctc_weight {search.ctc_weight:g}"
+        return f"{decoder}, beam {search.beam_size}"
 
+    def load_float(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The base in full precision.
 
-def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
-    with WithoutInitialisation():
-        return EspnetAed(folder, search, device)
+        Raises:
+            PqmError: if the configuration builds no model, or a key of the checkpoint is missing or unknown (ESPnet
+                itself would say nothing).
+        """
+        recognizer = EspnetAed(folder, search, device)
+        path = self.weights_file(folder)
+        state = espnet_folder.read_weights(path)
+        try:
+            recognizer.network.load_state_dict(dict(state), strict=True)
+        except RuntimeError as error:
+            lines = " ".join(str(error).split())
+            raise PqmError(f"{path} does not fit {folder / espnet_folder.CONFIG}: {lines[:400]}") from error
+        return recognizer
 
+    def load_skeleton(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
+        with WithoutInitialisation():
+            return EspnetAed(folder, search, device)
 
-facts = espnet_folder.facts
-fetch = espnet_folder.fetch
-side_files = espnet_folder.side_files
-weights_file = espnet_folder.weights_file
-BASELINES: Mapping[str, str] = espnet_stock.BASELINES
-TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
-decode_stock = espnet_stock.decode_stock
-STOCK_PROGRESS = espnet_stock.PROGRESS
-BATCHES = True
-CHOOSES_LANGUAGE = False
+    def decode_stock(
+        self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path
+    ) -> StockDecode:
+        """By `espnet2.bin.asr_inference`."""
+        return espnet_stock.decode_stock(key, folder, wav_scp, out, search, log)
 
+    def training_sample_rate(self, config: Path) -> int:
+        """The rate of the frontend."""
+        return espnet_train.training_sample_rate(config)
 
-def spoken_language(folder: Path, language: str) -> str:
-    """Any language but `auto`: it says what the texts are, and changes no word.
-
-    Raises:
-        PqmError: if it is no language, or `auto`.
-    """
-    code = language_code(language)
-    if code == AUTO:
-        raise PqmError(f"language {AUTO}: a model of ESPnet cannot tell the language: name it, or leave it out")
-    return code
-
-
-train = espnet_train.train_base
-training_sample_rate = espnet_train.training_sample_rate
+    def train(self, train_data: Path, valid_data: Path, config: Path, out: Path, **options: Any) -> None:
+        """By `espnet2.bin.asr_train`, see `train.py`."""
+        espnet_train.train_base(train_data, valid_data, config, out, **options)
 
 
 def _losses(model: Any, encoded: Tensor, lengths: Tensor, tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:

@@ -1,10 +1,9 @@
 """A Whisper model in Hugging Face's folder format, and how it comes here."""
 
 import json
-import re
 import shutil
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,17 @@ from torch import Tensor
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, read_json, whole_file, write_json
+from pqm_plugin.models import hub
 from pqm_plugin.models.foreign import CTRANSLATE2_MODEL, is_ctranslate2, is_ctranslate2_config
-from pqm_plugin.models.names import WHISPER_CONFIG
-from pqm_plugin.models.whisper.tables import GENERATION, TOKENIZER, check_tokenizer, read_settings
+from pqm_plugin.models.whisper.tables import CONFIG, GENERATION, TOKENIZER, check_tokenizer, read_settings
 
-CONFIG = WHISPER_CONFIG
 WEIGHTS = "model.safetensors"
 TIED = "proj_out.weight"
 EMBEDDING = "model.decoder.embed_tokens.weight"
-PREPROCESSOR = "preprocessor_config.json"
-_PROCESSOR = "processor_config.json"
+PREPROCESSOR = hub.PREPROCESSOR
 _NEEDED = (CONFIG, GENERATION, PREPROCESSOR)
 _SHARDS = "model.safetensors.index.json"
-_PICKLED = "pytorch_model.bin"
-_PATIENCE_S = 20.0
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+_PICKLED = hub.PICKLED
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -86,7 +81,7 @@ def fetch(source: str, out: Path) -> bool:
         convert(path, out)
     elif is_ctranslate2(path):
         _from_ctranslate2(path, out)
-    elif not path.exists() and _HUB_NAME.fullmatch(source):
+    elif not path.exists() and hub.is_name(source):
         return _from_hub(source, out)
     else:
         return False
@@ -102,7 +97,7 @@ def _from_ctranslate2(folder: Path, out: Path) -> None:
 
 def _import(folder: Path, out: Path) -> None:
     """Copy what a model needs; weights of another form become one float32 file, settings that lack something whole."""
-    extractor = _extractor_of_processor(folder)
+    extractor = hub.extractor_of_processor(folder)
     missing = [] if extractor or (folder / PREPROCESSOR).is_file() else [PREPROCESSOR]
     if missing or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         what = ", ".join(missing) or "a tokeniser (tokenizer.json, or vocab.json and merges.txt)"
@@ -132,20 +127,6 @@ def _import(folder: Path, out: Path) -> None:
         write_weights(out / WEIGHTS, state)
         if _is_own_output(state) != own_output:
             write_json(out / CONFIG, config | {"tie_word_embeddings": not _is_own_output(state)})
-
-
-def _extractor_of_processor(folder: Path) -> dict[str, Any]:
-    """The feature extractor's settings where transformers 5 keeps them, if they are not in a file of their own."""
-    if (folder / PREPROCESSOR).is_file() or not (folder / _PROCESSOR).is_file():
-        return {}
-    try:
-        found = json.loads((folder / _PROCESSOR).read_text(encoding="utf-8-sig"))["feature_extractor"]
-        return dict(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PqmError(
-            f"{folder / _PROCESSOR} holds no feature extractor ({error}): copy {PREPROCESSOR} from where the model was "
-            "published"
-        ) from error
 
 
 def _is_own_output(state: Mapping[str, Tensor]) -> bool:
@@ -255,45 +236,19 @@ def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _from_hub(source: str, out: Path) -> bool:
     """Download a model, or take it from the hub's cache; False where the hub has no Whisper model of that name."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    name, _, revision = source.partition("@")
-    options: dict[str, Any] = {"repo_id": name, "revision": revision or None, "local_files_only": False}
-    unreachable = None
-    try:
-        HfApi().model_info(name, revision=revision or None, timeout=_PATIENCE_S)
-    except RepositoryNotFoundError:
+    hoped = f"{', '.join(_NEEDED)}, tokenizer.json and {WEIGHTS}"
+    folder = hub.download(source, _wanted, likely="whisper" in source.lower(), hoped=hoped, room=out)
+    if folder is None:
         return False
-    except Exception as error:  # noqa: BLE001 - whatever keeps the hub away, the cache may still have the model
-        unreachable = error
-        options["local_files_only"] = True
-    try:
-        with no_space_as_error(out):
-            config = Path(hf_hub_download(filename=CONFIG, **options))
-            if is_ctranslate2_config(read_json(config)):
-                wanted = [CONFIG, CTRANSLATE2_MODEL, *TOKENIZER]
-                _from_ctranslate2(Path(snapshot_download(allow_patterns=wanted, **options)), out)
-                return True
-            if not claims(config.parent):
-                return False
-            wanted = [*_NEEDED, *TOKENIZER, _PROCESSOR, _SHARDS, "*.safetensors"]
-            folder = Path(snapshot_download(allow_patterns=wanted, **options))
-            if not any(folder.glob("*.safetensors")):
-                folder = Path(snapshot_download(allow_patterns=[*wanted, _PICKLED], **options))
-    except (EntryNotFoundError, OSError, ValueError) as error:
-        missing_there = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
-        # A name without "whisper" is perhaps another family's, which says itself what cannot be reached.
-        if missing_there or "whisper" not in source.lower():
-            return False
-        raise PqmError(_not_reached(name, unreachable or error)) from error
-    _import(folder, out)
+    if is_ctranslate2(folder):
+        _from_ctranslate2(folder, out)
+    else:
+        _import(folder, out)
     return True
 
 
-def _not_reached(name: str, error: Exception) -> str:
-    reason = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
-    return (
-        f"--base {name}: the Hugging Face hub could not be reached ({reason}); download {', '.join(_NEEDED)}, "
-        f"tokenizer.json and {WEIGHTS} of {name} on another machine, put them into one folder, and give that as --base"
-    )
+def _wanted(folder: Path) -> Sequence[str]:
+    """Names of the files of a hub's model whose configuration is in `folder`; none if it is no Whisper model."""
+    if is_ctranslate2_config(read_json(folder / CONFIG)):
+        return [CONFIG, CTRANSLATE2_MODEL, *TOKENIZER]
+    return [*_NEEDED, *TOKENIZER, hub.PROCESSOR, _SHARDS, "*.safetensors"] if claims(folder) else []

@@ -1,7 +1,6 @@
 """Whisper: encoder-decoders over a window of fixed length, in Hugging Face's format, as transformers computes them."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.interface import Facts, Hypothesis, Loss, Recognizer, groups
+from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
 from pqm_plugin.models.language import language_code
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.skeleton import WithoutInitialisation
+from pqm_plugin.models.stock import PROGRESS, decode_by_transformers
 from pqm_plugin.models.whisper import folder as whisper_folder
 from pqm_plugin.models.whisper import layers as whisper_layers
 from pqm_plugin.models.whisper import library as whisper_library
 from pqm_plugin.models.whisper import prompt as whisper_prompt
-from pqm_plugin.models.whisper import stock as whisper_stock
 from pqm_plugin.models.whisper import train as whisper_train
 from pqm_plugin.models.whisper.guard import Attempt, Guard, no_speech_token
 from pqm_plugin.models.whisper.prompt import Prompt, read_prompt
 from pqm_plugin.models.whisper.tables import writes_case
-
-NAME = "Whisper"
-KEY = "whisper"
 
 _POSITIONS = "model.encoder.embed_positions.weight"
 _SAME_POSITIONS = 1e-3  # published checkpoints round the sinusoids to float16
@@ -40,7 +36,7 @@ _IGNORED = -100
 _CLIP_SILENCE = 100  # mel frames, one second
 
 
-class Whisper:
+class Whisper(Recognizer):
     """A Whisper model with its tokeniser, and transformers' own search over it."""
 
     def __init__(self, folder: Path, search: SearchOptions, device: str) -> None:
@@ -58,12 +54,17 @@ class Whisper:
         self._clip = search.context == "clip"
         self._window = 2 * config.max_source_positions
         self._max_tokens = config.max_target_positions - len(self._prompt.tokens)
-        self.facts = facts(folder)
-        self.max_batch = search.batch_size
+        self.facts = read_facts(folder)
+        self._batch_size = search.batch_size
 
     @property
     def _device(self) -> torch.device:
         return device_of(self.network)
+
+    @property
+    def max_batch(self) -> int:
+        """As many as the options say."""
+        return self._batch_size
 
     @property
     def built_in(self) -> frozenset[str]:
@@ -94,11 +95,6 @@ class Whisper:
             return f"it has {len(tokens)} tokens, the model writes {self._max_tokens - 1} at most"
         return ""
 
-    def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
-        """Cross-entropy of text and end-of-text; start, language, task and no-timestamps tokens are given."""
-        [found] = self.losses(features, tokens, [len(tokens)])
-        return found
-
     def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
         """The same of each group; encoder and decoder run once."""
         logits, labels = self._forced(self._encode(features), tokens)
@@ -123,10 +119,6 @@ class Whisper:
     def pieces(self, audio: np.ndarray) -> list[np.ndarray]:
         """Pieces that fit the window, cut where nobody speaks."""
         return cut_at_silence(audio, self.facts.sample_rate, self._window / 100)
-
-    def fast_layers(self) -> AbstractContextManager[None]:
-        """None."""
-        return nullcontext()
 
     def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
         """Beam search over all pieces at once, with cached keys and values."""
@@ -162,10 +154,6 @@ class Whisper:
     def adapter_targets(self, preset: str) -> list[str]:
         """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too."""
         return whisper_layers.adapter_targets(self.network, preset)
-
-    def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
-        """There is none."""
-        raise PqmError("transformers brings no LoRA of its own: leave such a system out of --systems")
 
     def layer_stack(self) -> list[str]:
         """The encoder's convolutions and its layers."""
@@ -240,76 +228,114 @@ class Whisper:
         return whisper_library.BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
 
 
-def facts(folder: Path) -> Facts:
+def read_facts(folder: Path) -> Facts:
     """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
     extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
     return Facts(int(extractor.sampling_rate), None, writes_case(folder))
 
 
-def search_options(search: SearchOptions) -> dict[str, Any]:
-    """What transformers' search takes, and how audio is laid before it.
+class WhisperFamily(Family):
+    """Whisper folders in Hugging Face's format, and what becomes one: CTranslate2's, openai-whisper's, the hub's."""
 
-    Raises:
-        PqmError: for options that this family has not.
-    """
-    default = SearchOptions()
-    for name in ("length_bonus", "max_length_ratio"):
-        if getattr(search, name) != getattr(default, name):
-            raise PqmError(f"decode.{name}: Whisper has no such option; leave it out")
-    known = {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
-    return known | {"language": language_code(search.language)} | search.guarding()
+    NAME = "Whisper"
+    KEY = "whisper"
+    TOOLKIT = "transformers"
+    LIBRARY = "pqm_plugin.models.whisper.loaded"
+    BASELINES = {
+        "stock": "transformers' own generate, float32",
+        "int8": "transformers' own generate on torch's dynamic int8",
+    }
+    STOCK_PROGRESS = PROGRESS
+    CHOOSES_LANGUAGE = True
 
+    def claims(self, folder: Path) -> bool:
+        """Whether `folder` has the configuration of a Whisper model."""
+        return whisper_folder.claims(folder)
 
-def training_options(search: SearchOptions) -> dict[str, Any]:
-    """The prompt's language and the length of what is encoded."""
-    return {"language": language_code(search.language), "context": search.context}
+    def fetch(self, source: str, out: Path) -> bool:
+        """A folder, an openai-whisper `.pt` file or a name of the Hugging Face hub."""
+        return whisper_folder.fetch(source, out)
 
+    def side_files(self, folder: Path) -> list[Path]:
+        """Configurations and tokeniser."""
+        return whisper_folder.side_files(folder)
 
-def describe_search(search: SearchOptions) -> str:
-    """Greedy or beam, and what is encoded where that is not the whole window."""
-    how = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
-    how += ", guarded" if search.guard == "always" else ""
-    return f"{how}, encoding the clip alone" if search.context == "clip" else how
+    def weights_file(self, folder: Path) -> Path:
+        """One file of safetensors."""
+        return whisper_folder.weights_file(folder)
 
+    def source_files(self, folder: Path) -> list[Path]:
+        """Weights in any form that Hugging Face and CTranslate2 have."""
+        return whisper_folder.source_files(folder)
 
-def load_float(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The base in full precision.
+    def spoken_language(self, folder: Path, language: str) -> str:
+        """A language that the model knows."""
+        return whisper_prompt.spoken_language(folder, language)
 
-    Raises:
-        PqmError: if a tensor is missing, unknown or of another shape.
-    """
-    recognizer = Whisper(folder, search, "cpu")
-    path = whisper_folder.weights_file(folder)
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
-    tied = whisper_folder.tied_output(path, state, recognizer.network.config)
-    try:
-        recognizer.network.load_state_dict(tied | state, strict=True)
-    except RuntimeError as error:
-        lines = " ".join(str(error).split())
-        raise PqmError(f"{path} does not fit {folder / whisper_folder.CONFIG}: {lines[:400]}") from error
-    recognizer.network.to(device)
-    return recognizer
+    def facts(self, folder: Path) -> Facts:
+        """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
+        return read_facts(folder)
 
+    def search_options(self, search: SearchOptions) -> dict[str, Any]:
+        """What transformers' search takes, and how audio is laid before it.
 
-def load_skeleton(folder: Path, search: SearchOptions, device: str) -> Recognizer:
-    """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
-    with WithoutInitialisation():
-        return Whisper(folder, search, device)
+        Raises:
+            PqmError: for options that this family has not.
+        """
+        default = SearchOptions()
+        for name in ("length_bonus", "max_length_ratio"):
+            if getattr(search, name) != getattr(default, name):
+                raise PqmError(f"decode.{name}: Whisper has no such option; leave it out")
+        known = {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
+        return known | {"language": language_code(search.language)} | search.guarding()
 
+    def training_options(self, search: SearchOptions) -> dict[str, Any]:
+        """The prompt's language and the length of what is encoded."""
+        return {"language": language_code(search.language), "context": search.context}
 
-claims = whisper_folder.claims
-fetch = whisper_folder.fetch
-side_files = whisper_folder.side_files
-weights_file = whisper_folder.weights_file
-BASELINES: Mapping[str, str] = whisper_stock.BASELINES
-TOOLKIT_LORA = ""
-decode_stock = whisper_stock.decode_stock
-STOCK_PROGRESS = whisper_stock.PROGRESS
-BATCHES = True
-CHOOSES_LANGUAGE = True
-spoken_language = whisper_prompt.spoken_language
-train = whisper_train.train_base
-training_sample_rate = whisper_train.training_sample_rate
+    def describe_search(self, search: SearchOptions) -> str:
+        """Greedy or beam, and what is encoded where that is not the whole window."""
+        how = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
+        how += ", guarded" if search.guard == "always" else ""
+        return f"{how}, encoding the clip alone" if search.context == "clip" else how
+
+    def load_float(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The base in full precision.
+
+        Raises:
+            PqmError: if a tensor is missing, unknown or of another shape.
+        """
+        recognizer = Whisper(folder, search, "cpu")
+        path = self.weights_file(folder)
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
+        tied = whisper_folder.tied_output(path, state, recognizer.network.config)
+        try:
+            recognizer.network.load_state_dict(tied | state, strict=True)
+        except RuntimeError as error:
+            lines = " ".join(str(error).split())
+            raise PqmError(f"{path} does not fit {folder / whisper_folder.CONFIG}: {lines[:400]}") from error
+        recognizer.network.to(device)
+        return recognizer
+
+    def load_skeleton(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
+        """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
+        with WithoutInitialisation():
+            return Whisper(folder, search, device)
+
+    def decode_stock(
+        self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path
+    ) -> StockDecode:
+        """By transformers' own `generate`."""
+        arguments = ["--num_beams", str(search.beam_size), "--language", search.language]
+        return decode_by_transformers(key, folder, self.weights_file(folder), wav_scp, out, arguments, log)
+
+    def training_sample_rate(self, config: Path) -> int:
+        """The rate of the feature extractor."""
+        return whisper_train.training_sample_rate(config)
+
+    def train(self, train_data: Path, valid_data: Path, config: Path, out: Path, **options: Any) -> None:
+        """From random weights, see `train.py`."""
+        whisper_train.train_base(train_data, valid_data, config, out, **options)

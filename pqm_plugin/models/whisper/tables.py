@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.names import WHISPER_CONFIG
 
 END, START, PREVIOUS, NO_TIMESTAMPS = (
     "<|endoftext|>",
@@ -21,6 +20,7 @@ TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
     *("normalizer.json", "added_tokens.json", "special_tokens_map.json"),
 )
+CONFIG = "config.json"
 GENERATION = "generation_config.json"
 _WANTED = ("eos_token_id", "decoder_start_token_id", "no_timestamps_token_id", "is_multilingual")
 _MADE = (*_WANTED, "pad_token_id", "max_length", "lang_to_id", "task_to_id")
@@ -85,7 +85,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         PqmError: if a file is damaged or missing that is needed, or a token's number is none.
     """
-    config, path = _object(folder / WHISPER_CONFIG), folder / GENERATION
+    config, path = _object(folder / CONFIG), folder / GENERATION
     stored = _object(path) if path.is_file() else {name: config[name] for name in _FORMERLY if name in config}
     n_positions, vocab_size = (config.get(name, size) for name, size in _SIZES.items())
     values = {name: value for name, value in stored.items() if value is not None or name not in _MADE}

@@ -12,7 +12,7 @@ from torch import nn
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.whisper.stock_worker import _in_int8
+from pqm_plugin.models.stock_worker import _in_int8
 
 SEARCH = SearchOptions(beam_size=2)
 

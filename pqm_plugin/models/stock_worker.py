@@ -1,10 +1,10 @@
-"""A program that decodes with transformers and nothing of this package: the stock baseline of Whisper.
+"""A program that decodes with transformers and nothing of this package: the stock baseline of Whisper and CTC models.
 
     python -P stock_worker.py --model FOLDER --wav_scp FILE --out FOLDER [--int8]
 
 It writes `hypotheses.jsonl`, a line an utterance; with `--int8` the linear layers are torch's dynamic int8, and
 `int8.json` says how large the model is on disk. Audio longer than the window is decoded by transformers' own
-long-form generation.
+long-form generation. With `--task ctc` the best path of a CTC model is decoded.
 """
 
 import argparse
@@ -17,7 +17,14 @@ from typing import Any
 
 import soundfile
 import torch
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import (
+    AutoModelForCTC,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
 
 
 def main() -> None:
@@ -29,18 +36,29 @@ def main() -> None:
     parser.add_argument("--num_beams", type=int, default=1)
     parser.add_argument("--language", default="en")
     parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--task", choices=("generate", "ctc"), default="generate")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    processor = WhisperProcessor.from_pretrained(arguments.model)
-    model = WhisperForConditionalGeneration.from_pretrained(arguments.model).eval()
+    processor, model, decode = _ctc(arguments.model) if arguments.task == "ctc" else _whisper(arguments.model)
     if arguments.int8:
         model = _in_int8(model, arguments.out / "int8.json")
     with (arguments.out / "hypotheses.jsonl").open("w", encoding="utf-8") as written:
         for line in arguments.wav_scp.read_text(encoding="utf-8").splitlines():
             utterance, path = line.split(maxsplit=1)
-            row = {"utterance": utterance, **_decode(model, processor, path, arguments)}
+            row = {"utterance": utterance, **decode(model, processor, path, arguments)}
             written.write(json.dumps(row, ensure_ascii=False) + "\n")
             print(f"decoded utterance {utterance}: {row['text']}", flush=True)
+
+
+def _whisper(folder: Path) -> tuple[Any, Any, Any]:
+    processor = WhisperProcessor.from_pretrained(folder)
+    return processor, WhisperForConditionalGeneration.from_pretrained(folder).eval(), _decode
+
+
+def _ctc(folder: Path) -> tuple[Any, Any, Any]:
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    processor = Wav2Vec2Processor(extractor, Wav2Vec2CTCTokenizer.from_pretrained(folder))
+    return processor, AutoModelForCTC.from_pretrained(folder).eval(), _decode_best_path
 
 
 def _in_int8(model: Any, record: Path) -> Any:
@@ -72,6 +90,16 @@ def _decode(model: Any, processor: Any, path: str, arguments: argparse.Namespace
     with torch.no_grad():
         ids = model.generate(found.input_features, **options)
     text = processor.batch_decode(ids, skip_special_tokens=True)[0]
+    return {"text": text.strip(), "decode_s": time.perf_counter() - start}
+
+
+def _decode_best_path(model: Any, processor: Any, path: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    audio, rate = soundfile.read(path, dtype="float32")
+    start = time.perf_counter()
+    found = processor(audio, sampling_rate=rate, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(found.input_values).logits
+    text = processor.batch_decode(logits.argmax(-1))[0]
     return {"text": text.strip(), "decode_s": time.perf_counter() - start}
 
 
