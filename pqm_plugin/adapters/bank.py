@@ -18,6 +18,7 @@ from pqm_plugin.adapters.files import check_adapter, read_info_for
 from pqm_plugin.adapters.options import WEIGHTS
 from pqm_plugin.devices import device_of
 from pqm_plugin.errors import PqmError
+from pqm_plugin.forwards import Forward, replaced_forwards
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -144,7 +145,6 @@ _CONVOLUTIONS: Mapping[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
     nn.Conv2d: functional.conv2d,
 }
-Forward = Callable[..., Tensor]
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -198,14 +198,8 @@ class AdapterBank:
         """
         self.load(folders)
         forwards = self._forwards([self._held[folder] for folder in folders])
-        before = {name: vars(layer).get("forward") for name, layer in self._layers.items()}
-        try:
-            for name, layer in self._layers.items():
-                set_forward(layer, forwards.get(name))
+        with replaced_forwards((layer, forwards.get(name)) for name, layer in self._layers.items()):
             yield
-        finally:
-            for name, layer in self._layers.items():
-                set_forward(layer, before.get(name))
 
     def _read(self, folder: Path) -> Factors:
         found = read_factors(folder, self._base_sha256, device_of(self._network))
@@ -232,14 +226,6 @@ class AdapterBank:
     def without(self) -> AbstractContextManager[None]:
         """Within it the network computes as if it had no adapter."""
         return self.rows([])
-
-
-def set_forward(layer: nn.Module, forward: Forward | None) -> None:
-    """Give `layer` a forward of its own, or, with None, that of its class."""
-    if forward is None:
-        vars(layer).pop("forward", None)
-    else:
-        vars(layer)["forward"] = forward
 
 
 def _layer(network: nn.Module, folder: Path, name: str, shape: tuple[int, ...]) -> nn.Module:
@@ -403,14 +389,12 @@ class LearningRows:
         Raises:
             PqmError: within it, if a layer does not see all rows at once.
         """
-        try:
-            for (name, place), (down, up) in zip(self._places.items(), self._by_row(speakers, sizes), strict=True):
-                forward = by_row(name, place.layer, down, up * place.scale, place.dropout)
-                set_forward(place.around, _of_all_rows(name, forward, sum(sizes)))
+        forwards = []
+        for (name, place), (down, up) in zip(self._places.items(), self._by_row(speakers, sizes), strict=True):
+            forward = by_row(name, place.layer, down, up * place.scale, place.dropout)
+            forwards.append((place.around, _of_all_rows(name, forward, sum(sizes))))
+        with replaced_forwards(forwards):
             yield
-        finally:
-            for place in self._places.values():
-                set_forward(place.around, None)
 
     def _by_row(self, speakers: Sequence[SpeakerParameters], sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Both factors of each place by row, (rows, rank, in, …) and (rows, out, rank, …)."""

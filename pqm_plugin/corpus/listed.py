@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.corpus.names import some, suggest
+from pqm_plugin.corpus.names import join_first, suggest
 from pqm_plugin.corpus.partition import SPLITS, Partition, Row, Sets, with_teachers
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
@@ -84,7 +84,7 @@ def listed_partition(
     known = sorted({utterance.speaker for utterance, _ in found.values()})
     unknown = sorted(set(speakers or ()) - set(known))
     if unknown:
-        raise PqmError(f"--speakers: {some(unknown)} not in the partition ({suggest(unknown[0], known)})")
+        raise PqmError(f"--speakers: {join_first(unknown)} not in the partition ({suggest(unknown[0], known)})")
     kept = {name: each for name, each in found.items() if not speakers or each[0].speaker in speakers}
     groups = {listing.group_of(name) for name in kept} if speakers else set(listing.groups)
     _check_fit(listing, {group for group in groups if group}, kept)
@@ -123,7 +123,7 @@ def _check(path: Path, listing: Listing, totals: Mapping[str, int]) -> None:
     if len(listing.split_of) != sum(listed.values()):
         odd.append("an utterance stands in it twice")
     if odd:
-        raise PqmError(f"{path} does not add up: {some(odd)}: correct the file")
+        raise PqmError(f"{path} does not add up: {join_first(odd)}: correct the file")
 
 
 def _found(listing: Listing, targets: Sets) -> Iterator[tuple[str, tuple[Utterance, str]]]:
@@ -156,7 +156,7 @@ def _check_fit(listing: Listing, groups: set[str], found: Mapping[str, object]) 
 def _difference(there: set[str], listed: set[str]) -> str:
     counts = f"has {len(there)} utterances where {len(listed)} are listed"
     parts = [
-        f"{what} {some(sorted(names), 3)}"
+        f"{what} {join_first(sorted(names), 3)}"
         for what, names in (("without", listed - there), ("and also", there - listed))
         if names and there
     ]

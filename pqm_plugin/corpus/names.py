@@ -48,7 +48,7 @@ def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
     return "there are: " + ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def some(names: Iterable[str], limit: int = 10) -> str:
+def join_first(names: Iterable[str], limit: int = 10) -> str:
     """Join the first names for a line of text, saying how many more there are."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pqm_plugin.corpus.names import some, suggest
+from pqm_plugin.corpus.names import join_first, suggest
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import decode_text, write_text
@@ -130,7 +130,9 @@ def make_partition(
     }
     kept = [speaker for speaker in chosen if speaker not in left_out]
     if not kept:
-        raise PqmError(f"no target speaker has {min_utterances} utterances ({some(left_out)}): name other speakers")
+        raise PqmError(
+            f"no target speaker has {min_utterances} utterances ({join_first(left_out)}): name other speakers"
+        )
     rows = [row for speaker in kept for row in _split_speaker(by_target[speaker], SPLIT_RULES[split_rule])]
     return with_teachers(rows, chosen, sat, check, left_out)
 
@@ -210,7 +212,7 @@ def _without_targets(
 def _sat_rows(by_sat: dict[str, list[_Entry]], left_out: Mapping[str, str]) -> list[Row]:
     names = sorted(by_sat)
     if len(names) < 2:
-        targets = f" ({some(left_out)} are targets)" if left_out else ""
+        targets = f" ({join_first(left_out)} are targets)" if left_out else ""
         raise PqmError(
             f"{len(names)} SAT speakers are left{targets}, and one to train on and one for dev are needed: "
             "name further SAT sets, or fewer targets, or do without SAT: --sat_sets ''"
@@ -223,4 +225,4 @@ def _check_unique(rows: Iterable[Row]) -> None:
     counts = Counter(row.utterance for row in rows)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
-        raise PqmError(f"{some(twice)}: in two rows of the partition: name sets that do not share utterances")
+        raise PqmError(f"{join_first(twice)}: in two rows of the partition: name sets that do not share utterances")

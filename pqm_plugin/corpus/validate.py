@@ -9,7 +9,7 @@ from pathlib import Path
 from pqm_plugin.corpus.audio import OVERSHOOT_S, AudioInfo, blocks_of, probe
 from pqm_plugin.corpus.channels import trouble_of
 from pqm_plugin.corpus.kaldi import FILES, SEGMENTS, parse_segment, read_lines
-from pqm_plugin.corpus.names import on_disk, some
+from pqm_plugin.corpus.names import join_first, on_disk
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
@@ -91,9 +91,9 @@ def speaker_warnings(speakers: Iterable[tuple[str, str, str]]) -> list[str]:
     cut = sorted(name for group in pieces.values() if len(group) > 1 for name in group)
     warnings = []
     if chapters:
-        warnings.append(f"{len(chapters)} speakers look like reader-chapter ({some(sorted(chapters), 3)})")
+        warnings.append(f"{len(chapters)} speakers look like reader-chapter ({join_first(sorted(chapters), 3)})")
     if cut:
-        warnings.append(f"{len(cut)} speakers look like numbered pieces of a talk ({some(cut, 3)})")
+        warnings.append(f"{len(cut)} speakers look like numbered pieces of a talk ({join_first(cut, 3)})")
     return warnings
 
 

@@ -1,7 +1,7 @@
 """What the lowest layers give for a batch, computed once, where nothing in them learns and nothing is random."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pqm_plugin.forwards import replaced_forwards
 from pqm_plugin.models.interface import Loss, Recognizer
 from pqm_plugin.models.products import fast_products
 
@@ -135,20 +136,9 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-@contextmanager
-def _replaced(modules: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[None]:
+def _replaced(modules: Sequence[nn.Module], outputs: Sequence[Any]) -> AbstractContextManager[None]:
     """Within it each module gives its recorded output, whatever it is called with."""
-    earlier = [vars(module).get("forward") for module in modules]
-    try:
-        for module, output in zip(modules, outputs, strict=True):
-            vars(module)["forward"] = _giver(output)
-        yield
-    finally:
-        for module, forward in zip(modules, earlier, strict=True):
-            if forward is None:
-                vars(module).pop("forward", None)
-            else:
-                vars(module)["forward"] = forward
+    return replaced_forwards((module, _giver(output)) for module, output in zip(modules, outputs, strict=True))
 
 
 def _giver(output: Any) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqm_plugin.corpus.names import AUDIO_ENDINGS, COMPANION_ENDINGS, is_audio_name, nfc, on_disk, some
+from pqm_plugin.corpus.names import AUDIO_ENDINGS, COMPANION_ENDINGS, is_audio_name, join_first, nfc, on_disk
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import decode_text
 
@@ -35,7 +35,7 @@ def find_recordings(
     """
     paths = sorted({path for place in places for path in _below(on_disk(place.expanduser()))})
     if not paths:
-        raise PqmError(f"{some(map(str, places), 3)}: no recordings there ({', '.join(AUDIO_ENDINGS)})")
+        raise PqmError(f"{join_first(map(str, places), 3)}: no recordings there ({', '.join(AUDIO_ENDINGS)})")
     if unsupervised:
         if transcripts is not None:
             raise PqmError("--unsupervised and --transcripts: choose one")
@@ -52,7 +52,7 @@ def find_recordings(
     without = [path.name for path in paths if path not in known]
     if without:
         _log.warning(
-            "%d of %d recordings have no text and are left out: %s", len(without), len(paths), some(without, 5)
+            "%d of %d recordings have no text and are left out: %s", len(without), len(paths), join_first(without, 5)
         )
     return Recordings(tuple(known), tuple(known.values()))
 
@@ -61,7 +61,9 @@ def _say_lists(places: Sequence[Path], transcripts: Path | None) -> None:
     """Where no recording has a text, a list that lies beside them was perhaps meant."""
     lists = sorted(file.name for place in places if place.is_dir() for file in place.iterdir() if _is_list(file))
     if lists and transcripts is None:
-        _log.warning("no recording has a text of its own; %s not read: --transcripts takes a list", some(lists, 3))
+        _log.warning(
+            "no recording has a text of its own; %s not read: --transcripts takes a list", join_first(lists, 3)
+        )
 
 
 def _is_list(file: Path) -> bool:
@@ -78,7 +80,7 @@ def _below(place: Path) -> Iterable[Path]:
                 "is read)",
                 place,
                 len(unknown),
-                some(sorted(unknown), 5),
+                join_first(sorted(unknown), 5),
             )
         return (path for path in files if is_audio_name(path))
     if not place.exists():
@@ -120,7 +122,7 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
             texts[meant] = " ".join(words.split())
     if unknown:
         where = "not there, or not known as recordings"
-        _log.warning("%s names %d recordings that are %s: %s", file, len(unknown), where, some(unknown, 5))
+        _log.warning("%s names %d recordings that are %s: %s", file, len(unknown), where, join_first(unknown, 5))
     return {path: texts[path] for path in paths if path in texts}
 
 

@@ -14,11 +14,10 @@ from pqm_plugin.report.tables import NOTHING, Results, cell, number, percent, pe
 UNSUPERVISED = "nf4+speaker-unsup"
 _STARTS = {BASE: "4 bits without adapter", SAT: "the speaker-independent adapter"}
 _PARTS = {
-    "anyone": "any speaker's LoRA: domain, text format, repair of 4 bits",
+    "anyone": "any speaker's LoRA",
     "own": "only one's own LoRA",
     "whole": "both",
 }
-_NOTE = "Domain, text format and the repair of 4 bits any speaker's adapter gains; the last step is one's own."
 
 
 def gain_parts(results: Results, label: str) -> list[str]:
@@ -29,8 +28,8 @@ def gain_parts(results: Results, label: str) -> list[str]:
     parts = ["### What the gain is made of\n", label, steps]
     if split := split_table(results):
         parts += [label, split]
-    said = filter(None, [_NOTE, own_sentence(results), unsupervised_sentence(results)])
-    return [*parts, " ".join(said) + "\n"]
+    said = " ".join(filter(None, [own_sentence(results), unsupervised_sentence(results)]))
+    return [*parts, said + "\n"] if said else parts
 
 
 def gain_table(results: Results) -> str:

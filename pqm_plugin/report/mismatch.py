@@ -17,8 +17,7 @@ SHOWN = (OWN, SAT)
 _FEWEST_READERS = 3
 _NOTE = (
     "Gain: word errors fewer than those of `full`. Correlation: Spearman's, over readers, of the WER of `full` with "
-    "the relative reduction by `{system}`. The errors of `full` are in both, so that a reader who happens to have many "
-    "of them seems to gain more: what lies level with zero is no effect, what rises is in part this."
+    "the relative reduction by `{system}`."
 )
 
 

@@ -149,16 +149,13 @@ def made_sentence(study: Study, section: str, results: Results) -> str:
 
 
 def _above_sentence(own: Mapping[str, Any], section: str, results: Results) -> str:
-    """Of seeds, how far two runs of one seed are apart on two processors; "" where both ran on one."""
+    """Of seeds, what the seed of the tables above has there; "" where both ran on one processor."""
     if section != SEEDS or own["hardware"] == results["meta"].get("hardware"):
         return ""
     rates = ", ".join(
         f"`{key}` {percent(results['systems'][key]['wer'])} %" for key in SEEDED if key in results["systems"]
     )
-    return (
-        " Another processor rounds sums in another order, and the same seed then learns another adapter: in the tables "
-        f"above seed {results['meta']['seed']} has {rates}."
-    )
+    return f" In the tables above, on another processor, seed {results['meta']['seed']} has {rates}."
 
 
 def section_table(study: Study, section: str, results: Results) -> str:
@@ -247,10 +244,7 @@ def settings_points(study: Study) -> list[tuple[str, str, int, float]]:
     ]
 
 
-_SENSITIVITY_NOTE = (
-    "Loss in nats per dev utterance, of the whole model; WER by the family's fastest decoding, for a CTC/attention "
-    "model the best CTC path, in which the decoder's own layers have no part: judge those by the loss.\n"
-)
+_SENSITIVITY_NOTE = "Loss in nats per dev utterance, of the whole model; WER by the family's fastest decoding.\n"
 _SAID = ("commit", "command", "hardware", "date")
 
 

@@ -17,7 +17,7 @@ from pqm_plugin.adapters.full_weights import toolkit_lora, whole_model
 from pqm_plugin.adapters.lora import merge
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.corpus.audio import duration_s
-from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.names import join_first
 from pqm_plugin.corpus.text import TextFit
 from pqm_plugin.corpus.utterance import Utterance, digest, size_bytes
 from pqm_plugin.engine.learn import (
@@ -318,7 +318,7 @@ def _jobs(material: Material, adapter_set: AdapterSet, todo: Sequence[str]) -> l
         speakers = [speaker for group in share for speaker in group]
         arguments = (recipe, adapter_set, share, counter)
         log = logs / f"adapt.{place}.log"
-        jobs.append(Job(f"adapt {some(speakers, 3)}", adapt_speakers, arguments, log, len(speakers), counter))
+        jobs.append(Job(f"adapt {join_first(speakers, 3)}", adapt_speakers, arguments, log, len(speakers), counter))
     return jobs
 
 
@@ -366,7 +366,7 @@ def _adapt_group(
         elif not target.is_done():
             save_as_it_starts(setup, data)
     if speakers_per_batch(material.recipe, adapter_set) > 1 and all_data:
-        learn_together(setup, all_data, some([data.name for data in all_data], 3))
+        learn_together(setup, all_data, join_first([data.name for data in all_data], 3))
     else:
         for data in all_data:
             learn(setup, data)

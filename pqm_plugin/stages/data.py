@@ -10,7 +10,7 @@ from pqm_plugin.corpus.audio import AudioInfo, blocks_of, probe
 from pqm_plugin.corpus.channels import trouble_of
 from pqm_plugin.corpus.kaldi import parse_channel, write_data_folder
 from pqm_plugin.corpus.listed import Listing, find_listing, listed_partition
-from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.names import join_first
 from pqm_plugin.corpus.overlap import ANYWHERE, UNSEEN, overlap, without_test_sentences
 from pqm_plugin.corpus.partition import Partition, every_second_speaker, make_partition
 from pqm_plugin.corpus.readers import Reader, find_reader
@@ -208,7 +208,7 @@ def _say_channels(name: str, averaged: Sequence[Utterance], infos: Mapping[str, 
             found.setdefault(trouble, []).append(audio)
     remedy = "name the channel, from 0, in the fifth field of segments, in a table's column `channel`, or by --channel"
     for trouble, files in found.items():
-        _log.warning("set %s: %d recordings (%s): %s: %s", name, len(files), some(files, _SHOWN), trouble, remedy)
+        _log.warning("set %s: %d recordings (%s): %s: %s", name, len(files), join_first(files, _SHOWN), trouble, remedy)
 
 
 def _say_rates(name: str, infos: Mapping[str, AudioInfo]) -> None:
@@ -269,7 +269,9 @@ def _warnings(sets: Mapping[str, _Set], left_out: Path) -> list[str]:
             warnings.append(f"set {name}: {n_listed} lines cannot be used: all are named in {left_out}")
         for why in sorted({entry.why for entry in loaded.lost if not entry.place}):
             lost = [entry.utterance for entry in loaded.lost if entry.why == why]
-            warnings.append(f"set {name}: {why}: {len(lost)} left out ({some(lost)}): all are named in {left_out}")
+            warnings.append(
+                f"set {name}: {why}: {len(lost)} left out ({join_first(lost)}): all are named in {left_out}"
+            )
         triples = [(each.utterance, each.speaker, each.recording or each.utterance) for each in loaded.utterances]
         warnings += [f"set {name}: {warning}: name the person instead" for warning in speaker_warnings(triples)]
     return warnings
@@ -283,7 +285,9 @@ def _heard_before(
     heard = sorted(trained & set(partition.speakers("test")))
     if not heard:
         return []
-    return [f"set {train_set}: {len(heard)} target speakers are in it ({some(heard)}): the base has heard them before"]
+    return [
+        f"set {train_set}: {len(heard)} target speakers are in it ({join_first(heard)}): the base has heard them before"
+    ]
 
 
 def _summary(sets: Mapping[str, _Set], partition: Partition, warnings: tuple[str, ...], path: Path) -> DataSummary:

@@ -18,7 +18,7 @@ from pqm_plugin.adapters.files import read_info
 from pqm_plugin.adapters.full_weights import WeightSwapper, toolkit_lora, whole_model
 from pqm_plugin.corpus.audio import duration_s, load_audio
 from pqm_plugin.corpus.dump import plain_file
-from pqm_plugin.corpus.names import some
+from pqm_plugin.corpus.names import join_first
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.engine.learn import attach_toolkit_lora
 from pqm_plugin.errors import PqmError
@@ -231,7 +231,7 @@ def _jobs(task: DecodeTask, material: Material, mode: str) -> Iterable[Job]:
         counter = task.folder / "stock" / str(index) / "stock.log" if stock else log.with_suffix(".done")
         write_text(counter, "")
         yield Job(
-            f"{task.system.key} {task.set_name} {some(speakers, 3)}",
+            f"{task.system.key} {task.set_name} {join_first(speakers, 3)}",
             decode_stock_speakers if stock else decode_speakers,
             (task, speakers, counter) if stock else (task, share, counter, mode),
             log,

@@ -1,6 +1,6 @@
 """Lists within error lines are short and help."""
 
-from pqm_plugin.corpus.names import some, suggest
+from pqm_plugin.corpus.names import join_first, suggest
 
 
 def test_the_nearest_name_is_suggested_and_else_those_there_are() -> None:
@@ -11,5 +11,5 @@ def test_the_nearest_name_is_suggested_and_else_those_there_are() -> None:
 
 
 def test_a_long_list_is_cut_and_says_so() -> None:
-    assert some("abc", 3) == "a, b, c"
-    assert some("abcde", 3) == "a, b, c and 2 more"
+    assert join_first("abc", 3) == "a, b, c"
+    assert join_first("abcde", 3) == "a, b, c and 2 more"

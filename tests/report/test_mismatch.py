@@ -64,11 +64,11 @@ def test_the_table_has_a_row_a_condition(plain, noisy):
     assert lines[3] == "| noisy | 23.33 | 14.3 [10.0, 40.0] | 14.3 [10.0, 40.0] | 14.3 | -1.00 |"
 
 
-def test_the_page_says_the_correlation_and_what_of_it_is_no_effect(plain, noisy):
+def test_the_page_says_the_correlation_and_what_is_correlated(plain, noisy):
     page = "\n".join(mismatch_parts({"long heading": plain, "other heading": noisy}, "figures/m.svg", "*Lossy.*"))
 
     assert "plain, greedy: 1.00, p = 0.000, 3 readers; noisy, greedy: -1.00" in page
-    assert "The errors of `full` are in both" in page
+    assert "Spearman's, over readers, of the WER of `full` with the relative reduction" in page
     assert "](figures/m.svg)" in page and "*Lossy.*" in page
 
 

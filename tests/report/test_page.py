@@ -1,7 +1,9 @@
 """The page says where its numbers come from and what must stand beside them."""
 
 import copy
+from pathlib import Path
 
+from pqm_plugin import report
 from pqm_plugin.report.gains import Goal
 from pqm_plugin.report.page import Section, render_report
 from pqm_plugin.report.tables import plain_label
@@ -102,3 +104,10 @@ def test_the_page_names_the_normaliser_of_another_language(results):
     assert "Whisper's basic text normaliser" in page and "English text normaliser" not in page
     assert "* language of the speech: hi\n" in page
     assert "English text normaliser" in render_report("T", [_section(results)])
+
+
+def test_the_code_of_the_page_holds_no_reading_of_what_was_measured():
+    sources = "".join(path.read_text() for path in Path(report.__file__).parent.glob("*.py"))
+
+    for reading in ("repair of 4 bits", "is no effect", "learns another adapter", "judge those"):
+        assert reading not in sources

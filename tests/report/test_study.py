@@ -65,9 +65,9 @@ def test_a_seed_that_was_run_on_two_processors_is_told_of_both(systems, study):
 
     said, bits = (made_sentence(study, section, now) for section in ("seeds", "bits"))
 
-    assert "the same seed then learns another adapter: in the tables above seed 0 has" in said
+    assert "In the tables above, on another processor, seed 0 has" in said
     assert "`nf4+speaker` 9.50 %" in said
-    assert "Another processor" not in bits
+    assert "another processor" not in bits
 
 
 def test_a_study_that_is_not_whole_says_so_beside_every_section(results, study):

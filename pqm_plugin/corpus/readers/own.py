@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pqm_plugin.corpus.names import COMPANION_ENDINGS, is_audio_name, some, suggest
+from pqm_plugin.corpus.names import COMPANION_ENDINGS, is_audio_name, join_first, suggest
 from pqm_plugin.corpus.readers._folders import read_folders, speaker_folders
 from pqm_plugin.corpus.readers._kaldi import read_kaldi
 from pqm_plugin.corpus.readers._table import read_table
@@ -54,5 +54,5 @@ def available_sets(corpus: Path) -> list[str]:
     found = "holds recordings that are in no speaker's folder" if loose else "holds no recordings"
     endings = {path.suffix.lower() for path in corpus.rglob("*") if path.is_file()} - {"", *COMPANION_ENDINGS}
     if endings and not loose:
-        found += f" of a kind that is known (but files of {some(sorted(endings), 5)})"
+        found += f" of a kind that is known (but files of {join_first(sorted(endings), 5)})"
     raise PqmError(f"{corpus} {found}: give with --corpus {_FORMS}")

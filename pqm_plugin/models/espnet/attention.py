@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pqm_plugin.forwards import hides_forward, replace_forward
+
 _TYPE = "RelPositionMultiHeadedAttention"
 _NAMES = ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos", "q_norm", "k_norm", "dropout")
 _NUMBERS = ("pos_bias_u", "pos_bias_v", "h", "d_k")
@@ -38,7 +40,8 @@ def fast_attention(attentions: list[Any]) -> Iterator[None]:
     Their forward asks every time whether it is within: other threads may train, or recognise, with the same modules.
     """
     for attention in attentions:
-        vars(attention).setdefault("forward", partial(_forward, attention))
+        if not hides_forward(attention):
+            replace_forward(attention, partial(_forward, attention))
     outside = _REPLACED.set(frozenset(attentions))
     try:
         yield

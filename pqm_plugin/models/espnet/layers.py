@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.forwards import is_replaced
 from pqm_plugin.models.espnet import library as espnet_library
 
 _KINDS = (
@@ -77,7 +78,7 @@ def _expand_positions(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] |
     query, _, _, positions, *_ = inputs
     layer = module.linear_pos
     # peft puts a module of its own around the layer, a bank of adapters gives it a forward of its own.
-    plain = isinstance(layer, nn.Linear) and "forward" not in vars(layer)
+    plain = isinstance(layer, nn.Linear) and not is_replaced(layer)
     if module.training or len(positions) == len(query) or plain:
         return None
     return (*inputs[:3], positions.expand(len(query), -1, -1), *inputs[4:])
