@@ -291,6 +291,11 @@ BATCHES = True
 CHOOSES_LANGUAGE = False
 
 
+def languages(folder: Path) -> tuple[str, ...]:
+    """None that it can be told."""
+    return ()
+
+
 def spoken_language(folder: Path, language: str) -> str:
     """Any language but `auto`: it says what the texts are, and changes no word.
 

@@ -153,6 +153,13 @@ class Family(Protocol):
             PqmError: if it is no language, or the model cannot have it.
         """
 
+    def languages(self, folder: Path) -> tuple[str, ...]:
+        """Codes of the languages that the model in `folder` can be told, sorted; none where it writes what it learned.
+
+        Raises:
+            PqmError: if its configuration cannot be read.
+        """
+
     def claims(self, folder: Path) -> bool:
         """Whether `folder` holds a model of this family."""
 

@@ -311,5 +311,6 @@ STOCK_PROGRESS = whisper_stock.PROGRESS
 BATCHES = True
 CHOOSES_LANGUAGE = True
 spoken_language = whisper_prompt.spoken_language
+languages = whisper_prompt.languages
 train = whisper_train.train_base
 training_sample_rate = whisper_train.training_sample_rate
