@@ -15,7 +15,7 @@ from pqm_plugin.personal.model import PersonalModel, Search, Tongue
 _log = logging.getLogger(__name__)
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """Whoever asked has gone, or has waited too long: nothing more is computed."""
 
 
@@ -34,11 +34,10 @@ class _Call:
         self.error = error
         self.ended.set()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether its rows are still wanted."""
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for its rows; ends it where nobody does."""
         if self.gone.is_set():
-            self.fail(Gone())
+            self.fail(GoneError())
         return not self.ended.is_set()
 
 
@@ -61,6 +60,7 @@ class Batcher:
         self._model = model
         self._rows: deque[_Row] = deque()
         self._changed = threading.Condition()
+        self._computing: list[_Row] = []
         self._is_closed = False
         self.n_batches = 0
         """Batches computed so far, and the rows in them."""
@@ -72,19 +72,19 @@ class Batcher:
         """A search for `PersonalModel.hear` that computes here, until `gone` is set.
 
         Raises:
-            Gone: from the search, when `gone` is set before it has ended, or the batcher is closed.
+            GoneError: from the search, when `gone` is set before it has ended, or the batcher is closed.
             PqmError: from the search, as `PersonalModel.search` does.
         """
 
         def search(speech: Sequence[Any], folder: Path | None, tongue: Tongue) -> list[Hypothesis]:
             if gone.is_set():
-                raise Gone
+                raise GoneError
             if tongue.is_open:
                 tongue.settle(self._model.language_of(speech, folder))
             call = _Call(tongue.language, len(speech), gone)
             with self._changed:
                 if self._is_closed:
-                    raise Gone
+                    raise GoneError
                 self._rows.extend(_Row(piece, folder, call, place) for place, piece in enumerate(speech))
                 self._changed.notify()
             call.ended.wait()
@@ -95,16 +95,18 @@ class Batcher:
         return search
 
     def wake(self) -> None:
-        """Look at once which callers have gone."""
+        """Look at once which callers have gone; a batch that is being computed goes on for the others in it."""
         with self._changed:
             self._drop_unwanted()
+            for row in self._computing:
+                row.call.is_wanted()
 
     def close(self) -> None:
         """Compute nothing more; whoever waits is told that it is gone."""
         with self._changed:
             self._is_closed = True
             for row in self._rows:
-                row.call.fail(Gone())
+                row.call.fail(GoneError())
             self._rows.clear()
             self._changed.notify()
         self._worker.join()
@@ -121,10 +123,11 @@ class Batcher:
                 if self._rows or self._is_closed:
                     break
                 self._changed.wait()
-            return self._picked() if self._rows else []
+            self._computing = self._picked() if self._rows else []
+            return self._computing
 
     def _drop_unwanted(self) -> None:
-        self._rows = deque(row for row in self._rows if row.call.is_open)
+        self._rows = deque(row for row in self._rows if row.call.is_wanted())
 
     def _picked(self) -> list[_Row]:
         oldest = self._rows[0]

@@ -72,6 +72,11 @@ class Desk:
         self._seen: dict[str, str] = {}
 
     @property
+    def model(self) -> PersonalModel:
+        """The one in memory."""
+        return self._model
+
+    @property
     def folder(self) -> ModelFolder:
         """Where the model and its adapters are."""
         return self._model.folder

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -91,6 +92,25 @@ def enroll(
         best_epoch = _train(folder, speaker, clips, options, search, asked, checkpoint, device, learning)
         _sweep(root, speaker)
     return _enrolled(folder, speaker, clips, best_epoch, is_new=True)
+
+
+def forget(folder: ModelFolder, speaker: str) -> None:
+    """Remove the adapter of a speaker, and what enrolments that were cut off left to go on from.
+
+    Raises:
+        PqmError: if there is no such speaker, it is being enrolled, or the folder may not be written.
+    """
+    target = folder.known_speaker(speaker)
+    root = folder.path / SPEAKERS
+    with refusal_as_error(target), exclusive(root / f".{speaker}.lock", "another speaker name"):
+        # Renamed first: a process that is killed leaves the adapter whole, or no speaker.
+        gone = root / f".{speaker}.gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        target.replace(gone)
+        shutil.rmtree(gone)
+        # The recipes' list of what is done is written again without the speaker.
+        (root / "index.tsv").unlink(missing_ok=True)
+        _sweep(root, speaker)
 
 
 def _check(folder: ModelFolder, speaker: str, clips: Sequence[Clip], *, has_texts: bool) -> None:

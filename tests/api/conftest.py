@@ -1,0 +1,85 @@
+"""A running server of a tiny model that knows two speakers, and what `pqm transcribe` writes of recordings."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.page.serving import ROOT, Served, serving
+from tests.personal.conftest import TEXTS, noise
+
+KEY = "a key of many letters"
+
+
+@pytest.fixture(scope="session")
+def model(tiny_conformer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed tiny Conformer that ada and bob are enrolled with; it is not to be changed."""
+    import pqm_plugin
+    from pqm_plugin.personal.making import quantize
+    from pqm_plugin.personal.options import EnrollOptions
+
+    folder = tmp_path_factory.mktemp("api") / "model"
+    quantize(str(tiny_conformer), folder)
+    made = pqm_plugin.load(folder)
+    options = EnrollOptions(rank=1, epochs=2, learning_rate=0.05)
+    for place, speaker in enumerate(("ada", "bob")):
+        made.enroll(speaker, [noise(10 * place + seed) for seed in range(6)], TEXTS, options=options)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six recordings of noise, of 1 to 2 seconds, and one of 20 that is cut into subtitles."""
+    folder = tmp_path_factory.mktemp("speech")
+    lengths = [16000 + 3200 * place for place in range(6)] + [320000]
+    for place, length in enumerate(lengths):
+        soundfile.write(folder / f"{place}.wav", noise(100 + place, length), 16000)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="session")
+def words(model: Path) -> Callable[..., str]:
+    """Return a function that gives what `pqm transcribe` writes."""
+    known: dict[tuple, str] = {}
+
+    def transcribed(audio: Path, speaker: str | None = None, form: str = "text") -> str:
+        key = (audio, speaker, form)
+        if key not in known:
+            options = [*(["--speaker", speaker] if speaker else []), "--format", form, "--quiet"]
+            command = [sys.executable, "-m", "pqm_plugin.commands", "transcribe", str(model), str(audio), *options]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            known[key] = done.stdout
+        return known[key].rstrip("\n") if form == "text" else known[key]
+
+    return transcribed
+
+
+@pytest.fixture(scope="module")
+def serve(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
+    """Return a function that serves a copy of the model with options, as a context."""
+    import shutil
+
+    pytest.importorskip("gradio", reason="no gradio: pip install 'pqm_plugin[serve]'")
+
+    def start(*options: str) -> object:
+        folder = tmp_path_factory.mktemp("served")
+        shutil.copytree(model, folder / "model")
+        return serving(folder, *options)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[..., object]) -> Iterator[Served]:
+    """The API, with a key, beside Wyoming."""
+    with serve("--api", "--api_key", KEY, "--wyoming", "tcp://127.0.0.1:0") as found:  # type: ignore[attr-defined]
+        yield found
+
+
+def quiet(duration_s: float, rate: int = 16000) -> np.ndarray:
+    """Silence, int16 (n_samples,)."""
+    return np.zeros(round(duration_s * rate), np.int16)
