@@ -1,5 +1,6 @@
 """A running server of a tiny model that knows two speakers, and what `pqm transcribe` writes of recordings."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ def words(model: Path) -> Callable[..., str]:
     return transcribed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def serve(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
     """Return a function that serves a copy of the model with options, as a context."""
     import shutil
@@ -73,7 +74,7 @@ def serve(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     return start
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(serve: Callable[..., object]) -> Iterator[Served]:
     """The API, with a key, beside Wyoming."""
     with serve("--api", "--api_key", KEY, "--wyoming", "tcp://127.0.0.1:0") as found:  # type: ignore[attr-defined]
@@ -83,3 +84,8 @@ def served(serve: Callable[..., object]) -> Iterator[Served]:
 def quiet(duration_s: float, rate: int = 16000) -> np.ndarray:
     """Silence, int16 (n_samples,)."""
     return np.zeros(round(duration_s * rate), np.int16)
+
+
+def fuzz_rounds() -> int:
+    """How many broken inputs a test makes by chance: `PQM_FUZZ`, by default few."""
+    return int(os.environ.get("PQM_FUZZ") or 20)

@@ -110,7 +110,11 @@ def test_without_the_key_nothing_is_answered_and_the_page_wants_it_too(served, s
             with pytest.raises(openai.AuthenticationError) as told:
                 stranger.audio.transcriptions.create(file=speech[0], model="ada")
         assert (told.value.code, told.value.type) == ("invalid_api_key", "authentication_error")
-    assert [httpx.get(served.url, auth=auth).status_code for auth in (None, ("me", "wrong"), ("me", KEY))] == [401, 401, 200]
+    assert [httpx.get(served.url, auth=auth).status_code for auth in (None, ("me", "wrong"), ("me", KEY))] == [
+        401,
+        401,
+        200,
+    ]
 
 
 def test_a_prompt_changes_no_word(client, speech, words):

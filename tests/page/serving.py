@@ -25,12 +25,18 @@ _FLAGS = (
 
 @dataclass(frozen=True)
 class Served:
-    """A running page: where it is, the model's folder, what its process asked of other machines, and its scratch."""
+    """A running page: where it is, the model's folder, what its process asked of other machines, and its scratch.
+
+    `others`: the lines that it says of what is beside the page.
+    """
 
     url: str
     model: Path
     asked: Path
     scratch: Path
+    others: tuple[str, ...] = ()
+    log: Path = Path()
+    pid: int = 0
 
 
 @contextmanager
@@ -54,8 +60,10 @@ def serving(folder: Path, *options: str) -> Iterator[Served]:
             assert process.stdout is not None
             ready = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
             assert ready, (folder / "log").read_text()
+            others = tuple(process.stdout.readline().strip() for name in ("--api", "--wyoming") if name in options)
             [scratch] = folder.glob("pqm_page_*")
-            yield Served(ready[0], folder / "model", folder / "asked", scratch)
+            known = folder / "model", folder / "asked", scratch
+            yield Served(ready[0], *known, others, folder / "log", process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE_MS / 1000)
