@@ -104,7 +104,7 @@ class _Api:
             body = _Form(request, _DRAINED * limit + _AROUND_BYTES, n_files=_MOST_CLIPS, n_fields=_MOST_CLIPS + 8)
             form = await stack.enter_async_context(body)
             anew = _flag(form, "anew")
-            if not anew and name in desk.folder.speakers():
+            if not anew and self._service.knows(name):
                 raise ApiError(409, f"{name} is enrolled already: choose another name, or send anew=true", "name")
             files, texts = _clips(form)
             readings = []
@@ -118,7 +118,7 @@ class _Api:
         name = request.path_params["name"]
         self._may_enroll()
         self._service.desk.folder.speaker(name)
-        if name not in self._service.desk.folder.speakers():
+        if not self._service.knows(name):
             raise UnknownModelError(f"there is no speaker {name!r}")
         await run_in_threadpool(self._service.forget, name)
         return JSONResponse({"id": name, "object": "model", "deleted": True})

@@ -18,6 +18,7 @@ from pqm_plugin.page.desk import Desk
 from pqm_plugin.page.limits import Limits
 from pqm_plugin.page.sounds import check_length
 from pqm_plugin.personal.enrollment import forget
+from pqm_plugin.personal.folder import is_adapter
 from pqm_plugin.personal.model import Hearing
 from pqm_plugin.personal.transcript import LONGEST_S, Segment, Transcript
 
@@ -111,11 +112,17 @@ class Service:
         if asked == self.name:
             return None
         speaker = asked.removeprefix(f"{self.name}/")
-        known = self.desk.folder.speakers()
-        if speaker not in known:
-            near = suggest(speaker[:100], [self.name, *known])
+        if not self.knows(speaker):
+            near = suggest(speaker[:100], [self.name, *self.desk.folder.speakers()])
             raise UnknownModelError(f"there is no model {asked[:100]!r} ({near}); a speaker is a model")
         return speaker
+
+    def knows(self, speaker: str) -> bool:
+        """Whether a speaker of this name is enrolled; a name that can be no speaker's is nobody's."""
+        try:
+            return is_adapter(self.desk.folder.speaker(speaker))
+        except PqmError:
+            return False
 
     @contextmanager
     def place(self, what: str = "hear") -> Iterator[None]:
