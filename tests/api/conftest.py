@@ -1,8 +1,8 @@
 """A running server of a tiny model that knows two speakers, and what `pqm transcribe` writes of recordings."""
 
+import contextlib
+import io
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.page.serving import ROOT, Served, serving
+from pqm_plugin.commands.__main__ import main
+from tests.page.serving import Served, serving
 from tests.personal.conftest import TEXTS, noise
 
 KEY = "a key of many letters"
@@ -51,9 +52,11 @@ def words(model: Path) -> Callable[..., str]:
         key = (audio, speaker, form)
         if key not in known:
             options = [*(["--speaker", speaker] if speaker else []), "--format", form, "--quiet"]
-            command = [sys.executable, "-m", "pqm_plugin.commands", "transcribe", str(model), str(audio), *options]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            known[key] = done.stdout
+            written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
+            with contextlib.redirect_stdout(written):
+                assert main(["transcribe", str(model), str(audio), *options]) == 0
+            written.seek(0)
+            known[key] = written.read()
         return known[key].rstrip("\n") if form == "text" else known[key]
 
     return transcribed
