@@ -70,15 +70,17 @@ class PersonalModel:
         self.reopen()
 
     def reopen(self) -> None:
-        """Read the base and forget the adapters in memory, for one of the same name may have been written since.
+        """Read the base anew, and forget the adapters in memory.
 
         Raises:
             PqmError: as opening it the first time does.
         """
-        self._opened: Opened = open_packed(self.folder, self._search, self._device, self.mode)
-        self._bank = AdapterBank(self._opened.recognizer.network, self._opened.sha256)
-        # Asked for now, before threads share the model: it may try the search out.
-        self._max_batch = self._opened.recognizer.max_batch
+        opened = open_packed(self.folder, self._search, self._device, self.mode)
+        with self._alone:
+            self._opened: Opened = opened
+            self._bank = AdapterBank(opened.recognizer.network, opened.sha256)
+            # Asked for now, before threads share the model: it may try the search out.
+            self._max_batch = opened.recognizer.max_batch
 
     @property
     def recognizer(self) -> Any:

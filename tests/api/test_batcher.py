@@ -1,6 +1,7 @@
 """Pieces of many callers in one batch: words as alone, what nobody waits for is not computed, errors stay apart."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -42,7 +43,7 @@ def test_rows_with_adapters_and_without_share_batches_and_have_the_words_of_each
         # Nothing is computed while the model is held: they all meet in the queue.
         waiting = [pool.submit(hear, loaded, batcher, seed, who) for seed, who in asked]
         while len(batcher._rows) + len(batcher._computing) < len(asked):
-            pass
+            time.sleep(0.01)
         loaded._alone.release()
         try:
             found = [each.result() for each in waiting]
@@ -59,10 +60,10 @@ def test_what_nobody_waits_for_is_not_computed(loaded, batcher):
         with loaded._alone:
             first = pool.submit(hear, loaded, batcher, 0)
             while not batcher._computing:
-                pass
+                time.sleep(0.01)
             left = [pool.submit(hear, loaded, batcher, seed, "ada", gone) for seed in range(1, 5)]
             while len(batcher._rows) < 4:
-                pass
+                time.sleep(0.01)
             gone.set()
             batcher.wake()
             ended = [type(each.exception()) for each in left]
@@ -82,7 +83,7 @@ def test_a_damaged_adapter_is_its_callers_error_alone(loaded, batcher, tmp_path,
         with damaged._alone:
             waiting = [pool.submit(hear, damaged, batcher, 1, who) for who in ("ada", "bob")]
             while len(batcher._rows) + len(batcher._computing) < 2:
-                pass
+                time.sleep(0.01)
         ada, bob = waiting
 
         assert ada.result() == hear(loaded, Batcher(loaded), 1, "ada")
