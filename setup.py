@@ -41,10 +41,13 @@ setup(
         "slurm": ["submitit>=1.5.3,<2"],
         "docs": ["mkdocs-material>=9.7,<10"],
         "serve": ["gradio>=6.31,<7"],
+        "wyoming": ["wyoming>=1.10,<2"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
             "pytest>=8",
             "ctranslate2>=4.6,<5",
+            "openai>=3,<4",
+            "httpx>=0.28,<1",
             "nbclient>=0.10",
             "ipykernel>=6.29",
             "pytest-timeout>=2.3",

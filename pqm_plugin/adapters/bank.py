@@ -47,6 +47,9 @@ class Factors:
         return _cut(self.flat, self.layout)
 
 
+_NO_FACTORS = Factors(torch.zeros(0), (), 0.0)
+
+
 def read_factors(folder: Path, base_sha256: str, device: torch.device) -> Factors:
     """Read an adapter that `save_adapter` or plain peft wrote.
 
@@ -94,7 +97,7 @@ def stacked(adapters: Sequence[Factors]) -> dict[str, tuple[Tensor, Tensor]]:
         found = _cut(torch.stack([adapter.flat for adapter in adapters]), layout)
     else:
         found = _padded(adapters)
-    scales = adapters[0].flat.new_tensor([adapter.scale for adapter in adapters])
+    scales = next(iter(found.values()))[0].new_tensor([adapter.scale for adapter in adapters])
     for _, up in found.values():
         up.mul_(scales.view(-1, *[1] * (up.dim() - 1)))
     return found
@@ -118,7 +121,8 @@ def _padded(adapters: Sequence[Factors]) -> dict[str, tuple[Tensor, Tensor]]:
         for name, down, up in adapter.layout:
             rank = max(down[0], shapes[name][0][0]) if name in shapes else down[0]
             shapes[name] = ((rank, *down[1:]), (up[0], rank, *up[2:]))
-    n, like = len(adapters), adapters[0].flat
+    # A row without an adapter has no values that tell where they are.
+    n, like = len(adapters), next(adapter.flat for adapter in adapters if adapter.layout)
     found = {name: (like.new_zeros(n, *down), like.new_zeros(n, *up)) for name, (down, up) in shapes.items()}
     for row, adapter in enumerate(adapters):
         for name, (inner, outer) in adapter.layers().items():
@@ -165,6 +169,7 @@ class AdapterBank:
         self._base_sha256 = base_sha256
         self._limit_bytes = limit_bytes
         self._held: OrderedDict[Path, Factors] = OrderedDict()
+        self._stamps: dict[Path, tuple[int, ...]] = {}
         self._layouts: dict[Layout, Layout] = {}
         self._layers: dict[str, nn.Module] = {}
         self.held_bytes = 0
@@ -174,30 +179,39 @@ class AdapterBank:
         return len(self._held)
 
     def load(self, folders: Sequence[Path]) -> list[Path]:
-        """Make these adapters ready and return those that were not yet.
+        """Make these adapters ready and return those that were not yet, or were written anew since.
 
         Raises:
             PqmError: if one was made for another base, is damaged, or does not fit the network.
         """
         wanted = list(dict.fromkeys(folders))
+        for folder in wanted:
+            if folder in self._held and self._stamps[folder] != (stamp := _stamp(folder)) and stamp:
+                self.held_bytes -= self._held.pop(folder).size_bytes
         fresh = [folder for folder in wanted if folder not in self._held]
         for folder in wanted:
             if folder not in self._held:
+                # Before it is read: what is written meanwhile is then read again.
+                self._stamps[folder] = _stamp(folder)
                 self._held[folder] = self._read(folder)
                 self.held_bytes += self._held[folder].size_bytes
             self._held.move_to_end(folder)
         while self.held_bytes > self._limit_bytes and len(self._held) > len(wanted):
-            self.held_bytes -= self._held.popitem(last=False)[1].size_bytes
+            oldest, factors = self._held.popitem(last=False)
+            self.held_bytes -= factors.size_bytes
+            del self._stamps[oldest]
         return fresh
 
     @contextmanager
-    def rows(self, folders: Sequence[Path]) -> Iterator[None]:
-        """Within it, row i of a batch is computed with the adapter in `folders[i]`; with none where `folders` is empty.
+    def rows(self, folders: Sequence[Path | None]) -> Iterator[None]:
+        """Within it, row i of a batch is computed with the adapter in `folders[i]`, with none where that is None.
+
+        Where `folders` is empty, no row has an adapter.
 
         A batch may have a multiple of so many rows, as in a beam search: each adapter then has as many in a row.
         """
-        self.load(folders)
-        forwards = self._forwards([self._held[folder] for folder in folders])
+        self.load([folder for folder in folders if folder is not None])
+        forwards = self._forwards([_NO_FACTORS if folder is None else self._held[folder] for folder in folders])
         with replaced_forwards((layer, forwards.get(name)) for name, layer in self._layers.items()):
             yield
 
@@ -215,7 +229,7 @@ class AdapterBank:
         return Factors(found.flat, self._layouts[found.layout], found.scale)
 
     def _forwards(self, adapters: Sequence[Factors]) -> dict[str, Forward]:
-        if not adapters:
+        if all(adapter is _NO_FACTORS for adapter in adapters):
             return {}
         first = adapters[0]
         if all(adapter is first for adapter in adapters):
@@ -226,6 +240,15 @@ class AdapterBank:
     def without(self) -> AbstractContextManager[None]:
         """Within it the network computes as if it had no adapter."""
         return self.rows([])
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """What tells an adapter's file from one that took its place; empty where there is none any more."""
+    try:
+        found = (folder / WEIGHTS).stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _layer(network: nn.Module, folder: Path, name: str, shape: tuple[int, ...]) -> nn.Module:

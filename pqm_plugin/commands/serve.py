@@ -1,9 +1,13 @@
 """Show a page in the browser: record, compare, teach a voice; for this machine alone unless told otherwise."""
 
 import argparse
+import os
 from pathlib import Path
 
 from pqm_plugin.commands.options import add_computing, add_language, add_model, set_threads
+from pqm_plugin.errors import PqmError
+
+_SHORTEST_KEY = 8
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -18,20 +22,64 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_minutes", "--max-minutes", type=float, default=10, metavar="N", help="longest recording heard (10)"
     )
+    parser.add_argument(
+        "--api", action="store_true", help="answer clients of OpenAI's transcription API, too, at http://HOST:PORT/v1"
+    )
+    parser.add_argument(
+        "--wyoming", metavar="ADDRESS", help="answer voice assistants, too, at tcp://HOST:PORT, such as 127.0.0.1:10300"
+    )
+    parser.add_argument(
+        "--api_key",
+        "--api-key",
+        metavar="KEY",
+        help="what page and API ask everybody for; default: the environment's PQM_API_KEY, or nothing. --api at an "
+        "address that others reach wants one",
+    )
+    parser.add_argument(
+        "--no_enroll", "--no-enroll", action="store_true", help="the API enrols nobody and has nobody forgotten"
+    )
+    parser.add_argument(
+        "--max_queue", "--max-queue", type=int, default=64, metavar="N", help="requests of the API held at once (64)"
+    )
     add_language(parser)
     add_computing(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Serve until interrupted."""
+    from contextlib import ExitStack
+
+    from pqm_plugin.page.guard import is_loopback
     from pqm_plugin.page.limits import Limits
     from pqm_plugin.page.server import serve
     from pqm_plugin.personal.folder import ModelFolder
 
     # What can be wrong with the folder is said before anything heavy is loaded.
     ModelFolder.of(parsed.model)
-    limits = Limits(upload_bytes=int(parsed.max_upload * 1e6), recording_s=60 * parsed.max_minutes)
-    set_threads(parsed.threads)
-    options = {"device": parsed.device, "sentences": parsed.sentences, "limits": limits, "language": parsed.language}
-    serve(parsed.model, parsed.host, parsed.port, **options)
+    key = parsed.api_key if parsed.api_key is not None else os.environ.get("PQM_API_KEY")
+    if key is not None and (len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable()):
+        raise PqmError(f"--api_key: at least {_SHORTEST_KEY} printable ASCII characters")
+    if parsed.api and key is None and not is_loopback(parsed.host):
+        raise PqmError(f"--api at {parsed.host}, which others reach: give a key, --api_key KEY or PQM_API_KEY")
+    limits = Limits(
+        upload_bytes=int(parsed.max_upload * 1e6), recording_s=60 * parsed.max_minutes, n_waiting=parsed.max_queue
+    )
+    with ExitStack() as stack:
+        others = None
+        if parsed.api or parsed.wyoming:
+            from pqm_plugin.api.beside import ApiOptions, beside
+
+            others = stack.enter_context(beside(ApiOptions(parsed.api, parsed.wyoming, not parsed.no_enroll)))
+        set_threads(parsed.threads)
+        serve(
+            parsed.model,
+            parsed.host,
+            parsed.port,
+            device=parsed.device,
+            sentences=parsed.sentences,
+            limits=limits,
+            language=parsed.language,
+            key=key,
+            others=others,
+        )
     return 0

@@ -8,9 +8,8 @@ from typing import Any
 from pqm_plugin.commands.options import add_channel, add_computing, add_language, add_model, set_threads
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_text
-from pqm_plugin.personal.transcript import FORMATS, Transcript, srt_entry
+from pqm_plugin.personal.transcript import FORMATS, LONGEST_S, Transcript, srt_entry
 
-_LONGEST_S = {"text": 30.0, "json": 30.0, "srt": 8.0}
 _THRESHOLDS = {
     "compression_ratio_threshold": "of the guard: a text that zlib makes smaller by more repeats itself (default: 2.4)",
     "logprob_threshold": "of the guard: a text of less, in nats a token, is not trusted (default: -1)",
@@ -103,7 +102,7 @@ def _targets(parsed: argparse.Namespace) -> list[Path | None]:
 
 
 def _how(parsed: argparse.Namespace) -> dict[str, Any]:
-    longest_s = parsed.longest or _LONGEST_S[parsed.format]
+    longest_s = parsed.longest or LONGEST_S[parsed.format]
     return {"plain": parsed.plain, "longest_s": longest_s, "channel": parsed.channel}
 
 

@@ -241,6 +241,14 @@ class Family(ABC):
             )
         return code
 
+    def languages(self, folder: Path) -> tuple[str, ...]:
+        """Codes of the languages that the model in `folder` can be told, sorted; none where it writes what it learned.
+
+        Raises:
+            PqmError: if its configuration cannot be read.
+        """
+        return ()
+
     def training_sample_rate(self, config: Path) -> int:
         """The rate in Hz of the audio that a model of this training configuration takes.
 

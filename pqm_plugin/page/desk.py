@@ -69,7 +69,11 @@ class Desk:
         self._turn = threading.Lock()
         self._kept: OrderedDict[tuple[str, str, str], Heard] = OrderedDict()
         self._stops: dict[str, threading.Event] = {}
-        self._seen: dict[str, str] = {}
+
+    @property
+    def model(self) -> PersonalModel:
+        """The one in memory."""
+        return self._model
 
     @property
     def folder(self) -> ModelFolder:
@@ -100,7 +104,6 @@ class Desk:
     def _hear(self, name: str, samples: Samples, speaker: str | None, watch: Callable[[float], None]) -> Heard:
         adapter, folder = self._model.adapter(speaker)
         weights = sha256(folder / WEIGHTS) if folder else ""
-        self._notice(adapter, weights)
         key = (hashlib.sha256(samples.tobytes()).hexdigest(), adapter, weights)
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -117,12 +120,6 @@ class Desk:
         while len(self._kept) > _MOST_KEPT:
             self._kept.popitem(last=False)
         return self._kept[key]
-
-    def _notice(self, adapter: str, weights: str) -> None:
-        """Have the model forget an adapter that was written anew, by `pqm enroll` beside us."""
-        if self._seen.get(adapter, weights) != weights:
-            self._model.reopen()
-        self._seen[adapter] = weights
 
     def enroll(
         self,

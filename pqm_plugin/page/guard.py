@@ -1,6 +1,11 @@
 """What stands before the page: only this machine's own page may talk to it, and the page to nobody else."""
 
+import base64
+import binascii
+import hashlib
+import hmac
 import ipaddress
+import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -32,6 +37,8 @@ _HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
 )
+_API = "/v1/"
+_KINDS = {401: ("authentication_error", "invalid_api_key"), 403: ("permission_error", "forbidden")}
 _LOCAL_NAMES = {"localhost"}
 _MOST_BODY_BYTES = 16 * 10**6
 """Of a request that brings no files: what a page says of itself is far less. Files are bounded where they are read."""
@@ -57,27 +64,40 @@ class Guard:
     that the page may load from and send to its own origin alone.
     """
 
-    def __init__(self, app: _App, *, local: bool) -> None:
+    def __init__(self, app: _App, *, local: bool, key: str | None = None) -> None:
+        """Stand before `app`.
+
+        Args:
+            local: whether we listen on the loopback address.
+            key: what every request must show: `Authorization: Bearer KEY`, or, as a browser asks its user for, a
+                password of any name. It is compared in constant time.
+        """
         self._app = app
         self._local = local
+        self._digest = _digest(key.encode()) if key is not None else None
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        bounded = scope["type"] == "http" and not scope["path"].endswith("/upload")
+        is_api = scope["path"].startswith(_API)
+        # The API bounds what it takes where it reads it, as files are.
+        bounded = scope["type"] == "http" and not is_api and not scope["path"].endswith("/upload")
         status, why = 403, self._refusal(headers)
+        if not why and not self._has_key(headers):
+            status, why = 401, "the key is wrong or missing: send it as `Authorization: Bearer KEY`"
         if not why and bounded and _length(headers) > _MOST_BODY_BYTES:
             status, why = 413, f"more than {_MOST_BODY_BYTES // 10**6} MB are sent as files alone"
         if why and scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif why:
-            said = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
-            await send({"type": "http.response.start", "status": status, "headers": said})
-            await send({"type": "http.response.body", "body": f"{why}\n".encode()})
+            await _refuse(send, status, why, as_json=is_api)
         else:
             await self._app(scope, _bounded(receive) if bounded else receive, _with_headers(send))
+
+    def _has_key(self, headers: Mapping[str, str]) -> bool:
+        return self._digest is None or hmac.compare_digest(_digest(_shown(headers)), self._digest)
 
     def _refusal(self, headers: Mapping[str, str]) -> str:
         host = headers.get("host", "")
@@ -87,6 +107,39 @@ class Guard:
         if origin is not None and (_parts(origin).netloc or "null") != host:
             return "this page takes nothing from other pages"
         return ""
+
+
+async def _refuse(send: _Send, status: int, why: str, *, as_json: bool) -> None:
+    """Say why not; to programs in the form of OpenAI's API."""
+    said = [*_HEADERS]
+    if status == 401:
+        said.append((b"www-authenticate", b'Basic realm="pqm", charset="UTF-8"'))
+    if as_json:
+        kind, code = _KINDS.get(status, ("invalid_request_error", None))
+        body = json.dumps({"error": {"message": why, "type": kind, "param": None, "code": code}})
+    else:
+        body = f"{why}\n"
+    said.append((b"content-type", b"application/json" if as_json else b"text/plain; charset=utf-8"))
+    await send({"type": "http.response.start", "status": status, "headers": said})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+def _digest(key: bytes) -> bytes:
+    """Of equal length for all keys, so that comparing tells nothing of the length, either."""
+    return hashlib.sha256(key).digest()
+
+
+def _shown(headers: Mapping[str, str]) -> bytes:
+    """The key that a request shows; empty where it shows none."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode("latin-1")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def _parts(address: str) -> SplitResult:

@@ -7,9 +7,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.page.guard import Guard, is_loopback
@@ -32,6 +32,8 @@ def serve(
     sentences: Path | None = None,
     limits: Limits | None = None,
     language: str | None = None,
+    key: str | None = None,
+    others: "Others | None" = None,
 ) -> None:
     """Open the model and answer at `http://HOST:PORT/` until SIGINT or SIGTERM.
 
@@ -39,26 +41,46 @@ def serve(
         port: 0 takes a free one; the line that is printed when the page is ready names it.
         sentences: to read aloud, see `sentences.read_sentences`.
         language: of the speech, see `PersonalModel`.
+        key: what every request must show, as a bearer's token or a password; None: nothing.
+        others: what is served beside the page, with the same model.
 
     Raises:
         PqmError: if gradio is missing, the address cannot be had, or the model cannot be opened.
     """
     script = read_sentences(sentences)
-    with _listener(host, port) as listener, _uploads():
+    with listener(host, port) as bound, _uploads():
         _quiet_gradio()
         from pqm_plugin.page.desk import Desk
         from pqm_plugin.personal.model import PersonalModel
 
         desk = Desk(PersonalModel(model, device=device, language=language), limits or Limits())
-        application = Guard(_application(desk, script), local=is_loopback(host))
+        application = Guard(_application(desk, script, others), local=is_loopback(host), key=key)
         if not is_loopback(host):
             _log.warning(
-                "whoever reaches %s:%d may use the page, and enrol; browsers give it no microphone", host, port
+                "whoever reaches %s:%d%s may use the page, and enrol; browsers give it no microphone; what is sent, "
+                "%s, goes unencrypted: put a proxy with HTTPS in front",
+                host,
+                port,
+                " and has the key" if key else "",
+                "the key, sound and words" if key else "sound and words",
             )
         try:
-            _run(application, listener)
+            _run(application, bound, others)
         finally:
             desk.stop_all()
+
+
+class Others(Protocol):
+    """What is served beside the page."""
+
+    def mount(self, application: Any, desk: Any) -> None:
+        """Add its addresses to a FastAPI application; the page takes all that are left."""
+
+    def running(self, application: Any) -> AbstractAsyncContextManager[None]:
+        """Within it, it is served: an application's lifespan."""
+
+    def lines(self, page: str) -> list[str]:
+        """What to say when it can be reached; `page` is the page's own address."""
 
 
 def _quiet_gradio() -> None:
@@ -75,7 +97,7 @@ def _quiet_gradio() -> None:
         raise PqmError(f"the page needs gradio ({error}): pip install 'pqm_plugin[serve]'") from error
 
 
-def _application(desk: Any, sentences: tuple[str, ...]) -> Any:
+def _application(desk: Any, sentences: tuple[str, ...], others: Others | None) -> Any:
     import gradio as gr
     from fastapi import FastAPI
 
@@ -83,8 +105,12 @@ def _application(desk: Any, sentences: tuple[str, ...]) -> Any:
     from pqm_plugin.page.layout import build
 
     page = build(Events(desk, sentences), _KEEP_UPLOADS_S)
+    lifespan = others.running if others is not None else None
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    if others is not None:
+        others.mount(application, desk)
     return gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        application,
         page,
         path="/",
         max_file_size=desk.limits.upload_bytes,
@@ -112,8 +138,8 @@ def _theme(gr: Any) -> Any:
 
 
 @contextmanager
-def _listener(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens, before anything slow is done.
+def listener(host: str, port: int, options: str = "--host or --port") -> Iterator[socket.socket]:
+    """A socket that listens, before anything slow is done; `options` are what chooses another address.
 
     Raises:
         PqmError: if the address is not known, not ours, or taken.
@@ -123,11 +149,11 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
             # The look-up would take it modulo 2^16, and we would listen where nobody looks.
             raise OverflowError("ports are from 0 to 65535")
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address[:2], family=family)
+        bound = socket.create_server(address[:2], family=family)
     except (OSError, OverflowError) as error:
-        raise PqmError(f"{host}:{port}: {error}: choose another --host or --port; --port 0 takes a free one") from error
-    with listener:
-        yield listener
+        raise PqmError(f"{host}:{port}: {error}: choose another {options}; port 0 takes a free one") from error
+    with bound:
+        yield bound
 
 
 @contextmanager
@@ -148,10 +174,10 @@ def _uploads() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(application: Any, listener: socket.socket) -> None:
+def _run(application: Any, bound: socket.socket, others: Others | None) -> None:
     import uvicorn
 
-    host, port = listener.getsockname()[:2]
+    host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(
         application,
@@ -162,5 +188,8 @@ def _run(application: Any, listener: socket.socket) -> None:
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
     server = uvicorn.Server(config)
-    print(f"The page is at http://{shown}:{port}/ and ends with Ctrl-C", flush=True)
-    server.run(sockets=[listener])
+    address = f"http://{shown}:{port}/"
+    print(f"The page is at {address} and ends with Ctrl-C", flush=True)
+    for line in others.lines(address) if others is not None else ():
+        print(line, flush=True)
+    server.run(sockets=[bound])

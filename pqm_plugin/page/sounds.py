@@ -21,11 +21,7 @@ def load_within(path: Path, sample_rate: int, longest_s: float, warn: Warn | Non
         PqmError: if it is longer, or cannot be read; it names the file without its folder, which is the page's own.
     """
     try:
-        rate, n_channels, duration_s = look(path)
-        if duration_s is not None and duration_s > longest_s:
-            raise PqmError(f"{path.name} lasts {duration_s:.0f} s, the most is {longest_s:g} s: cut it")
-        if (longest_s if duration_s is None else duration_s) * rate * n_channels > longest_s * _RICHEST_HZ:
-            raise PqmError(f"{path.name} has {n_channels} channels at {rate} Hz: mix it to mono")
+        check_length(path, longest_s)
         blocks, left = [], longest_s * sample_rate
         for samples in stream_sound(path, sample_rate, warn=_unplaced(path, warn) if warn else None):
             blocks.append(samples)
@@ -35,6 +31,19 @@ def load_within(path: Path, sample_rate: int, longest_s: float, warn: Warn | Non
         return np.concatenate(blocks)
     except PqmError as error:
         raise PqmError(str(error).replace(str(path), path.name)) from error
+
+
+def check_length(path: Path, longest_s: float) -> None:
+    """Look at what a file says of itself, before it is decoded.
+
+    Raises:
+        PqmError: if it is longer than `longest_s`, would take far more memory than speech does, or cannot be read.
+    """
+    rate, n_channels, duration_s = look(path)
+    if duration_s is not None and duration_s > longest_s:
+        raise PqmError(f"{path.name} lasts {duration_s:.0f} s, the most is {longest_s:g} s: cut it")
+    if (longest_s if duration_s is None else duration_s) * rate * n_channels > longest_s * _RICHEST_HZ:
+        raise PqmError(f"{path.name} has {n_channels} channels at {rate} Hz: mix it to mono")
 
 
 def _unplaced(path: Path, warn: Warn) -> Warn:

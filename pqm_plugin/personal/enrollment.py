@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -99,6 +100,25 @@ def enroll(
         _learn(folder, open_packed(folder, search, device), clips, options, data, search.language, learning)
         sweep_scratch(root, {speaker})
     return _enrolled(folder, clips, read_info(target), is_new=True)
+
+
+def forget(folder: ModelFolder, speaker: str) -> None:
+    """Remove the adapter of a speaker, and what enrolments that were cut off left to go on from.
+
+    Raises:
+        PqmError: if there is no such speaker, it is being enrolled, or the folder may not be written.
+    """
+    target = folder.known_speaker(speaker)
+    root = folder.path / SPEAKERS
+    with refusal_as_error(target), exclusive(root / f".{speaker}.lock", "another speaker name"):
+        # Renamed first: a process that is killed leaves the adapter whole, or no speaker.
+        gone = root / f".{speaker}.gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        target.replace(gone)
+        shutil.rmtree(gone)
+        # The recipes' list of what is done is written again without the speaker.
+        (root / "index.tsv").unlink(missing_ok=True)
+        sweep_scratch(root, {speaker})
 
 
 def _check(folder: ModelFolder, speaker: str, clips: Sequence[Clip], *, has_texts: bool) -> None:

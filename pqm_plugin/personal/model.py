@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.corpus.recording import Sound, load_sound, sound_name
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.interface import Hypothesis, Recognizer
+from pqm_plugin.models.families import family_of
+from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.language import AUTO as AUTO_LANGUAGE
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import speech_bounds
@@ -23,7 +25,7 @@ from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
 from pqm_plugin.personal.opening import Opened, mode_for, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, in_language, search_options
-from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of
+from pqm_plugin.personal.pieces import batches, may_hold_words, pieces_of, within
 from pqm_plugin.personal.transcript import Segment, Transcript
 from pqm_plugin.quantize.modes import AUTO, MODES, check_mode
 
@@ -69,15 +71,17 @@ class PersonalModel:
         self.reopen()
 
     def reopen(self) -> None:
-        """Read the base and forget the adapters in memory, for one of the same name may have been written since.
+        """Read the base anew, and forget the adapters in memory.
 
         Raises:
             PqmError: as opening it the first time does.
         """
-        self._opened: Opened = open_packed(self.folder, self._search, self._device, self.mode)
-        self._bank = AdapterBank(self._opened.recognizer.network, self._opened.sha256)
-        # Asked for now, before threads share the model: it may try the search out.
-        self._max_batch = self._opened.recognizer.max_batch
+        opened = open_packed(self.folder, self._search, self._device, self.mode)
+        with self._alone:
+            self._opened: Opened = opened
+            self._bank = AdapterBank(opened.recognizer.network, opened.sha256)
+            # Asked for now, before threads share the model: it may try the search out.
+            self._max_batch = opened.recognizer.max_batch
 
     @property
     def recognizer(self) -> Any:
@@ -93,6 +97,16 @@ class PersonalModel:
     def speakers(self) -> list[str]:
         """Names of those who are enrolled."""
         return self.folder.speakers()
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that the model can be told, sorted; none where it writes what it was trained on."""
+        return family_of(self.folder.path).languages(self.folder.path)
+
+    @property
+    def language(self) -> str:
+        """The code of the language that is heard where no other is named, or `auto`."""
+        return self._search.language
 
     def transcribe(
         self,
@@ -118,11 +132,17 @@ class PersonalModel:
         Raises:
             PqmError: if the speaker is not enrolled, the audio cannot be read, or the language is not known.
         """
-        name, folder = self.adapter(speaker, plain=plain)
-        tongue = self._tongue(language)
-        heard = self._heard(audio, folder, tongue, longest_s, sample_rate, channel)
-        segments, ends_s = zip(*heard, strict=True)
-        return Transcript(sound_name(audio), name, ends_s[-1], segments, tongue.found)
+        hearing = self.hear(
+            audio,
+            speaker,
+            sample_rate=sample_rate,
+            channel=channel,
+            plain=plain,
+            longest_s=longest_s,
+            language=language,
+        )
+        segments = tuple(hearing)
+        return Transcript(sound_name(audio), hearing.adapter, hearing.heard_s, segments, hearing.found_language)
 
     def segments(
         self,
@@ -144,49 +164,116 @@ class PersonalModel:
         it is heard, so that memory does not grow with its length; where it is damaged in its middle, what stands before
         the damage has been yielded when the error comes.
         """
-        _, folder = self.adapter(speaker, plain=plain)
-        tongue = self._tongue(language)
-        for segment, _ in self._heard(audio, folder, tongue, longest_s, sample_rate, channel, trimmed=trimmed):
-            yield segment
+        yield from self.hear(
+            audio,
+            speaker,
+            sample_rate=sample_rate,
+            channel=channel,
+            plain=plain,
+            longest_s=longest_s,
+            trimmed=trimmed,
+            language=language,
+        )
 
-    def _tongue(self, language: str | None) -> "_Tongue":
-        return _Tongue(in_language(self.folder, self._search, language).language)
+    def hear(
+        self,
+        audio: Sound,
+        speaker: str | None = None,
+        *,
+        sample_rate: int | None = None,
+        channel: int | None = None,
+        plain: bool = False,
+        longest_s: float = LONGEST_S,
+        trimmed: bool = True,
+        language: str | None = None,
+        most_s: float = inf,
+        search: "Search | None" = None,
+    ) -> "Hearing":
+        """The segments of a recording to iterate over, as `segments` gives them, and what is known beside them.
+
+        Args:
+            most_s: seconds of decoded sound; more is an error when they are reached.
+            search: computes the words of pieces; default: this model, alone. Whoever shares the model among many calls
+                puts pieces of several into one batch here, see `search`.
+
+        Raises:
+            PqmError: as `transcribe` does, and if the recording is longer than `most_s`.
+        """
+        name, folder = self.adapter(speaker, plain=plain)
+        tongue = self._tongue(language)
+        pieces = self._pieces(audio, longest_s, sample_rate, channel)
+        found = self._heard(within(pieces, self.sample_rate, most_s), folder, tongue, trimmed, search)
+        return Hearing(name, found, tongue)
+
+    def _tongue(self, language: str | None) -> "Tongue":
+        return Tongue(in_language(self.folder, self._search, language).language)
+
+    def _pieces(
+        self, audio: Sound, longest_s: float = LONGEST_S, sample_rate: int | None = None, channel: int | None = None
+    ) -> Iterator[Any]:
+        if longest_s < _SHORTEST_S:
+            raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
+        return pieces_of(self._opened.recognizer, audio, longest_s, sample_rate, channel)
 
     def _heard(
         self,
-        audio: Sound,
+        pieces: Iterator[Any],
         folder: Path | None,
-        tongue: "_Tongue",
-        longest_s: float,
-        sample_rate: int | None,
-        channel: int | None,
-        *,
+        tongue: "Tongue",
         trimmed: bool = True,
+        search: "Search | None" = None,
     ) -> Iterator[tuple[Segment, float]]:
         """Each segment, and where the piece in which it was found ends, in seconds."""
-        if longest_s < _SHORTEST_S:
-            raise PqmError(f"segments of {longest_s:g} s: the shortest that make sense are of {_SHORTEST_S:g} s")
-        pieces = pieces_of(self._opened.recognizer, audio, longest_s, sample_rate, channel)
         at, rate = 0, self.sample_rate
-        for batch in batches(pieces, self._max_batch):
-            for piece, best in zip(batch, self._recognize(batch, folder, tongue), strict=True):
+        for batch in batches(pieces, self.max_batch):
+            for piece, best in zip(batch, self._recognize(batch, folder, tongue, search), strict=True):
                 first, last = speech_bounds(piece, rate) if trimmed and best.text else (0, len(piece))
                 times = (at + first) / rate, (at + last) / rate
                 at += len(piece)
                 yield Segment(*times, best.text, best.score, sureness(best)), at / rate
 
-    def _recognize(self, pieces: Sequence[Any], folder: Path | None, tongue: "_Tongue") -> list[Hypothesis]:
+    def _recognize(
+        self, pieces: Sequence[Any], folder: Path | None, tongue: "Tongue", search: "Search | None"
+    ) -> list[Hypothesis]:
         """The best hypothesis of each piece; silence has no words, whatever a model would make of it."""
-        recognizer = self._opened.recognizer
         heard = [place for place, piece in enumerate(pieces) if may_hold_words(piece, self.sample_rate)]
         found = [Hypothesis("", 0.0, 0)] * len(pieces)
         if heard:
-            with self.using(folder, len(heard)), torch.no_grad():
-                speech = [pieces[place] for place in heard]
-                tongue.settle(recognizer, speech)
-                for place, best in zip(heard, recognizer.recognize(speech), strict=True):
-                    found[place] = best
+            speech = [pieces[place] for place in heard]
+            for place, best in zip(heard, (search or self._search_alone)(speech, folder, tongue), strict=True):
+                found[place] = best
         return found
+
+    def _search_alone(self, speech: Sequence[Any], folder: Path | None, tongue: "Tongue") -> list[Hypothesis]:
+        with self._alone:
+            if tongue.is_open:
+                tongue.settle(self.language_of(speech, folder))
+            return self.search(speech, [folder] * len(speech), tongue.language)
+
+    def language_of(self, speech: Sequence[Any], folder: Path | None) -> str:
+        """Code of the language of pieces, float32 (n_samples,) each, as it is told with the adapter in `folder`."""
+        with self.using(folder, len(speech)), torch.no_grad():
+            return self._opened.recognizer.language_of(speech)
+
+    def search(self, speech: Sequence[Any], folders: Sequence[Path | None], language: str) -> list[Hypothesis]:
+        """The best hypothesis of each piece, all searched in one batch, each with an adapter of its own.
+
+        Args:
+            speech: float32 (n_samples,) each at the model's rate, `max_batch` of them at most.
+            folders: the adapter of each; None for none.
+            language: the code of the language of all.
+
+        Raises:
+            PqmError: if an adapter is damaged or was made for another base.
+        """
+        with self._rows(folders), torch.no_grad():
+            self._opened.recognizer.speak(language)
+            return self._opened.recognizer.recognize(speech)
+
+    @property
+    def max_batch(self) -> int:
+        """Most pieces that `search` takes."""
+        return self._max_batch
 
     def adapter(self, speaker: str | None = None, *, plain: bool = False) -> tuple[str, Path | None]:
         """Name and folder of the adapter that such a call hears with: `speakers/NAME`, `sat`, or `none`."""
@@ -201,9 +288,14 @@ class PersonalModel:
     def using(self, folder: Path | None, n_rows: int = 1) -> Iterator[None]:
         """Within it, the network computes batches of `n_rows` with the adapter in `folder`, or with none.
 
-        Threads that share the model wait for each other here: it computes with one adapter at a time.
+        Threads that share the model wait for each other here: it computes one batch at a time.
         """
-        with self._alone, self._bank.rows([] if folder is None else [folder] * n_rows):
+        with self._rows([folder] * n_rows):
+            yield
+
+    @contextmanager
+    def _rows(self, folders: Sequence[Path | None]) -> Iterator[None]:
+        with self._alone, self._bank.rows(folders):
             yield
 
     def enroll(
@@ -248,12 +340,7 @@ class PersonalModel:
         ]
         search = self._search_for(ready)
         hears = _Listener(self, search.language) if texts is None else None
-        done = enroll(self.folder, speaker, ready, options, search, hears, self._device, watch)
-        if done.is_new:
-            # The bank would go on with the adapter of that name that it may have in memory.
-            with self._alone:
-                self.reopen()
-        return done
+        return enroll(self.folder, speaker, ready, options, search, hears, self._device, watch)
 
     def _search_for(self, clips: Sequence[Clip]) -> SearchOptions:
         """The search in one language: where the model is to find it, that of the first recordings together."""
@@ -261,8 +348,7 @@ class PersonalModel:
         if self._search.language != AUTO_LANGUAGE or not speech:
             return self._search
         pieces = [self._opened.recognizer.pieces(samples)[0] for samples in speech[:_TELLING]]
-        with self.using(self.adapter()[1], len(pieces)):
-            language = self._opened.recognizer.language_of(pieces)
+        language = self.language_of(pieces, self.adapter()[1])
         _log.info("language: %s, by %d recordings", language, len(pieces))
         return replace(self._search, language=language)
 
@@ -274,17 +360,53 @@ class PersonalModel:
 
 
 @dataclass
-class _Tongue:
+class Tongue:
     """The language of one recording: a code, or `auto` until its first speech is heard; `found` is then what it is."""
 
     language: str
     found: str = ""
 
-    def settle(self, recognizer: Recognizer, speech: Sequence[Any]) -> None:
-        """Have the recogniser search in it, by the first pieces that hold words if it is to be found."""
-        if self.language == AUTO_LANGUAGE:
-            self.language = self.found = recognizer.language_of(speech)
-        recognizer.speak(self.language)
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still to be found."""
+        return self.language == AUTO_LANGUAGE
+
+    def settle(self, language: str) -> None:
+        """Keep what was found; the whole recording is then in this language."""
+        self.language = self.found = language
+
+
+Search = Callable[[Sequence[Any], Path | None, Tongue], list[Hypothesis]]
+"""The best hypothesis of each piece of speech with the adapter in a folder, or none; it settles an open language."""
+
+
+class Hearing:
+    """What is heard of one recording: iterate over its segments, once.
+
+    `adapter` says what it is heard with, as in `Transcript`.
+    """
+
+    def __init__(self, adapter: str, found: Iterator[tuple[Segment, float]], tongue: Tongue) -> None:
+        self.adapter = adapter
+        self.heard_s = 0.0
+        """Seconds of the recording that were heard so far, at the end its length."""
+        self._found = found
+        self._tongue = tongue
+
+    def __iter__(self) -> Iterator[Segment]:
+        for segment, end_s in self._found:
+            self.heard_s = end_s
+            yield segment
+
+    @property
+    def language(self) -> str:
+        """The code of the language, told or found; `auto` while it is not known."""
+        return self._tongue.language
+
+    @property
+    def found_language(self) -> str:
+        """The code of the language that the model found; empty where it was told."""
+        return self._tongue.found
 
 
 @dataclass(frozen=True)
@@ -300,9 +422,9 @@ class _Listener:
 
     def segments(self, audio: Any, *, trimmed: bool) -> Iterator[Segment]:
         # The code is the model's own already; a family that has no choice is told nothing.
-        tongue = _Tongue(self.language)
+        tongue = Tongue(self.language)
         _, folder = self.model.adapter()
-        for segment, _ in self.model._heard(audio, folder, tongue, LONGEST_S, None, None, trimmed=trimmed):
+        for segment, _ in self.model._heard(self.model._pieces(audio), folder, tongue, trimmed):
             yield segment
 
 

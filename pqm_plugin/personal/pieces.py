@@ -35,6 +35,20 @@ def pieces_of(
         yield from recognizer.pieces(part)
 
 
+def within(pieces: Iterator[np.ndarray], sample_rate: int, most_s: float) -> Iterator[np.ndarray]:
+    """Hand on pieces (n_samples,) until they are more than `most_s` seconds together.
+
+    Raises:
+        PqmError: when they are.
+    """
+    left = most_s * sample_rate
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise PqmError(f"the recording lasts more than {most_s:g} s, which is the most: cut it")
+        yield piece
+
+
 def may_hold_words(piece: np.ndarray, sample_rate: int) -> bool:
     """Whether a piece (n_samples,) is long and loud enough; of others a model would make up its words."""
     return len(piece) >= SHORTEST_S * sample_rate and not is_silent(piece)

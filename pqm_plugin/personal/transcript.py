@@ -7,6 +7,8 @@ from typing import Any
 from pqm_plugin.files import json_text
 
 FORMATS = ("text", "json", "srt")
+LONGEST_S = {"text": 30.0, "json": 30.0, "srt": 8.0}
+"""Seconds of a segment at most where nothing else is asked for: subtitles are read, not searched."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,19 @@ class Transcript:
         """One line of JSON that `encoding` can write."""
         return json_text(self.as_dict(), encoding=encoding)
 
+    @property
+    def spoken(self) -> list[Segment]:
+        """The segments that have words."""
+        return [segment for segment in self.segments if segment.text]
+
     def as_srt(self) -> str:
         """Subtitles; segments without words are left out."""
-        spoken = [segment for segment in self.segments if segment.text]
-        return "".join(srt_entry(number, segment) for number, segment in enumerate(spoken, start=1))
+        return "".join(srt_entry(number, segment) for number, segment in enumerate(self.spoken, start=1))
+
+    def as_vtt(self) -> str:
+        """The same subtitles as WebVTT."""
+        entries = (f"{_times(segment, '.')}\n{_escaped(segment.text)}\n\n" for segment in self.spoken)
+        return "WEBVTT\n\n" + "".join(entries)
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
@@ -64,10 +75,19 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 def srt_entry(number: int, segment: Segment) -> str:
     """One subtitle: its number from 1, its times, its words, a blank line."""
-    return f"{number}\n{_clock(segment.start_s)} --> {_clock(segment.end_s)}\n{segment.text}\n\n"
+    return f"{number}\n{_times(segment, ',')}\n{segment.text}\n\n"
 
 
-def _clock(seconds: float) -> str:
+def _times(segment: Segment, point: str) -> str:
+    return f"{_clock(segment.start_s, point)} --> {_clock(segment.end_s, point)}"
+
+
+def _clock(seconds: float, point: str) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def _escaped(text: str) -> str:
+    """WebVTT has tags and character references."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

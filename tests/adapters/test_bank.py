@@ -1,5 +1,7 @@
 """Adapters by row: each row of a batch gets the output and the gradient that its own adapter alone gives."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -59,6 +61,35 @@ def test_each_row_is_computed_with_its_own_adapter(folders):
 
     assert torch.allclose(together, one_by_one(chosen, x), atol=1e-5)
     assert not torch.allclose(together, build()(x), atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("places", [(None, 0, None, 2), (1, None), (None, None), (None, 1)])
+def test_rows_without_an_adapter_are_the_bases_beside_rows_with_one(places, folders):
+    x = torch.randn(len(places), 6, 10)
+    bank = AdapterBank(net := build(), "abc")
+
+    with bank.rows([None if place is None else folders[place] for place in places]):
+        together = net(x)
+
+    alone = [
+        build()(row[None]) if p is None else one_by_one([folders[p]], row[None])
+        for p, row in zip(places, x, strict=True)
+    ]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_adapter_that_another_took_the_place_of_is_read_anew_and_one_that_is_gone_stays(folders):
+    bank = AdapterBank(build(), "abc")
+    first = bank.load(folders)
+    shutil.rmtree(folders[0])
+    shutil.rmtree(folders[1])
+
+    shutil.copytree(saved(folders[1].parent / "new", ["conv", "inner"], 3, 1, 9), folders[1])
+
+    assert first == folders and bank.load(folders) == [folders[1]]
+    assert bank.held_bytes == sum(bank._held[folder].size_bytes for folder in folders)
 
 
 @torch.no_grad()

@@ -40,7 +40,6 @@ class FakeModel:
         self.sample_rate = RATE
         self.heard: list[str] = []
         self.learned: list[tuple[str, list[int], Any]] = []
-        self.n_reopened = 0
         self.n_steps = 3
 
     def adapter(self, speaker: str | None = None) -> tuple[str, Path | None]:
@@ -61,9 +60,6 @@ class FakeModel:
         shutil.rmtree(folder, ignore_errors=True)
         write_adapter(folder, f"learned {len(self.learned)}")
         return Enrolled(speaker, folder, len(clips), sum(map(len, clips)) / RATE, 1, True)
-
-    def reopen(self) -> None:
-        self.n_reopened += 1
 
 
 def raise_stopped(*_: Any) -> None:

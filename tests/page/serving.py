@@ -25,22 +25,28 @@ _FLAGS = (
 
 @dataclass(frozen=True)
 class Served:
-    """A running page: where it is, the model's folder, what its process asked of other machines, and its scratch."""
+    """A running page: where it is, the model's folder, what its process asked of other machines, and its scratch.
+
+    `others`: the lines that it says of what is beside the page.
+    """
 
     url: str
     model: Path
     asked: Path
     scratch: Path
+    others: tuple[str, ...] = ()
+    log: Path = Path()
+    pid: int = 0
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Served]:
-    """Serve the model in `folder/model` on a free port; whatever else the page keeps is in `folder`, and goes with it.
+def serving(folder: Path, *options: str, model: str = "model") -> Iterator[Served]:
+    """Serve the model in `folder/MODEL` on a free port; whatever else the page keeps is in `folder`, and goes with it.
 
     Raises:
         AssertionError: if it does not start, with its log, or leaves something behind.
     """
-    program = [sys.executable, ROOT / "tests/page/watched.py", folder / "asked", "serve", folder / "model"]
+    program = [sys.executable, ROOT / "tests/page/watched.py", folder / "asked", "serve", folder / model]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -54,12 +60,16 @@ def serving(folder: Path, *options: str) -> Iterator[Served]:
             assert process.stdout is not None
             ready = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
             assert ready, (folder / "log").read_text()
+            others = tuple(process.stdout.readline().strip() for name in ("--api", "--wyoming") if name in options)
             [scratch] = folder.glob("pqm_page_*")
-            yield Served(ready[0], folder / "model", folder / "asked", scratch)
+            known = folder / model, folder / "asked", scratch
+            yield Served(ready[0], *known, others, folder / "log", process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE_MS / 1000)
-    assert sorted(path.name for path in folder.iterdir()) == ["asked", "log", "model"], "something was left behind"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["asked", "log", model]), (
+        "something was left behind"
+    )
 
 
 @contextmanager

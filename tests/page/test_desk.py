@@ -32,17 +32,17 @@ def test_before_is_not_computed_again_for_the_same_sound_and_after_only_for_anot
     assert first.after.adapter_bytes == 3 and first.before.adapter_bytes == 0
 
 
-def test_an_adapter_written_by_another_process_is_read_anew_and_only_then(desk, fake, tmp_path):
+def test_with_an_adapter_written_by_another_process_it_is_heard_anew_and_only_then(desk, fake, tmp_path):
     sound = write_speech(tmp_path / "a.wav", 1.0)
     write_adapter(fake.folder.path / "speakers/ada", "one")
     desk.compare(sound, "ada", nothing)
     desk.compare(sound, "ada", nothing)
-    before = fake.n_reopened
+    before = list(fake.heard)
 
     write_adapter(fake.folder.path / "speakers/ada", "two")
     desk.compare(sound, "ada", nothing)
 
-    assert (before, fake.n_reopened) == (0, 1)
+    assert (before, fake.heard) == (["none", "speakers/ada"], ["none", "speakers/ada", "speakers/ada"])
 
 
 def test_what_is_watched_goes_from_nothing_to_all_on_both_sides(desk, fake, tmp_path):

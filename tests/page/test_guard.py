@@ -1,6 +1,8 @@
 """Only the page itself talks to the page, and the page to nobody else."""
 
 import asyncio
+import base64
+import json
 
 import pytest
 
@@ -12,7 +14,7 @@ async def page(scope, receive, send):
     await send({"type": "http.response.body", "body": b"the page"})
 
 
-def ask(local: bool, kind: str = "http", path: str = "/", **headers: str) -> list[dict]:
+def ask(local: bool, kind: str = "http", path: str = "/", key: str | None = None, **headers: str) -> list[dict]:
     sent: list[dict] = []
 
     async def send(message):
@@ -22,7 +24,7 @@ def ask(local: bool, kind: str = "http", path: str = "/", **headers: str) -> lis
         return {}
 
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    asyncio.run(Guard(page, local=local)({"type": kind, "path": path, "headers": pairs}, receive, send))
+    asyncio.run(Guard(page, local=local, key=key)({"type": kind, "path": path, "headers": pairs}, receive, send))
     return sent
 
 
@@ -95,3 +97,33 @@ def test_a_body_that_does_not_say_its_length_ends_where_it_becomes_too_long(path
 )
 def test_the_loopback_addresses_are_known(host, expected):
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("shown", "status"),
+    [
+        ("Bearer the right key", 200),
+        ("bearer the right key", 200),
+        ("Basic " + base64.b64encode(b"anyone:the right key").decode(), 200),
+        ("Bearer the wrong key", 401),
+        ("Bearer ", 401),
+        ("Basic not base64", 401),
+        ("Basic " + base64.b64encode(b"the right key").decode(), 401),
+        ("the right key", 401),
+        ("Bearer the right key\xff", 401),
+    ],
+)
+def test_with_a_key_whoever_shows_another_is_refused(shown, status):
+    for path in ("/", "/v1/models", "/upload"):
+        sent = ask(False, path=path, key="the right key", host="here", authorization=shown)
+        assert sent[0]["status"] == status
+
+
+def test_without_a_key_shown_programs_are_told_in_openais_form_and_browsers_ask_for_it():
+    (program, told), (browser, _) = (ask(True, path=p, key="abc", host="localhost") for p in ("/v1/models", "/"))
+    socket = ask(True, kind="websocket", key="abc", host="localhost")
+
+    assert json.loads(told["body"])["error"]["code"] == "invalid_api_key"
+    assert (program["status"], browser["status"]) == (401, 401)
+    assert dict(browser["headers"])[b"www-authenticate"].startswith(b"Basic ")
+    assert socket == [{"type": "websocket.close", "code": 1008}]

@@ -272,6 +272,10 @@ class WhisperFamily(Family):
         """A language that the model knows."""
         return whisper_prompt.spoken_language(folder, language)
 
+    def languages(self, folder: Path) -> tuple[str, ...]:
+        """Those of its tokens; none for a model of English alone."""
+        return whisper_prompt.languages(folder)
+
     def facts(self, folder: Path) -> Facts:
         """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
         return read_facts(folder)

@@ -96,6 +96,12 @@ def spoken_language(folder: Path, language: str) -> str:
     return _known(language, _languages(values) if values["is_multilingual"] else {})
 
 
+def languages(folder: Path) -> tuple[str, ...]:
+    """Codes of the languages that the model in `folder` can be told, sorted; a model of English alone has one."""
+    values = whisper_tables.read_settings(folder)
+    return tuple(sorted(_languages(values))) if values["is_multilingual"] else (ENGLISH,)
+
+
 def _languages(values: Mapping[str, Any]) -> dict[str, int]:
     return {name.strip("<|>"): number for name, number in values["lang_to_id"].items()}
 

@@ -1,0 +1,264 @@
+"""How many requests a minute `pqm serve --api` answers, one caller at a time and many, and how long each waits.
+
+`python benchmarks/serve.py --out FILE` makes a tiny Conformer and its speakers in a folder of its own; with `--packed`
+and `--speech` it serves a real model to the readers of real speech. Every word is compared with the word that the same
+request gets alone. Three parts, each bounded by `--requests` and `--most_s`: callers at once in a closed loop, requests
+at shares of the rate that this reached with random gaps, and the first again among `--enrolled` speakers.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import soundfile
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import meta, others_running
+from pqm_plugin.adapters.options import WEIGHTS
+from pqm_plugin.files import write_json
+from tests.tiny import make_tiny_conformer
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARES = (0.5, 0.8, 0.95)
+"""Of the rate of the closed loop, at which requests come in the open one."""
+TEXTS = ("GO ON", "STOP NOW", "WHO IS IT", "A CAT")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who speaks, and what."""
+
+    speaker: str
+    audio: Path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The words, and the seconds from sending to having them; None where the server had no place."""
+
+    text: str | None
+    seconds: float
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--packed", type=Path, help="packed model to serve; default: a tiny one of random weights")
+    parser.add_argument("--speech", type=Path, help="folder of recordings; default: noise of one to three seconds")
+    parser.add_argument("--speakers", type=int, default=20, help="speakers who ask (default 20)")
+    parser.add_argument("--clients", type=int, default=50, help="callers at once (default 50)")
+    parser.add_argument("--requests", type=int, default=200, help="requests of each measurement (default 200)")
+    parser.add_argument("--enrolled", type=int, default=1000, help="speakers enrolled in the last part (default 1000)")
+    parser.add_argument("--most_s", type=float, default=600, help="seconds of a measurement at most (default 600)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the server (default 1)")
+    wanted = parser.parse_args()
+    about = meta(0, wanted.threads) | {"load_average_before": os.getloadavg(), "others_running": others_running()}
+    with tempfile.TemporaryDirectory(prefix="pqm_serve_") as scratch:
+        model = prepare(Path(scratch), wanted)
+        requests = asked(Path(scratch), wanted)
+        with serving(model, wanted) as url:
+            few = measured(url, requests, wanted)
+        enroll_copies(model, [f"s{place:05d}" for place in range(wanted.speakers, wanted.enrolled)], noise=False)
+        with serving(model, wanted) as url:
+            many = at_once(url, requests, wanted, few["words"])
+    found = {
+        "speakers": wanted.speakers,
+        "clients": wanted.clients,
+        "requests": len(requests),
+        "speech_s": round(sum(soundfile.info(each.audio).duration for each in requests), 1),
+        **{name: value for name, value in few.items() if name != "words"},
+        "enrolled": {"speakers": wanted.enrolled, **many},
+    }
+    write_json(wanted.out, {"meta": about | {"load_average_after": os.getloadavg()}, **found})
+    print(json.dumps(found, indent=2))
+
+
+def prepare(folder: Path, wanted: argparse.Namespace) -> Path:
+    """A copy of the model with an adapter for each speaker: one that is learned, then changed by chance for each."""
+    import pqm_plugin
+    from pqm_plugin.personal.making import quantize
+    from pqm_plugin.personal.options import EnrollOptions
+
+    model = folder / "model"
+    if wanted.packed:
+        shutil.copytree(wanted.packed, model, ignore=shutil.ignore_patterns("speakers*", "decode_*"))
+    else:
+        quantize(str(make_tiny_conformer(folder / "tiny")), model)
+    noise = np.random.default_rng(0)
+    clips = [noise.integers(-3000, 3000, 32000, dtype=np.int16) for _ in TEXTS]
+    options = EnrollOptions(epochs=1, few_epochs=1)
+    pqm_plugin.load(model).enroll("s00000", clips, TEXTS, options=options)
+    enroll_copies(model, [f"s{place:05d}" for place in range(1, wanted.speakers)], noise=True)
+    return model
+
+
+def enroll_copies(model: Path, names: Sequence[str], *, noise: bool) -> None:
+    """Further speakers like the first; with noise on the factors, a tenth of their size, no two are alike."""
+    import torch
+
+    chance = torch.Generator().manual_seed(0)
+    first = model / "speakers/s00000"
+    weights = load_file(first / WEIGHTS)
+    for name in names:
+        place = shutil.copytree(first, model / "speakers" / name)
+        if noise:
+            changed = {
+                key: value + 0.1 * value.abs().max().clamp(min=1e-3) * torch.randn(value.shape, generator=chance)
+                for key, value in weights.items()
+            }
+            save_file(changed, place / WEIGHTS, metadata={"format": "pt"})
+
+
+def asked(folder: Path, wanted: argparse.Namespace) -> list[Request]:
+    """Requests of all speakers in turns, of recordings in an order by chance that is always the same."""
+    if wanted.speech:
+        files = sorted(path for path in wanted.speech.rglob("*") if path.suffix in (".flac", ".wav"))
+        random.Random(0).shuffle(files)
+    else:
+        noise, files = np.random.default_rng(1), []
+        for place in range(wanted.speakers):
+            files.append(folder / f"{place}.wav")
+            samples = noise.integers(-3000, 3000, int(noise.uniform(1, 3) * 16000), dtype=np.int16)
+            soundfile.write(files[-1], samples, 16000)
+    numbers = range(wanted.requests)
+    return [Request(f"s{number % wanted.speakers:05d}", files[number % len(files)]) for number in numbers]
+
+
+@contextmanager
+def serving(model: Path, wanted: argparse.Namespace) -> Iterator[str]:
+    """The address of a server of the model, while it runs."""
+    options = ["--port", "0", "--api", "--threads", str(wanted.threads), "--max_queue", str(2 * wanted.clients)]
+    command = [sys.executable, "-m", "pqm_plugin.commands", "serve", str(model), *options, "--quiet"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        ready = re.search(r"http://[\d.]+:\d+/", process.stdout.readline())
+        if ready is None:
+            raise SystemExit("the server did not start")
+        # The first request waits until it answers, and is not measured.
+        httpx.get(f"{ready[0]}v1/models", timeout=wanted.most_s)
+        yield ready[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def ask(client: httpx.Client, url: str, request: Request, due: float | None = None) -> Answer:
+    """One request; seconds count from when it was `due`, by default now."""
+    start = time.perf_counter() if due is None else due
+    with request.audio.open("rb") as file:
+        data = {"model": request.speaker}
+        answer = client.post(f"{url}v1/audio/transcriptions", data=data, files={"file": file})
+    if answer.status_code != 503:
+        answer.raise_for_status()
+    return Answer(answer.json().get("text"), time.perf_counter() - start)
+
+
+def measured(url: str, requests: Sequence[Request], wanted: argparse.Namespace) -> dict[str, Any]:
+    """One at a time, all callers at once, and at shares of the rate that they reached."""
+    with httpx.Client(timeout=wanted.most_s) as client:
+        ask(client, url, requests[0])
+        start = time.perf_counter()
+        alone = [ask(client, url, request) for request in requests]
+        one_s = time.perf_counter() - start
+    words = [answer.text for answer in alone]
+    closed = at_once(url, requests, wanted, words)
+    rate = closed["requests_per_s"]
+    return {
+        "words": words,
+        "one_at_a_time": {"requests_per_s": round(len(requests) / one_s, 3), **latency(alone)},
+        "at_once": closed,
+        "speedup": round(rate * one_s / len(requests), 3),
+        "open_loop": [{"share": share, **open_loop(url, requests, wanted, words, share * rate)} for share in SHARES],
+    }
+
+
+def at_once(url: str, requests: Sequence[Request], wanted: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    """All callers, each with its next request when its last is answered."""
+    start = time.perf_counter()
+    answers = sent(url, requests, wanted, None)
+    seconds = time.perf_counter() - start
+    return {"requests_per_s": round(len(answers) / seconds, 3), **compared(answers, words)}
+
+
+def open_loop(
+    url: str, requests: Sequence[Request], wanted: argparse.Namespace, words: Sequence[str], rate: float
+) -> dict[str, Any]:
+    """Requests at random times, `rate` a second on average, whether earlier ones are answered or not."""
+    chance, at, times = random.Random(0), time.perf_counter(), []
+    for _ in requests:
+        at += chance.expovariate(rate)
+        times.append(at)
+    answers = sent(url, requests, wanted, times)
+    return {"requests_per_s": round(rate, 3), **compared(answers, words)}
+
+
+def sent(
+    url: str, requests: Sequence[Request], wanted: argparse.Namespace, times: Sequence[float] | None
+) -> list[Answer]:
+    """The answers of as many requests as fit into the time, in their order."""
+    end = time.perf_counter() + wanted.most_s
+    lock, numbers = threading.Lock(), iter(range(len(requests)))
+
+    def call(client: httpx.Client) -> list[tuple[int, Answer]]:
+        found = []
+        while time.perf_counter() < end:
+            with lock:
+                place = next(numbers, None)
+            if place is None:
+                break
+            due = times[place] if times is not None else None
+            if due is not None:
+                time.sleep(max(0.0, due - time.perf_counter()))
+            found.append((place, ask(client, url, requests[place], due)))
+        return found
+
+    with (
+        ThreadPoolExecutor(wanted.clients) as pool,
+        httpx.Client(timeout=wanted.most_s, limits=httpx.Limits(max_connections=wanted.clients)) as client,
+    ):
+        parts = [each.result() for each in [pool.submit(call, client) for _ in range(wanted.clients)]]
+    return [answer for _, answer in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+
+
+def compared(answers: Sequence[Answer], words: Sequence[str | None]) -> dict[str, Any]:
+    """How many were answered, how many had other words than alone, and how long they waited."""
+    pairs = [(answer.text, text) for answer, text in zip(answers, words, strict=False) if answer.text is not None]
+    return {
+        "answered": len(pairs),
+        "refused": sum(answer.text is None for answer in answers),
+        "other_words": sum(one != other for one, other in pairs),
+        **latency(answers),
+    }
+
+
+def latency(answers: Sequence[Answer]) -> dict[str, float]:
+    """Median and 95th percentile of the seconds that an answer took."""
+    seconds = sorted(answer.seconds for answer in answers if answer.text is not None)
+    p95 = seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))]
+    return {"median_s": round(statistics.median(seconds), 4), "p95_s": round(p95, 4)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Who may, how much, and how many at once: a server with small limits, and none of it leaves anything behind."""
+
+import http.client
+import json
+import os
+import random
+import socket
+import time
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from pqm_plugin.commands.__main__ import main
+from tests.api.conftest import fuzz_rounds
+from tests.page.fakes import FakeModel
+from tests.page.serving import PATIENCE_MS
+
+BORDER = "border"
+
+
+def form(*fields: tuple[str, bytes, str | None]) -> bytes:
+    """A multipart body: name, content, and the name of the file if it is one."""
+    parts = []
+    for name, content, file in fields:
+        kept = f'; filename="{file}"' if file else ""
+        parts.append(f'--{BORDER}\r\nContent-Disposition: form-data; name="{name}"{kept}\r\n\r\n'.encode() + content)
+    return b"\r\n".join(parts) + f"\r\n--{BORDER}--\r\n".encode()
+
+
+def ask(served, method="POST", path="/v1/audio/transcriptions", body=b"", **headers):
+    """The status, the headers and the JSON of an answer."""
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=PATIENCE_MS / 1000)
+    sent = {"Content-Type": f"multipart/form-data; boundary={BORDER}"} | headers
+    try:
+        connection.request(method, path, body, sent)
+    except OSError:
+        pass
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    return answer.status, answer.headers, json.loads(data) if data.startswith(b"{") else data
+
+
+@pytest.fixture(scope="module")
+def small(serve):
+    """One request at a time, of a tenth of a megabyte and three seconds; nobody is enrolled."""
+    with serve("--api", "--max_queue", "1", "--max_upload", "0.1", "--max_minutes", "0.05", "--no_enroll") as found:
+        yield found
+
+
+@pytest.fixture
+def whole(speech):
+    """The body of a request that is answered."""
+    return form(("model", b"ada", None), ("file", speech[0].read_bytes(), "a.wav"))
+
+
+@pytest.mark.slow
+def test_one_too_many_is_told_when_to_come_again_and_a_caller_who_goes_gives_the_place_back(small, whole):
+    with socket.create_connection(("127.0.0.1", urlsplit(small.url).port)) as slow:
+        head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(whole)}\r\n"
+        slow.sendall(f"{head}Content-Type: multipart/form-data; boundary={BORDER}\r\n\r\n".encode() + whole[:100])
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while (found := ask(small, body=whole))[0] == 200 and time.monotonic() < deadline:
+            pass
+    status, headers, told = found
+    assert status == 503 and 1 <= int(headers["Retry-After"]) <= 60
+    assert told["error"]["code"] == "overloaded" and told["error"]["type"] == "server_error"
+
+    while (found := ask(small, body=whole))[0] == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found[0] == 200 and found[2]["text"]
+    assert not list(small.scratch.iterdir())
+
+
+@pytest.mark.slow
+def test_uploads_are_bounded_in_bytes_and_in_seconds_of_decoded_sound(small, speech, tmp_path):
+    import numpy as np
+    import soundfile
+
+    soundfile.write(tmp_path / "long.flac", np.full(16000 * 60, 100, np.int16), 16000)
+    long = (tmp_path / "long.flac").read_bytes()
+    assert len(long) < 100_000
+
+    bodies = [b"x" * 150_000, os.urandom(3_000_000), long]
+    found = [ask(small, body=form(("model", b"ada", None), ("file", body, "a.flac"))) for body in bodies]
+
+    assert [status for status, _, _ in found] == [413, 413, 400]
+    assert [told["error"]["code"] for _, _, told in found][:2] == ["too_large"] * 2
+    assert "the most is 3 s" in found[2][2]["error"]["message"]
+    assert not list(small.scratch.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_with_no_enroll_speakers_stay_as_they_are(method, small):
+    status, _, told = ask(small, method, "/v1/speakers/ada")
+
+    assert status == 403 and "--no_enroll" in told["error"]["message"]
+    assert (small.model / "speakers/ada").is_dir()
+
+
+@pytest.mark.slow
+def test_another_page_and_another_name_are_refused_in_openais_form(small):
+    for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+        status, _, told = ask(small, "GET", "/v1/models", **headers)
+        assert status == 403 and told["error"]["type"] == "permission_error"
+
+
+@pytest.mark.slow
+def test_addresses_and_methods_that_are_none_have_errors_of_the_same_form(small):
+    found = [ask(small, method, path) for method, path in (("GET", "/v1/nothing"), ("GET", "/v1/audio/transcriptions"))]
+
+    assert [status for status, _, _ in found] == [404, 405]
+    assert all(set(told["error"]) == {"message", "type", "param", "code"} for _, _, told in found)
+
+
+@pytest.mark.slow
+def test_broken_forms_end_in_errors_of_the_right_form_alone(small, whole, speech):
+    chance = random.Random(1)
+    sound = speech[0].read_bytes()[:2000]
+    bodies = [
+        b"",
+        b"--",
+        form(),
+        form(("model", b"ada", None)),
+        form(("file", sound, "a.wav")),
+        form(("model", b"ada", "model.txt"), ("file", sound, "a.wav")),
+        form(("model", b"ada", None), ("file", sound, "a.wav"), ("file", sound, "b.wav")),
+        form(*[(f"field{place}", b"x", None) for place in range(2000)]),
+        form(("model", b"\xff\xfe", None), ("file", b"", "a.wav")),
+        form(("model", b"a" * 90_000, None), ("file", sound, "a.wav")),
+    ]
+    for _ in range(fuzz_rounds()):
+        made = bytearray(whole[:3000])
+        for _ in range(chance.choice((1, 2, 20))):
+            made[chance.randrange(200)] = chance.randrange(256)
+        bodies.append(bytes(made[: chance.randrange(1, len(made))]))
+
+    for body in bodies:
+        kind = chance.choice(
+            (f"multipart/form-data; boundary={BORDER}",) * 4 + ("multipart/form-data", "text/x", "\xff")
+        )
+        status, _, told = ask(small, body=body, **{"Content-Type": kind})
+        assert status in (200, 400, 404, 413), (body[:200], told)
+        if status != 200:
+            assert set(told["error"]) == {"message", "type", "param", "code"}, body[:200]
+            assert str(small.scratch) not in told["error"]["message"]
+
+    assert ask(small, body=whole)[0] == 200
+    assert "Traceback" not in small.log.read_text() and not list(small.scratch.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["../sat", "..%2f..%2fx", "ada/../bob", ".ada.lock", "con", "a" * 300, "é", "%00", "log"]
+)
+def test_a_speakers_name_is_never_a_path(name, served, speech):
+    from tests.api.conftest import KEY
+
+    before = sorted(path for path in served.model.rglob("*"))
+    allowed = {"Authorization": f"Bearer {KEY}"}
+    body = form(("file", speech[0].read_bytes(), "../../x.wav"), ("text", b"GO ON", None))
+
+    for method in ("POST", "DELETE"):
+        status, _, told = ask(served, method, f"/v1/speakers/{quote(name, safe='%/.')}", body, **allowed)
+        assert status in (400, 404) and told["error"]["message"]
+    assert sorted(path for path in served.model.rglob("*")) == before
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that looks like a model's, and is not loaded."""
+    (tmp_path / "model").mkdir()
+    return str(FakeModel(tmp_path / "model").folder.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--api", "--host", "0.0.0.0"], "which others reach: give a key"),
+        (["--api", "--api_key", "short"], "at least 8"),
+        (["--api", "--max_queue", "0"], "above 0"),
+        (["--wyoming", "10300"], "tcp://HOST:PORT"),
+        (["--wyoming", "tcp://127.0.0.1:99999"], "tcp://HOST:PORT"),
+        (["--wyoming", "unix:///x"], "tcp://HOST:PORT"),
+        (["--wyoming", "tcp://192.0.2.1:10300"], "192.0.2.1:10300"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(options, why, folder, capsys, monkeypatch):
+    monkeypatch.delenv("PQM_API_KEY", raising=False)
+
+    assert main(["serve", folder, "--port", "0", *options]) == 1
+
+    said = capsys.readouterr().err
+    assert why in said and said.startswith("pqm serve: ") and said.count("\n") == 1
