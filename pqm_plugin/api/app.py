@@ -294,8 +294,9 @@ async def _unless_gone[T](request: Request, work: Awaitable[T]) -> T:
 
 
 async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    kind = ""
+    while kind != "http.disconnect":
+        kind = (await request.receive())["type"]
 
 
 class _Form:

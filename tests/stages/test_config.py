@@ -82,9 +82,9 @@ def test_every_cell_of_a_shipped_study_is_a_configuration(path, tmp_path):
 
 
 def test_what_is_studied_by_the_ctc_layer_are_cells_that_joint_decoding_has_too():
-    joint, ctc = (list(read_cells(ROOT / f"egs/librispeech/conf/{name}.yaml")) for name in ("study", "study_ctc"))
+    joint, layer = (list(read_cells(ROOT / f"egs/librispeech/conf/{name}.yaml")) for name in ("study", "study_ctc"))
 
-    assert [cell for cell in joint if cell.section in ("minutes", "seeds")] == ctc
+    assert [cell for cell in joint if cell.section in ("minutes", "seeds")] == layer
 
 
 def differing(one, other, prefix=""):
