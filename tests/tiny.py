@@ -147,7 +147,7 @@ def make_tiny_ctc(folder: Path, model_type: str = "wav2vec2", **settings: object
             "num_feat_extract_layers": 3,
             "num_conv_pos_embeddings": 5 if model_type == "data2vec-audio" else 16,
             "num_conv_pos_embedding_groups": 4,
-            "initializer_range": 0.3,
+            "initializer_range": 0.1,
             **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
             **settings,
         },
