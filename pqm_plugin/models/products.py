@@ -36,10 +36,25 @@ def fast_products() -> AbstractContextManager[Any]:
     return FastProducts() if available() else nullcontext()
 
 
+def training_products() -> AbstractContextManager[Any]:
+    """The same for what is trained: whatever the processor, dropout draws the same elements from the same seed."""
+    return FastProducts() if available() else SameDropout()
+
+
+class SameDropout(TorchFunctionMode):
+    """Within it, dropout of float32 on a CPU draws other elements than torch's, as many and by the same generator."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        ours = func is functional.dropout and args and _plain(args[0])
+        return (_dropout if ours else func)(*args, **(kwargs or {}))
+
+
 class FastProducts(TorchFunctionMode):
     """Within it, linear layers and convolutions compute with oneDNN, their gradients too where weights do not learn.
 
-    Dropout draws other elements than torch's, as many of them and by the same generator.
+    Dropout is that of `SameDropout`.
 
     The layers keep their own forward, whatever adapter or packed weight they have. Sums are rounded in another order.
     Convolutions and what normalises them leave the channels of a place side by side in memory, where the linear layers

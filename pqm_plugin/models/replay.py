@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pqm_plugin.forwards import replaced_forwards
 from pqm_plugin.models.interface import Loss, Recognizer
-from pqm_plugin.models.products import fast_products
+from pqm_plugin.models.products import training_products
 
 
 class _EnoughError(Exception):
@@ -55,7 +55,7 @@ def training_losses(
     recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]
 ) -> list[Loss]:
     """The same of groups of rows that are computed together, see `Recognizer.losses`."""
-    with fast_products(), recognizer.fast_layers():
+    with training_products(), recognizer.fast_layers():
         return recognizer.losses(features, tokens, sizes)
 
 

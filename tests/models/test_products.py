@@ -1,11 +1,16 @@
 """The faster library computes the same products, and only where it is asked to and can."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pqm_plugin.adapters.options import LoraOptions
+from pqm_plugin.adapters.train import set_training_mode
+from pqm_plugin.engine.learn import attach_lora
 from pqm_plugin.models import products
 from pqm_plugin.models.products import FastProducts, fast_products
+from pqm_plugin.models.replay import training_loss
 
 needs_onednn = pytest.mark.skipif(not products.available(), reason="this processor or torch has no faster library")
 
@@ -175,3 +180,47 @@ def test_a_torch_without_the_private_product_goes_on_with_its_public_one(monkeyp
         products.available.cache_clear()
 
     assert torch.equal(found, layer(x))
+
+
+def masks_of(recognizer, examples):
+    """What dropout left out in a step of training, the random state after it, and its gradients."""
+    masks = []
+    network = recognizer.network
+    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.training]
+    hooks = [module.register_forward_hook(lambda _, __, found: masks.append(found == 0)) for module in dropouts]
+    torch.manual_seed(5)
+    network.zero_grad()
+    loss = training_loss(recognizer, [one for one, _ in examples], [two for _, two in examples])
+    loss.total.backward()
+    for hook in hooks:
+        hook.remove()
+    gradients = {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
+    return masks, torch.get_rng_state(), gradients
+
+
+@pytest.mark.parametrize("network_dropout", [False, True])
+def test_the_same_seed_drops_the_same_on_a_processor_with_and_without_the_faster_products(
+    recognizer, network_dropout, monkeypatch
+):
+    model = attach_lora(recognizer, LoraOptions(rank=2, dropout=0.3), seed=1)
+    # B is zero at the start, and no gradient would pass to A.
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.constant_(value, 0.1)
+    set_training_mode(model, network_dropout=network_dropout)
+    noise = np.random.default_rng(0)
+    clips = [noise.normal(0, 0.1, 16000 - 1000 * place).astype(np.float32) for place in range(2)]
+    examples = [(recognizer.features(clip), recognizer.token_ids("GO ON")) for clip in clips]
+
+    # The trial of faster layers, which is made once, calls dropout too.
+    masks_of(recognizer, examples)
+    monkeypatch.setattr(products, "available", lambda: True)
+    masks, state, gradients = masks_of(recognizer, examples)
+    monkeypatch.setattr(products, "available", lambda: False)
+    others, other_state, other_gradients = masks_of(recognizer, examples)
+
+    assert len(masks) == len(others) > 0 and any(mask.any() for mask in masks)
+    assert all(torch.equal(mask, other) for mask, other in zip(masks, others, strict=True))
+    assert torch.equal(state, other_state)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, other_gradients[name], rtol=1e-3, atol=1e-4), name
