@@ -14,9 +14,9 @@ __all__ = ["run"]
 
 
 @pytest.fixture
-def recipe(tmp_path, tiny_multilingual) -> Recipe:
+def recipe(tmp_path, tiny_multilingual, tiny_corpus) -> Recipe:
     """The tiny recipe over a multilingual Whisper that finds German in whatever it hears."""
-    return replace(tiny_recipe(tmp_path, tiny_multilingual), systems=("stock", "full", "nf4"))
+    return replace(tiny_recipe(tmp_path, tiny_multilingual, tiny_corpus), systems=("stock", "full", "nf4"))
 
 
 def test_the_option_is_stronger_than_the_configuration_and_both_may_be_names(tmp_path):

@@ -16,6 +16,7 @@ from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.options import search_options
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import open_base
+from tests.stages.conftest import write_tiny_corpus
 
 pytestmark = pytest.mark.slow
 
@@ -186,10 +187,10 @@ def test_the_letter_case_of_texts_is_chosen_by_option_and_told(recipe, run):
     assert words and all(said.islower() for said in words)
 
 
-def test_long_audio_is_searched_in_pieces_and_no_word_of_them_is_lost(recipe, run):
-    few = dataclasses.replace(recipe, systems=("full",))
+def test_long_audio_is_searched_in_pieces_and_no_word_of_them_is_lost(recipe, run, tmp_path):
+    few = dataclasses.replace(recipe, systems=("full",), corpus=write_tiny_corpus(tmp_path / "corpus"))
     samples = np.random.default_rng(0).normal(size=5 * 16000) * 0.1
-    soundfile.write(recipe.corpus / "dev/20/1/20-1-0005.flac", samples, 16000)
+    soundfile.write(few.corpus / "dev/20/1/20-1-0005.flac", samples, 16000)
 
     run("data", "base", "quantize", "decode", of=few)
 

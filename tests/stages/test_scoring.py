@@ -6,10 +6,12 @@ import pytest
 
 from pqm_plugin.stages import run_stage
 from pqm_plugin.stages.score import adaptation_minutes
+from tests.stages.conftest import write_tiny_corpus
 
 
 @pytest.fixture
-def heard(recipe):
+def heard(recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, corpus=write_tiny_corpus(tmp_path / "corpus"))
     run_stage("data", recipe)
     return recipe
 

@@ -23,14 +23,21 @@ CLOSE = 5e-4
 """How far weights may be from those of training alone: 2 steps of Adam by 0.01 where gradients are nearly nothing."""
 
 
-@pytest.fixture
-def wide(recipe, tmp_path):
-    """The tiny recipe with five target speakers and no dropout; of the last there is least to learn from."""
+@pytest.fixture(scope="module")
+def wide_corpus(finished, tmp_path_factory):
+    """A corpus of five target speakers, which all tests share; of the last there is least to learn from."""
     texts = {f"{s}-1-{i:04d}": WORDS[(i + s) % 6] for s in SPEAKERS for i in range(6 + 3 * (s != 23))}
     sat = {f"{s}-1-{i:04d}": WORDS[(i + s) % 6] for s in (30, 31, 32) for i in range(3)}
-    corpus = write_corpus(tmp_path / "wide", {"dev": texts, "sat": sat}, n_samples=8000)
+    corpus = write_corpus(tmp_path_factory.mktemp("wide") / "corpus", {"dev": texts, "sat": sat}, n_samples=8000)
+    finished.corpora.append(corpus)
+    return corpus
+
+
+@pytest.fixture
+def wide(recipe, wide_corpus):
+    """The tiny recipe with five target speakers and no dropout."""
     recipe.pqm_config.write_text(recipe.pqm_config.read_text().replace("rank: 1,", "rank: 1, dropout: 0.0,"))
-    return dataclasses.replace(recipe, corpus=corpus, systems=("nf4+speaker",), speakers_per_batch=2)
+    return dataclasses.replace(recipe, corpus=wide_corpus, systems=("nf4+speaker",), speakers_per_batch=2)
 
 
 def adapters(recipe):
