@@ -1,6 +1,7 @@
 """Parallel jobs: all run, a failure is named with its log and takes no other along."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ def test_all_jobs_run_and_write_their_logs(tmp_path):
 
     assert all((tmp_path / name).is_dir() for name in "abc")
     assert "job a: process" in (tmp_path / "a.log").read_text()
+
+
+def test_the_end_of_a_job_is_seen_at_once_however_seldom_progress_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("pqm_plugin.stages.common.jobs._POLL_S", 600)
+    start = time.monotonic()
+
+    run_jobs([job(tmp_path, name, os.mkdir, str(tmp_path / name)) for name in "abc"], 1, "test")
+
+    assert time.monotonic() - start < 300
 
 
 def test_a_job_that_fails_is_named_and_the_others_are_done(tmp_path):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,6 +143,7 @@ def environment_of_python() -> Mapping[str, str]:
 
 
 _POLL_S = 0.2
+"""How often progress is shown while no job ends."""
 
 
 class Local:
@@ -157,7 +158,7 @@ class Local:
             while waiting and len(running) < n_parallel:
                 job = waiting.pop()
                 running.append((job, *_start(context, job, again)))
-            time.sleep(_POLL_S)
+            wait([process.sentinel for _, process, _ in running], _POLL_S)
             for entry in list(running):
                 job, process, said = entry
                 progress.show(job, ended=process.exitcode == 0)
