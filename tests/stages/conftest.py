@@ -27,6 +27,10 @@ decode: {beam_size: 2, ctc_weight: 0.5}
 WORDS = ["GO ON", "STOP NOW", "WHO IS IT", "A CAT", "NO", "THE DOG RAN"]
 
 
+one_family = pytest.mark.parametrize("tiny_base", ["tiny_conformer"], indirect=True)
+"""For tests of what stages do alike whatever the model: they run on one family."""
+
+
 @pytest.fixture(scope="module", params=["tiny_conformer", "tiny_whisper"])
 def tiny_base(request: pytest.FixtureRequest) -> Path:
     """Return the folder of a tiny model, one of each family: every test that asks for it runs on all of them."""

@@ -15,7 +15,7 @@ from pqm_plugin.stages.adapt import adapt_speakers, dealt, groups_of, speech_of
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.systems import AdapterSet
 from tests.conftest import write_corpus
-from tests.stages.conftest import WORDS
+from tests.stages.conftest import WORDS, one_family
 from tests.stages.test_kill import kill_when, start
 
 SPEAKERS = (10, 20, 21, 22, 23)
@@ -95,6 +95,7 @@ def changed(recipe):
 
 
 @pytest.mark.slow
+@one_family
 def test_killed_and_run_again_it_gives_what_an_uninterrupted_run_gives(wide, run, tmp_path):
     yaml = wide.pqm_config.read_text().replace("dropout: 0.0", "dropout: 0.3")
     wide.pqm_config.write_text(yaml.replace("adapt: {epochs: 2", "adapt: {epochs: 12"))
@@ -130,14 +131,43 @@ def test_without_transcripts_those_with_nothing_to_learn_keep_their_start(wide, 
 
 
 @pytest.mark.slow
-def test_other_settings_of_training_work_with_several_speakers_a_batch(wide, run):
-    more = "adapt: {joined_s: 1.5, spec_augment: true, lora_plus: 2.0, network_dropout: true, top_layers: 1, "
+def test_other_settings_of_training_do_to_each_of_several_speakers_what_they_do_to_one(wide, run, tmp_path):
+    more = "adapt: {criterion: loss, lora_plus: 2.0, top_layers: 1, "
     run("data", "base", "quantize", "pretrain", of=wide)
     wide.pqm_config.write_text(wide.pqm_config.read_text().replace("adapt: {", more))
+    wide = dataclasses.replace(wide)  # the configuration of a recipe is read once
+    alone = dataclasses.replace(wide, speakers_per_batch=1, expdir=tmp_path / "alone")
+    shutil.copytree(wide.expdir, alone.expdir)
 
     run("adapt", of=wide)
+    run("adapt", of=alone)
 
-    assert len(adapters(wide)) == len(SPEAKERS)
+    sat = load_file(wide.packed_dir / "sat" / WEIGHTS)
+    assert set(adapters(wide)) == {str(speaker) for speaker in SPEAKERS}
+    for speaker, weights in adapters(wide).items():
+        assert furthest(weights, adapters(alone)[speaker]) < CLOSE
+        if read_info(wide.packed_dir / "speakers" / speaker).best_epoch:
+            assert furthest(weights, sat) > 10 * CLOSE
+
+
+@pytest.mark.slow
+@one_family
+def test_settings_that_draw_at_random_draw_the_same_again_for_several_speakers_a_batch(wide, run, tmp_path):
+    more = "adapt: {criterion: loss, joined_s: 1.5, spec_augment: true, network_dropout: true, "
+    run("data", "base", "quantize", "pretrain", of=wide)
+    again = dataclasses.replace(wide, expdir=tmp_path / "again")
+    plain = dataclasses.replace(wide, expdir=tmp_path / "plain")
+    for other in (again, plain):
+        shutil.copytree(wide.expdir, other.expdir)
+    run("adapt", of=plain)
+    wide.pqm_config.write_text(wide.pqm_config.read_text().replace("adapt: {", more))
+
+    run("adapt", of=dataclasses.replace(wide))
+    run("adapt", of=dataclasses.replace(again))
+
+    assert written(again) == written(wide)
+    for speaker, weights in adapters(wide).items():
+        assert furthest(weights, adapters(plain)[speaker]) > CLOSE, "the settings had no effect"
 
 
 def test_speakers_of_as_much_work_are_in_one_group_whoever_is_done(wide, run):
