@@ -1,8 +1,10 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both make the environment in .venv first.
-.PHONY: demo test bench env lint docs help
+.PHONY: demo test check bench env lint docs help
 
 help:  ## what there is
 	@grep -hE "^[a-z]+:.*##" $(MAKEFILE_LIST) | sed -E "s/:.*## /\t/"
+
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 env:  ## the environment in .venv: Python 3.12 or 3.13, about 7 GB
 	@tools/make_env.sh
@@ -11,7 +13,10 @@ demo: env  ## the whole line on a synthetic corpus that it makes itself; ends wi
 	egs/demo/run.sh
 
 test: env lint  ## all tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+check: env lint  ## the quick round: style, types, and the tests that take no more than two seconds each
+	$(PYTEST) -m "not slow"
 
 docs: env  ## the pages of docs/ as a site in build/site
 	.venv/bin/python -m mkdocs build --strict

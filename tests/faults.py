@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,6 +21,8 @@ from pqm_plugin.errors import PqmError
 PAGE_BYTES = 4096
 N_KILLS = int(os.environ.get("PQM_KILLS", "3"))
 """Instants at which each step is killed, spread over all of its writes."""
+N_FUZZ = int(os.environ.get("PQM_FUZZ", "1"))
+"""How many times as many broken inputs are tried as in a usual run; .ci/run tries ten times as many."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.truncate")
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -80,16 +82,28 @@ class Disk:
 def mounted(folder: Path, size: str, n_files: int) -> Iterator[Disk]:
     """Yield an empty small disk at `folder`; only root may mount one, and a container may forbid even that."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("a small disk can only be mounted by root on Linux")
+        _lacking("a small disk can only be mounted by root on Linux")
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={n_files}", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+        _lacking(f"a small disk cannot be mounted here: {done.stderr.strip()}")
     try:
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _lacking(reason: str) -> NoReturn:
+    """Skip the test, or fail where `PQM_DISKS` says that small disks can be had."""
+    if os.environ.get("PQM_DISKS"):
+        pytest.fail(f"PQM_DISKS is set, but {reason}")
+    pytest.skip(reason)
+
+
+def tries(n: int) -> range:
+    """Seeds of `n` broken inputs, or as many times more as `PQM_FUZZ` asks for."""
+    return range(n * N_FUZZ)
 
 
 def in_child(

@@ -1,5 +1,6 @@
 """Libraries are imported late, without work that nothing here uses, and are left as they were."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -56,45 +57,48 @@ def test_a_name_is_imported_when_it_is_asked_for(monkeypatch):
         asked("hsv_to_rgb")
 
 
+LIBRARIES = {"espnet2", "transformers", "peft"}
+# Each case in a child of a process that has imported what all of them do.
+CASES = """
+import importlib, json, os, sys
+cases, libraries = json.loads(sys.argv[1])
+for name in set.intersection(*map(set, cases)):
+    importlib.import_module(name)
+for names in cases:
+    if not os.fork():
+        for name in names:
+            importlib.import_module(name)
+        compiler = "torch._inductor.compile_fx" in sys.modules
+        print(json.dumps([sorted({*libraries} & sys.modules.keys()), compiler]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["base", "quantize", "pretrain", "adapt", "decode", "score", "study", "sensitivity"])
-def test_a_stage_that_has_nothing_to_do_loads_none_of_the_large_libraries(stage):
-    large = {"espnet2", "transformers", "peft", "torch._dynamo"}
-    program = f"import sys, pqm_plugin.stages.{stage}; print(*{large} & sys.modules.keys())"
+def test_workers_have_the_libraries_of_their_stage_and_model_and_no_compiler(tmp_path):
+    expected = {
+        ("decode", "config.yaml"): {"espnet2"},
+        ("decode", "config.json"): {"transformers"},
+        ("adapt", "config.yaml"): LIBRARIES,
+        ("adapt", "config.json"): {"transformers", "peft"},
+        ("adapt", ""): LIBRARIES,
+    }
+    cases = []
+    for place, (stage, config) in enumerate(expected):
+        recipe = Recipe(base="some", expdir=tmp_path / str(place))
+        recipe.base_dir.mkdir(parents=True)
+        if config:
+            (recipe.base_dir / config).write_text('{"model_type": "whisper"}' if config.endswith("json") else "")
+        cases.append(preloaded(stage, recipe))
+    given = json.dumps([cases, sorted(LIBRARIES)])
 
     # Libraries say on standard error what they lack, on some processors.
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", CASES, given], capture_output=True, text=True, check=True)
 
-    assert found.stdout.strip() == ""
-
-
-LIBRARIES = {"espnet2", "transformers", "peft"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "config", "libraries"),
-    [
-        ("decode", "config.yaml", {"espnet2"}),
-        ("decode", "config.json", {"transformers"}),
-        ("adapt", "config.yaml", LIBRARIES),
-        ("adapt", "config.json", {"transformers", "peft"}),
-        ("adapt", None, LIBRARIES),
-    ],
-)
-def test_workers_have_the_libraries_of_their_stage_and_model_and_no_compiler(tmp_path, stage, config, libraries):
-    recipe = Recipe(base="some", expdir=tmp_path)
-    recipe.base_dir.mkdir()
-    if config:
-        (recipe.base_dir / config).write_text('{"model_type": "whisper"}' if config.endswith("json") else "")
-    program = (
-        f"import importlib, sys\nfor name in {preloaded(stage, recipe)}: importlib.import_module(name)\n"
-        f"print(*{LIBRARIES} & sys.modules.keys())\nsys.exit('torch._inductor.compile_fx' in sys.modules)"
-    )
-
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-
-    assert set(found.stdout.split()) == libraries
+    assert [json.loads(line) for line in found.stdout.splitlines()] == [
+        [sorted(libraries), False] for libraries in expected.values()
+    ]
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Which kinds of layer pay for 4 bits: each alone, all, and all but some, on the target speakers' dev utterances."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,9 +34,6 @@ def run(recipe: Recipe) -> None:
     """
     material = Material(recipe)
     utterances = [found for speaker in material.speakers() for found in material.utterances("dev", speaker)]
-    opened = open_base(recipe, "full", n_threads=recipe.n_threads)
-    references = [material.fit.apply(utterance.text) for utterance in utterances]
-    ready = examples(opened.recognizer, utterances, material.fit)
     record = recipe.packed_dir / RECORD
     request = {
         "weights_sha256": weights_hash(weights_file(recipe, "full")),
@@ -45,9 +42,15 @@ def run(recipe: Recipe) -> None:
         "utterances": digest(utterances),
     }
     rows = read_json(record)["rows"] if is_done(record, request, str(record)) else []
+    if _is_whole(rows, recipe.config.quantize.keep):
+        logging.info("%s is there already", record)
+        return
+    opened = open_base(recipe, "full", n_threads=recipe.n_threads)
+    references = [material.fit.apply(utterance.text) for utterance in utterances]
+    ready = examples(opened.recognizer, utterances, material.fit)
     meta = {**provenance(recipe, f"--n_threads {recipe.n_threads}"), "set": recipe.target_set, "split": "dev"}
     kinds = opened.recognizer.layer_kinds()
-    for setting, chosen in tqdm(_variants(kinds, recipe.config.quantize.keep).items(), desc="sensitivity"):
+    for setting, chosen in tqdm(_variants(kinds.values(), recipe.config.quantize.keep).items(), desc="sensitivity"):
         if setting not in {row["setting"] for row in rows}:
             recognizer = _variant(recipe, kinds, chosen, opened.recognizer)
             measured = _measure(recognizer, ready, references)
@@ -56,9 +59,16 @@ def run(recipe: Recipe) -> None:
             logging.info("%s", rows[-1])
 
 
-def _variants(kinds: Mapping[str, str], keep: Sequence[str]) -> dict[str, list[str]]:
+def _is_whole(rows: Sequence[Mapping[str, Any]], keep: Sequence[str]) -> bool:
+    """Whether every variant is measured, told without the model: its kinds stand before the row of all."""
+    measured = {row["setting"] for row in rows}
+    kinds = [setting.removeprefix("only ") for setting in measured if setting.startswith("only ")]
+    return "all" in measured and measured >= _variants(kinds, keep).keys()
+
+
+def _variants(kinds: Iterable[str], keep: Sequence[str]) -> dict[str, list[str]]:
     """The kinds that are quantised in each row of the table."""
-    every = sorted(set(kinds.values()))
+    every = sorted(set(kinds))
     singles = {f"only {kind}": [kind] for kind in every}
     without = {f"all but {kind}": [other for other in every if other != kind] for kind in keep}
     default = {f"all but {', '.join(keep)}": [kind for kind in every if kind not in keep]} if len(keep) > 1 else {}

@@ -185,20 +185,34 @@ def test_what_standard_output_does_not_take_is_one_line_and_exit_1(conformer):
 def test_standard_output_of_any_encoding_and_names_that_are_no_text_are_taken(conformer, recordings, encoding):
     sound = os.fsencode(recordings) + b"/\xc4.wav"
     os.rename(recordings / "0.wav", sound)
-    command = [sys.executable, "-m", "pqm_plugin.commands", "transcribe"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    # Several calls of the command in one interpreter, which has to import what they need once.
+    program = """
+import os, sys
+from pqm_plugin.commands.__main__ import main
+calls = [[]]
+for argument in sys.argv[1:]:
+    calls.append([]) if argument == "--then" else calls[-1].append(argument)
+for call in calls:
+    status = main(["transcribe", *call])
+    sys.stdout.flush()
+    os.write(1, b"\\0%d\\0" % status)
+"""
+    calls = [conformer, sound, sound, "--then", conformer, sound, "--format", "json"]
+    calls += ["--then", conformer, sound, "--format", "json", "--out", recordings / "out"]
 
-    def run(*arguments):
-        return subprocess.run([*command, *arguments], capture_output=True, env=environment, check=False)
+    def run(*command):
+        return subprocess.run([sys.executable, *command], capture_output=True, env=environment, check=False)
 
-    shown, text, objects = run("--help"), run(conformer, sound, sound), run(conformer, sound, "--format", "json")
-    written = run(conformer, sound, "--format", "json", "--out", recordings / "out")
+    shown, done = run("-m", "pqm_plugin.commands", "transcribe", "--help"), run("-c", program, *calls)
 
-    assert [one.returncode for one in (shown, text, objects, written)] == [0] * 4
+    assert shown.returncode == done.returncode == 0, done.stderr
     assert shown.stderr.count(b"cannot write") == (encoding != "utf-8")
-    assert text.stdout.startswith(sound + b"\t")
+    text, status, objects, *statuses = done.stdout.split(b"\0")
+    assert [status, *statuses] == [b"0", b"0", b"", b"0", b""]
+    assert text.startswith(sound + b"\t")
     [kept] = (recordings / "out").iterdir()
-    for found in (objects.stdout, kept.read_bytes()):
+    for found in (objects, kept.read_bytes()):
         assert os.fsencode(json.loads(found.decode("utf-8"))["audio"]) == sound
 
 

@@ -18,7 +18,7 @@ pretrain: {epochs: 1, learning_rate: 0.01}
 adapt: {epochs: 1, learning_rate: 0.01}
 decode: {beam_size: 1, ctc_weight: 0.5}
 """
-SYSTEMS = ["nf4", "nf4+speaker", "nf4+other"]
+SYSTEMS = ["nf4", "nf4+speaker"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Simulated devices: one a reader, the same in every utterance, and nothing of the corpus is lost."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import soundfile
 
 from pqm_plugin.corpus.readers.librispeech import read
 from pqm_plugin.files import read_json
+from tests.egs.scripts import loaded, run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "egs/librispeech/local/simulate_device.py"
@@ -18,13 +18,7 @@ SCRIPT = ROOT / "egs/librispeech/local/simulate_device.py"
 
 @pytest.fixture(scope="module")
 def simulator():
-    spec = importlib.util.spec_from_file_location("simulate_device", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulate_device"] = module
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 def test_the_same_seed_and_reader_have_the_same_device_and_others_have_others(simulator):
@@ -57,12 +51,10 @@ def test_the_noise_is_as_loud_as_drawn_and_the_band_is_kept(simulator):
 
 def test_a_set_is_written_whole_under_a_name_of_its_own_and_twice_the_same(make_corpus, tmp_path):
     corpus = make_corpus({"dev": {"84-1-0000": "GO ON", "84-1-0001": "STOP", "777-2-0000": "NO"}}, n_samples=8000)
-    commands = [
-        [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "dev", "--out", tmp_path / name] for name in ("a", "b")
-    ]
+    alone, here = (["--corpus", corpus, "--sets", "dev", "--out", tmp_path / name] for name in ("a", "b"))
 
-    for command in commands:
-        subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+    subprocess.run([sys.executable, SCRIPT, *alone], check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+    assert run_script(SCRIPT, *here).returncode == 0
 
     before, after = list(read(corpus, "dev")), list(read(tmp_path / "a", "dev-device"))
     assert [(one.utterance, one.text) for one in before] == [(one.utterance, one.text) for one in after]
@@ -76,9 +68,9 @@ def test_a_set_is_written_whole_under_a_name_of_its_own_and_twice_the_same(make_
 
 def test_to_learn_from_readers_are_heard_through_several_devices_and_stay_who_they_are(make_corpus, tmp_path):
     corpus = make_corpus({"sat": {"84-1-0000": "GO ON", "84-1-0001": "STOP"}}, n_samples=8000)
-    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "sat", "sat:3", "--out", tmp_path / "out"]
+    asked = ["--corpus", corpus, "--sets", "sat", "sat:3", "--out", tmp_path / "out"]
 
-    subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+    assert run_script(SCRIPT, *asked).returncode == 0
 
     once, often = (list(read(tmp_path / "out", name)) for name in ("sat-device", "sat-device3"))
     assert [one.utterance for one in often] == [
@@ -94,9 +86,9 @@ def test_to_learn_from_readers_are_heard_through_several_devices_and_stay_who_th
 
 def test_a_number_of_devices_that_is_none_is_named(make_corpus, tmp_path):
     corpus = make_corpus({"sat": {"84-1-0000": "GO ON"}})
-    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "sat:0", "--out", tmp_path / "out"]
+    asked = ["--corpus", corpus, "--sets", "sat:0", "--out", tmp_path / "out"]
 
-    ended = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    ended = run_script(SCRIPT, *asked)
 
     assert ended.returncode == 1
     assert "such as sat:4" in ended.stderr
@@ -106,14 +98,13 @@ def test_another_seed_or_range_of_noise_gives_other_sound_and_the_record_tells_t
     simulator, make_corpus, tmp_path
 ):
     corpus = make_corpus({"dev": {"84-1-0000": "GO ON"}}, n_samples=8000)
-    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "dev", "--out", tmp_path / "out"]
+    asked = ["--corpus", corpus, "--sets", "dev", "--out", tmp_path / "out"]
     sound, record = (tmp_path / "out/dev-device" / name for name in ("84/1/84-1-0000.flac", "made.json"))
     heard, said, devices = [], [], []
 
     for further in ([], [], ["--seed", "1"], ["--seed", "1", "--snr_db", "30", "40"]):
-        done = subprocess.run(
-            [*command, *further], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
-        )
+        done = run_script(SCRIPT, *asked, *further)
+        assert done.returncode == 0, done.stderr
         heard.append((sound.read_bytes(), sound.stat().st_ino))
         said.append(done.stderr)
         devices.append(simulator.Device(**read_json(record)["readers"]["84"][0]))
@@ -131,17 +122,16 @@ def test_another_seed_or_range_of_noise_gives_other_sound_and_the_record_tells_t
 
 def test_simulated_readers_without_a_record_are_kept_where_their_device_is_the_one_asked_for(make_corpus, tmp_path):
     corpus = make_corpus({"sat": {"84-1-0000": "GO ON", "84-1-0001": "STOP"}}, n_samples=8000)
-    command = [sys.executable, SCRIPT, "--corpus", corpus, "--sets", "sat:2", "--out", tmp_path / "out"]
+    asked = ["--corpus", corpus, "--sets", "sat:2", "--out", tmp_path / "out"]
     record = tmp_path / "out/sat-device2/made.json"
-    subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+    assert run_script(SCRIPT, *asked).returncode == 0
     before = record.read_bytes()
     said = []
 
     for further in ([], ["--seed", "1"]):
         record.unlink()
-        done = subprocess.run(
-            [*command, *further], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
-        )
+        done = run_script(SCRIPT, *asked, *further)
+        assert done.returncode == 0, done.stderr
         said.append((done.stderr, record.read_bytes() == before))
 
     assert [("it is kept" in text, "making it again" in text, same) for text, same in said] == [

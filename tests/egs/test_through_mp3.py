@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,17 @@ import soundfile
 
 from pqm_plugin.corpus.readers.librispeech import read
 from pqm_plugin.files import read_json
+from tests.egs.scripts import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "egs/librispeech/local/through_mp3.py"
 RATE = 16000
 
 
-def run(*arguments):
+run = partial(run_script, SCRIPT)
+
+
+def run_alone(*arguments):
     command = [sys.executable, SCRIPT, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
 
@@ -41,7 +46,7 @@ def clicks(make_corpus):
 
 
 def test_utterances_keep_their_names_lengths_and_places_and_lose_what_is_above_the_cut_off(clicks, tmp_path):
-    done = run("--corpus", clicks, "--sets", "sat", "--out", tmp_path / "out")
+    done = run_alone("--corpus", clicks, "--sets", "sat", "--out", tmp_path / "out")
 
     assert done.returncode == 0, done.stderr
     before, after = list(read(clicks, "sat")), list(read(tmp_path / "out", "sat-mp3"))

@@ -1,4 +1,7 @@
-"""Thousands of broken packs, adapters and manifests: each ends in an error for people, or in a whole model."""
+"""Broken packs, adapters and manifests: each ends in an error for people, or in a whole model.
+
+Hundreds by default, thousands with PQM_FUZZ=10, as .ci/run asks.
+"""
 
 import json
 import random
@@ -20,6 +23,7 @@ from pqm_plugin.personal.manifest import Manifest
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
 from pqm_plugin.personal.packing import pack
 from pqm_plugin.personal.unpacking import unpack
+from tests.faults import contents, tries
 from tests.personal.conftest import TEXTS, noise
 
 pytestmark = pytest.mark.slow
@@ -92,28 +96,31 @@ def ends_well(step: Callable[[], object], what: object) -> bool:
     return True
 
 
-def test_2000_broken_packs_leave_no_model_or_the_very_same(whole, tmp_path):
+def test_broken_packs_leave_no_model_or_the_very_same(whole, tmp_path):
     data = (whole / "a.pqm").read_bytes()
     bad, out = tmp_path / "bad.pqm", tmp_path / "in/out"
-    expected = {path.name: path.read_bytes() for path in (whole / "model").glob("*.safetensors")}
+    unpack(whole / "a.pqm", tmp_path / "as_packed")
+    expected = contents(tmp_path / "as_packed")
+    shutil.rmtree(tmp_path / "as_packed")
+    assert any(name.endswith("adapter_model.safetensors") for name in expected)
     n_whole = 0
 
-    for seed in range(2000):
+    for seed in tries(200):
         bad.write_bytes(broken_bytes(data, random.Random(seed)))
         if ends_well(lambda: unpack(bad, out), seed):
             n_whole += 1
-            assert {path.name: path.read_bytes() for path in out.glob("*.safetensors")} == expected
+            assert contents(out) == expected, seed
             shutil.rmtree(out)
         assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != bad], seed
 
-    # A flipped bit in a date or a comment harms nothing; most changes must have been found.
-    assert n_whole < 600
+    # A flipped bit in a time of the archive harms nothing: what is unpacked is the same to the byte.
+    assert n_whole < len(tries(200)) / 5
 
 
-def test_1000_broken_manifests_are_refused_or_as_good_as_before(whole):
+def test_broken_manifests_are_refused_or_as_good_as_before(whole):
     manifest = json.loads(Manifest.parse(_manifest(whole), "a").to_bytes())
 
-    for seed in range(1000):
+    for seed in tries(100):
         made = json.dumps(broken_json(manifest, random.Random(seed))).encode()
         ends_well(lambda data=made: Manifest.parse(data, "bad"), seed)
         ends_well(lambda s=seed: Manifest.parse(broken_bytes(_manifest(whole), random.Random(s)), "bad"), seed)
@@ -128,11 +135,11 @@ def _manifest(whole: Path) -> bytes:
         return archive.read("manifest.json")
 
 
-def test_1500_broken_adapters_are_refused_before_peft_reads_them(whole, tmp_path):
+def test_broken_adapters_are_refused_before_peft_reads_them(whole, tmp_path):
     adapter = shutil.copytree(whole / "model/speakers/ada", tmp_path / "ada")
     for name, check in ((CONFIG, check_adapter), (INFO, read_info), (WEIGHTS, check_adapter)):
         data = (adapter / name).read_bytes()
-        for seed in range(500):
+        for seed in tries(50):
             chance = random.Random(seed)
             if name == WEIGHTS or seed % 2:
                 (adapter / name).write_bytes(broken_bytes(data, chance))
@@ -163,7 +170,7 @@ def test_what_peft_would_act_upon_is_refused(whole, tmp_path, change):
         check_adapter(adapter)
 
 
-def test_1000_broken_records_are_told_or_refused(whole, tmp_path):
+def test_broken_records_are_told_or_refused(whole, tmp_path):
     model = shutil.copytree(whole / "model", tmp_path / "model")
     results = {"meta": {"set": "dev"}, "systems": {"nf4": {"wer": 0.1, "wer_ci95": [0, 1], "utterances": 3}}}
     about = {"licence": "MIT", "source": "x", "decode": {"beam_size": 2}, "enroll": {"rank": 2, "alpha": 1.0}}
@@ -179,21 +186,21 @@ def test_1000_broken_records_are_told_or_refused(whole, tmp_path):
 
     for path in (model / "results.json", model / "about.json", model / "meta.json", ada):
         good = read_json(path)
-        for seed in range(250):
+        for seed in tries(25):
             path.write_text(json.dumps(broken_json(good, random.Random(seed))))
             ends_well(read, (path.name, seed))
         write_json(path, good)
     read()
 
 
-def test_60_broken_weights_with_a_right_hash_build_no_model_or_one_of_the_right_shape(whole, tmp_path):
+def test_broken_weights_with_a_right_hash_build_no_model_or_one_of_the_right_shape(whole, tmp_path):
     model = shutil.copytree(whole / "model", tmp_path / "model")
     data, meta = (model / "model.safetensors").read_bytes(), read_json(model / "meta.json")
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     inner = json.loads(header["__metadata__"]["pqm"])
 
-    for seed in range(60):
+    for seed in tries(9):
         chance = random.Random(seed)
         if seed % 3 == 0:
             made = broken_bytes(data, chance)

@@ -1,6 +1,9 @@
 """The line as a whole, on a tiny model: what each stage leaves, and that a second run changes nothing."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from pqm_plugin.personal.options import search_options
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import open_base
 from tests.stages.conftest import write_tiny_corpus
+from tests.stages.test_kill import command
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +65,28 @@ def test_running_all_again_does_nothing_anew_and_changes_no_byte(recipe, run, ca
     assert "is there already" in caplog.text
     assert "0 speakers to adapt" in caplog.text
     assert "0 decoding jobs" in caplog.text
+
+
+def test_stages_that_have_nothing_to_do_load_none_of_the_large_libraries(recipe, run):
+    stages = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "sensitivity", "report")
+    recipe = dataclasses.replace(recipe, systems=("full", "nf4", "nf4+sat", "nf4+speaker", "nf4+other"))
+    run("data", "base", "quantize", "pretrain", "adapt", "decode", "score", of=recipe)
+    run("sensitivity", of=recipe)
+    program = """
+import json, sys
+from pqm_plugin.__main__ import main
+import pqm_plugin.stages.study
+for call in json.loads(sys.argv[1]):
+    status = main(call)
+    print(status, call[0], *sorted({"espnet2", "transformers", "peft", "torch._dynamo"} & sys.modules.keys()))
+"""
+    calls = json.dumps([command(stage, recipe)[3:] for stage in stages])
+
+    found = subprocess.run([sys.executable, "-c", program, calls], capture_output=True, text=True, check=True)
+
+    # The report says where it is, too.
+    said = [line for line in found.stdout.splitlines() if line[:2] in ("0 ", "1 ", "2 ")]
+    assert said == [f"0 {stage}" for stage in stages], found.stderr
 
 
 def test_two_runs_with_one_seed_give_the_same_bytes(recipe, run, tmp_path):
