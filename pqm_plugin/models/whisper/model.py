@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import read_json
 from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
 from pqm_plugin.models.language import language_code
 from pqm_plugin.models.options import SearchOptions
@@ -230,8 +231,16 @@ class Whisper(Recognizer):
 
 def read_facts(folder: Path) -> Facts:
     """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
-    extractor = whisper_library.WhisperFeatureExtractor.from_pretrained(folder)
-    return Facts(int(extractor.sampling_rate), None, writes_case(folder))
+    return Facts(_sample_rate(folder), None, writes_case(folder))
+
+
+def _sample_rate(folder: Path) -> int:
+    """In Hz; from the usual file without transformers, which takes seconds to import."""
+    path = folder / "preprocessor_config.json"
+    rate = read_json(path).get("sampling_rate") if path.is_file() else None
+    if isinstance(rate, int) and rate > 0:
+        return rate
+    return int(whisper_library.WhisperFeatureExtractor.from_pretrained(folder).sampling_rate)
 
 
 class WhisperFamily(Family):
