@@ -92,6 +92,14 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a genuine wav2vec 2.0 with a CTC layer, of 24,000 random weights and 32 character tokens."""
+    from tests.tiny import make_tiny_ctc
+
+    return make_tiny_ctc(tmp_path_factory.mktemp("tiny") / "tiny_ctc")
+
+
+@pytest.fixture(scope="session")
 def tiny_multilingual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a tiny Whisper of `tests.tiny.LANGUAGES`, which finds German in whatever it hears."""
     from tests.tiny import LANGUAGES, make_tiny_whisper, prefer_language

@@ -184,7 +184,7 @@ class CtcRecognizer(Recognizer):
         return [[token for token in path if token != self._blank] for path in paths]
 
     def _without_padding(self, layer: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        """What a convolution over positions gives, (B, D, T), zero behind each row, as the next one pads a row alone."""
+        """What a convolution over positions gives, (B, D, T), zero behind each row: so the next one finds it alone."""
         return output if self._inside is None else output * self._inside[:, None]
 
 
