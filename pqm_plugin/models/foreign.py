@@ -75,7 +75,10 @@ def _of_folder(folder: Path) -> str:
     config = _object(folder / _CONFIG)
     if config.get("model_type", "whisper") != "whisper":
         kind = _plain(config["model_type"])
-        return f"a {kind} model of Hugging Face, whose layers are not known here: give a Whisper model"
+        return (
+            f"a {kind} model of Hugging Face, whose layers are not known here: give a Whisper model, or a CTC model "
+            "(ForCTC) of wav2vec2, hubert, wavlm or data2vec-audio"
+        )
     if any(folder.glob("*.onnx")) or any(folder.glob("onnx/*.onnx")):
         return f"an ONNX model, from which weights are not read: {_ORIGINAL}"
     for path in sorted([*folder.glob("*.nemo"), *folder.glob("*.gguf"), *folder.glob("ggml*.bin")]):

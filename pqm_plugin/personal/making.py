@@ -37,7 +37,8 @@ def quantize(
     """Pack the model that `source` names into the new folder `out`, in NF4 with double-quantised scales.
 
     Args:
-        source: an ESPnet experiment folder, packed zip or model-zoo tag, a Whisper folder, `.pt` file or hub name.
+        source: an ESPnet experiment folder, packed zip or model-zoo tag, a Whisper folder, `.pt` file or hub
+            name, or a folder or hub name of a CTC model (wav2vec2, hubert, wavlm, data2vec-audio).
         licence: of the source, as its publisher words it.
         keep: layer kinds to leave in bfloat16; default: those of `SPARED` that the model has.
         calibrate: folders of recordings, or files, by which weights are rounded so that what layers compute of speech

@@ -39,7 +39,7 @@ class Recipe:
 
     corpus: Path | None = _option(None, "corpus as distributed")
     reader: str = _option("librispeech", "layout of the corpus: a module of pqm_plugin/corpus/readers")
-    base: str = _option("", "ESPnet or Whisper folder, packed zip, .pt file, name on a hub, or 'train'")
+    base: str = _option("", "folder of ESPnet, Whisper or a CTC model, packed zip, .pt file, name on a hub, or 'train'")
     target_set: str = _option("", "set of the corpus that holds the target speakers")
     sat_sets: tuple[str, ...] = _option((), "sets for LoRA pre-training, '' for none; targets are left out of them")
     train_set: str = _option("", "set that '--base train' trains on")
@@ -62,7 +62,7 @@ class Recipe:
     language: str = _option(
         "", "of the speech: a name or code, or auto for what a multilingual Whisper finds; default: that of pqm_config"
     )
-    family: str = _option("espnet_aed", "model family that '--base train' trains: a module of pqm_plugin/models")
+    family: str = _option("espnet_aed", "model family that '--base train' trains: see pqm_plugin/models/families.py")
     asr_config: Path | None = _option(None, "training configuration for '--base train', in the family's own format")
     token_type: str = _option("bpe", "tokens of '--base train': bpe or char")
     n_tokens: int = _option(500, "size of the token list of '--base train'")

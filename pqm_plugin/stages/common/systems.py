@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pqm_plugin.adapters.options import OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.families import family_of
+from pqm_plugin.models.families import FAMILIES, family_of
 from pqm_plugin.stages.common.opening import BASE_KINDS, ROUNDED
 from pqm_plugin.stages.recipe import Recipe
 
@@ -17,10 +17,12 @@ ADAPTERS = ("sat", "speaker", "other")
 """Those of the table, in its order."""
 CHECKED = ("full", "nf4", "nf4+sat")
 """Systems for the control set, whose speakers have no adapters of their own."""
-COPY, TOOLKIT_LORA = "copy", "espnet-lora"
-CONTROLS = {COPY: "copies", TOOLKIT_LORA: "espnet-lora"}
+COPY = "copy"
+TOOLKIT_LORAS = tuple(family.TOOLKIT_LORA for family in FAMILIES if family.TOOLKIT_LORA)
+CONTROLS = {COPY: "copies", **{name: name for name in TOOLKIT_LORAS}}
 """What a speaker may have of the full-precision base beside an adapter, and the folder of each kind."""
-_ADAPTER = re.compile(r"(?P<kind>sat|speaker|speaker-unsup|other|copy|espnet-lora)(?P<number>[1-9]\d*)?")
+_KINDS = "|".join(("sat", "speaker", "speaker-unsup", "other", *map(re.escape, CONTROLS)))
+_ADAPTER = re.compile(rf"(?P<kind>{_KINDS})(?P<number>[1-9]\d*)?")
 _NUMBERED = ("other", "speaker-unsup")
 
 
@@ -30,7 +32,7 @@ class System:
 
     `adapter` is empty, `sat`, `speaker`, `other` (or `other2`: of the speaker two places on in the list, and so on),
     `speaker-unsup` (or `speaker-unsup2`: after two rounds, and so on), or, over the full-precision base, `copy` (every
-    weight fine-tuned for the speaker) or `espnet-lora` (ESPnet's own LoRA).
+    weight fine-tuned for the speaker) or one of `TOOLKIT_LORAS` (the LoRA of the family's own toolkit).
     """
 
     key: str
@@ -61,7 +63,7 @@ class System:
 class AdapterSet:
     """The target speakers' adapters on one base: from transcripts (`rounds` 0), or from the model's own words.
 
-    Where `control` is `copy` or `espnet-lora`, they are such, from transcripts, instead of our adapters.
+    Where `control` is one of `CONTROLS`, they are such, from transcripts, instead of our adapters.
     """
 
     base_kind: str
@@ -70,8 +72,8 @@ class AdapterSet:
 
     @property
     def from_sat(self) -> bool:
-        """Whether they start from the speaker-independent adapter, if there is one; ESPnet's LoRA knows of none."""
-        return self.control != TOOLKIT_LORA
+        """Whether they start from the speaker-independent adapter, if there is one; a toolkit's LoRA knows of none."""
+        return self.control not in TOOLKIT_LORAS
 
     @property
     def weights(self) -> str:
@@ -171,11 +173,12 @@ def check_toolkit(recipe: Recipe) -> None:
     Raises:
         PqmError: if it has not.
     """
-    wanted = [system.key for system in _adapted(recipe) if system.adapter == TOOLKIT_LORA]
+    wanted = [system for system in _adapted(recipe) if system.adapter in TOOLKIT_LORAS]
     if wanted:
         family = family_of(recipe.base_dir)
-        if family.TOOLKIT_LORA != TOOLKIT_LORA:
-            raise PqmError(f"--systems {wanted[0]}: {family.NAME} models have no such LoRA; leave it out")
+        for system in wanted:
+            if system.adapter != family.TOOLKIT_LORA:
+                raise PqmError(f"--systems {system.key}: {family.NAME} models have no such LoRA; leave it out")
 
 
 def adapter_of(recipe: Recipe, system: System, speaker: str, speakers: Sequence[str]) -> Path | None:

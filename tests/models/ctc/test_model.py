@@ -111,7 +111,7 @@ def test_a_lower_case_vocabulary_is_written_as_its_tokeniser_does(tiny_ctc, tmp_
     assert ours.recognize([clip(0)])[0].text == opened(tiny_ctc).recognize([clip(0)])[0].text.lower()
 
 
-def test_older_names_half_precision_and_a_mask_that_is_lacking_are_read(tiny_ctc, tmp_path):
+def test_older_names_and_a_mask_that_is_lacking_are_read(tiny_ctc, tmp_path):
     folder = shutil.copytree(tiny_ctc, tmp_path / "older")
     state = load_file(folder / "model.safetensors")
     renamed = {
