@@ -10,7 +10,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="MODEL",
         help="ESPnet experiment folder, packed zip or model-zoo tag; Whisper folder (Hugging Face or "
-        "CTranslate2), .pt file or hub name",
+        "CTranslate2), .pt file or hub name; folder or hub name of a CTC model",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the 4-bit model")
     parser.add_argument("--licence", default="", help="licence of MODEL, for the card of a pack")

@@ -255,8 +255,8 @@ def read_facts(folder: Path) -> Facts:
 class CtcFamily(Family):
     """CTC models of transformers in Hugging Face's format."""
 
-    NAME = "CTC"
-    KEY = "ctc"
+    NAME = "transformers CTC"
+    KEY = "transformers_ctc"
     TOOLKIT = "transformers"
     LIBRARY = "pqm_plugin.models.ctc.loaded"
     BASELINES = {

@@ -77,7 +77,7 @@ def test_a_personal_model_is_made_enrolled_and_used_by_commands(packed, tmp_path
 
     assert plain != adapted
     assert main(["info", str(packed)]) == 0
-    assert "(CTC)" in capsys.readouterr().out
+    assert "(transformers CTC)" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def test_options_and_training_that_a_ctc_model_lacks_are_refused_by_name(tiny_ct
 
     with pytest.raises(PqmError, match="decode.length_bonus: a CTC model has no such option"):
         family.search_options(SearchOptions(length_bonus=1.0))
-    with pytest.raises(PqmError, match="--base train: CTC models are not trained here; give a model as --base"):
+    with pytest.raises(PqmError, match="--base train: transformers CTC models are not trained here; give a model"):
         family.training_sample_rate(tmp_path / "config.yaml")
     with pytest.raises(PqmError, match="language auto: a model of transformers cannot tell the language"):
         family.spoken_language(tiny_ctc, "auto")
