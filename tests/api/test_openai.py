@@ -99,7 +99,7 @@ def test_a_file_that_is_no_sound_is_named_without_a_path_of_the_server(client, s
 
         assert "the recording" in told.value.message
         assert str(served.scratch) not in told.value.message and "call_" not in told.value.message
-    assert not list(served.scratch.iterdir())
+    assert not list(served.scratch.rglob("call_*"))
 
 
 def test_without_the_key_nothing_is_answered_and_the_page_wants_it_too(served, speech):

@@ -65,7 +65,7 @@ def test_a_speaker_is_enrolled_with_events_heard_with_learned_anew_if_that_is_sa
     assert gone.json() == {"id": "eve", "object": "model", "deleted": True}
     assert heard().status_code == 404 and client.delete("speakers/eve").status_code == 404
     assert not list((served.model / "speakers").glob("*eve*/*"))
-    assert not list(served.scratch.iterdir())
+    assert not list(served.scratch.rglob("call_*"))
 
 
 @pytest.mark.parametrize(
