@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import meta, others_running
 from pqm_plugin.adapters.options import WEIGHTS
-from pqm_plugin.files import write_json
+from pqm_plugin.files import read_json, write_json
 from tests.tiny import make_tiny_conformer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +105,9 @@ def prepare(folder: Path, wanted: argparse.Namespace) -> Path:
         shutil.copytree(wanted.packed, model, ignore=shutil.ignore_patterns("speakers*", "decode_*"))
     else:
         quantize(str(make_tiny_conformer(folder / "tiny")), model)
+        # Random weights write until they may not.
+        search = {"beam_size": 2, "max_length_ratio": 0.1}
+        write_json(model / "about.json", {**read_json(model / "about.json"), "decode": search})
     noise = np.random.default_rng(0)
     clips = [noise.integers(-3000, 3000, 32000, dtype=np.int16) for _ in TEXTS]
     options = EnrollOptions(epochs=1, few_epochs=1)

@@ -10,6 +10,7 @@ import pqm_plugin
 from pqm_plugin.api.batcher import Batcher, GoneError
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.personal.making import quantize
 from tests.personal.conftest import noise
 
 pytestmark = pytest.mark.slow
@@ -110,3 +111,22 @@ def test_an_adapter_that_was_written_anew_is_read_anew(loaded, tmp_path, model):
     shutil.copy(copy / "speakers/bob/adapter_model.safetensors", copy / "speakers/ada/adapter_model.safetensors")
 
     assert before != heard.transcribe(noise(0), "ada").segments[0].score == other
+
+
+def test_callers_of_other_languages_share_no_batch_and_have_the_words_of_each_alone(tiny_multilingual, tmp_path):
+    quantize(str(tiny_multilingual), tmp_path / "model")
+    model = pqm_plugin.load(tmp_path / "model")
+    asked = [(seed, language) for seed in range(4) for language in ("en", "de", "auto")]
+    expected = [model.transcribe(noise(seed), language=language) for seed, language in asked]
+    batcher = Batcher(model)
+
+    def heard(one):
+        hearing = model.hear(noise(one[0]), language=one[1], search=batcher.searching(threading.Event()))
+        return [segment.text for segment in hearing], hearing.language
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = list(pool.map(heard, asked))
+    batcher.close()
+
+    assert [words for words, _ in found] == [[part.text for part in each.segments] for each in expected]
+    assert [language for _, language in found] == ["en", "de", "de"] * 4
