@@ -29,19 +29,17 @@ def old(request, tmp_path, monkeypatch):
     return tmp_path
 
 
+MADE = ("meta.json", "pqm.json", "pqm_base.json", "adapter_config.json")
+
+
 def contents(folder):
-    """Return every result below a folder: its time of change and the hash of its bytes."""
-    # Journals, and the index, which notes times that an archive does not keep.
-    files = [path for path in folder.rglob("*") if path.is_file() and "log" not in path.parts]
-    return {
-        path: (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in files
-        if path.name != "index.tsv" and not path.name.startswith(".")
-    }
+    """Return what was made below a folder, weights and records: its time of change and the hash of its bytes."""
+    made = [path for path in folder.rglob("*") if path.name in MADE or path.suffix in (".safetensors", ".pth")]
+    return {path: (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in made}
 
 
 @pytest.mark.slow
-def test_the_folders_of_a_recipe_count_as_done_and_keep_every_byte(old, caplog):
+def test_the_folders_of_a_recipe_count_as_done_and_nothing_is_made_again(old, caplog):
     caplog.set_level(logging.INFO)
     shutil.copytree("exp/tiny", "tiny")
     before = contents(old / "exp")
@@ -50,8 +48,7 @@ def test_the_folders_of_a_recipe_count_as_done_and_keep_every_byte(old, caplog):
         run_stage(stage, recipe())
 
     assert contents(old / "exp") == before
-    for done in ("exp/tiny", "exp/tiny_nf4", "exp/tiny_nf4/sat"):
-        assert f"{done} is there already" in caplog.text
+    assert "made with other settings" not in caplog.text
     assert "exp/tiny_nf4/speakers: 0 speakers to adapt, 2 done already" in caplog.text
     assert "0 decoding jobs" in caplog.text
 
@@ -77,7 +74,7 @@ def test_a_personal_model_and_its_pack_have_their_words(old):
         assert words_of(folder) == read_json(old / "words.json")
 
 
-def test_an_enrolment_counts_as_done_and_keeps_every_byte(old):
+def test_an_enrolment_counts_as_done_and_nothing_is_made_again(old):
     before = contents(old / "voice")
     texts = {name: words for name, _, words, _ in names()}
 
