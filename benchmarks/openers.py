@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pqm_plugin.models.names import LOADED
 
 from benchmarks.common import CONFIG
 from pqm_plugin.engine.opening import open_float, open_packed
@@ -14,7 +15,6 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
-from pqm_plugin.models.names import LOADED
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.stages.config import load_config
