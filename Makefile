@@ -15,8 +15,8 @@ demo: env  ## the whole line on a synthetic corpus that it makes itself; ends wi
 test: env lint  ## all tests
 	$(PYTEST)
 
-check: env lint  ## the quick round: style, types, and the tests that take no more than two seconds each
-	$(PYTEST) -m "not slow"
+check: env lint  ## the quick round: style, types, and the tests that need no more than two seconds and no real speech
+	$(PYTEST) -m "not slow and not real"
 
 docs: env  ## the pages of docs/ as a site in build/site
 	.venv/bin/python -m mkdocs build --strict

@@ -13,7 +13,7 @@ from pqm_plugin.engine.opening import open_float, open_packed
 from pqm_plugin.engine.packing import pack
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
-from pqm_plugin.models.families import family_of
+from pqm_plugin.models.families import family_of, libraries
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import quantize_layers
@@ -36,8 +36,8 @@ def import_stock() -> Any:
 
 def import_ours(model: Path) -> None:
     """The libraries that this package loads for the model, now instead of when it is opened."""
-    [name] = [LOADED[config] for config in LOADED if (model / config).is_file()]
-    import_module(name)
+    for name in libraries(model):
+        import_module(name)
 
 
 def stock(model: Path, search: SearchOptions, device: str, dtype: str = "float32") -> "Speech2Text":

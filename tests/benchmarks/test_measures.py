@@ -143,6 +143,7 @@ def test_the_command_is_written_without_the_places_of_this_machine(monkeypatch, 
     assert command == "python benchmarks/decode.py --out benchmarks/.parts/decode.json --model model --quick"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_adapters_are_held_or_paged_and_none_is_read_while_those_held_are_switched(tiny_conformer, tmp_path):
     folders = make_adapters(tiny_conformer, tmp_path, 10)

@@ -192,6 +192,7 @@ def test_a_quick_run_is_marked_as_one_and_may_lack_what_it_does_not_measure(resu
     assert "| `adapt.speakers10.speedup` | – | >= 3 | – |" in written
 
 
+@pytest.mark.slow
 def test_the_figure_has_its_five_panels_and_the_same_bytes_every_time(results, tmp_path):
     draw(results, tmp_path / "first.svg")
     draw(results, tmp_path / "again.svg")

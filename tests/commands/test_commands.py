@@ -243,6 +243,7 @@ def test_recordings_of_a_phone_are_enrolled_by_name_and_heard_from_standard_inpu
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_channel_is_heard_and_learned_from_and_two_people_on_two_channels_are_said(conformer, tmp_path, capsys):
     two = stereo(voice(0), voice(1))
     soundfile.write(tmp_path / "call.wav", two, 16000)

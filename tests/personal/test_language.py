@@ -74,6 +74,7 @@ def test_a_language_that_the_model_does_not_know_is_refused_before_it_is_loaded(
         pqm_plugin.load(german, language=language)
 
 
+@pytest.mark.slow
 def test_a_voice_is_learned_in_the_language_that_the_model_finds(german, tmp_path):
     clips, texts = [noise(seed) for seed in range(4)], TEXTS[:4]
     learned = {}
@@ -127,6 +128,7 @@ def test_a_voice_is_learned_in_the_language_of_the_command_line(german, recordin
     assert read_info(german / "speakers/ada").request["search"]["language"] == "de"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["de", "French"])
 def test_every_command_refuses_what_the_model_cannot_speak(
     whisper, tiny_whisper, recordings, tmp_path, capsys, language

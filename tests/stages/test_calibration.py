@@ -119,6 +119,7 @@ def test_nearest_levels_need_no_speech(recipe, run):
     assert "calibration" not in read_json(alone.packed_dir / "meta.json")["request"]
 
 
+@pytest.mark.slow
 def test_the_rounded_model_is_decoded_and_compared_as_a_system_of_its_own(calibrated, run):
     keys = ("full", "nf4-rtn", "nf4")
     run("data", "base", "quantize", "decode", "score", of=dataclasses.replace(calibrated, systems=keys))

@@ -186,6 +186,7 @@ def test_two_processes_do_not_train_into_one_folder(data, config, tmp_path):
         train(data, config, tmp_path / "exp")
 
 
+@pytest.mark.slow
 def test_training_leaves_the_number_of_threads_and_the_random_state_as_they_were(data, config, tmp_path):
     threads, state = torch.get_num_threads(), torch.get_rng_state()
 
