@@ -77,6 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pqm_serve_") as scratch:
         model = prepare(Path(scratch), wanted)
         requests = asked(Path(scratch), wanted)
+        speech_s = sum(soundfile.info(each.audio).duration for each in requests)
         with serving(model, wanted) as url:
             few = measured(url, requests, wanted)
         enroll_copies(model, [f"s{place:05d}" for place in range(wanted.speakers, wanted.enrolled)], noise=False)
@@ -86,7 +87,7 @@ def main() -> None:
         "speakers": wanted.speakers,
         "clients": wanted.clients,
         "requests": len(requests),
-        "speech_s": round(sum(soundfile.info(each.audio).duration for each in requests), 1),
+        "speech_s": round(speech_s, 1),
         **{name: value for name, value in few.items() if name != "words"},
         "enrolled": {"speakers": wanted.enrolled, **many},
     }
