@@ -189,6 +189,8 @@ class PackedModel:
             version = header.get("format_version")
             self._layers, self._tied = header.get("layers", {}), header.get("tied", {})
             self.built_in = frozenset(header.get("built_in", ()))
+            if not isinstance(self._layers, dict) or not isinstance(self._tied, dict):
+                raise TypeError("its header has no table of layers")
         except (ValueError, AttributeError, TypeError) as error:
             raise PqmError(f"{path} is damaged ({error}): fetch or make it again") from error
         if version != FORMAT_VERSION:
@@ -245,7 +247,7 @@ class PackedModel:
         Raises:
             PqmError: if it is missing or of another shape.
         """
-        owner = self._tied.get(name, name) if isinstance(self._tied, Mapping) else name
+        owner = self._tied.get(name, name)
         if owner not in self._file.names():
             raise PqmError(f"{self.path} does not fit this model: missing {name}")
         found = self._tensor(owner)

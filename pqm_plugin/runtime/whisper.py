@@ -87,6 +87,14 @@ class RuntimeWhisper:
             return {}
         return {name.strip("<|>"): number for name, number in self._settings["lang_to_id"].items()}
 
+    def known_language(self, language: str | None, default: str) -> str:
+        """The code that the model has for a language, or `auto`; None stands for `default`.
+
+        Raises:
+            PqmError: if the model does not know it.
+        """
+        return known_language(default if language is None else language, self._languages)
+
     def speak(self, language: str) -> None:
         """Give the decoder this language's token from now on.
 
