@@ -52,4 +52,7 @@ def session(model: bytes, n_threads: int = 0) -> Any:
     options.enable_mem_pattern = False
     # Threads that wait for work spin for a while; other processes need the cores, too.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    found = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # It keeps the bytes that it was made of, as many as its weights have, for providers that may fail.
+    vars(found).pop("_model_bytes", None)
+    return found

@@ -223,6 +223,8 @@ class PackedModel:
                 scales = self._nested(owner, scales)
             elif scales.dtype != np.float32:
                 raise ValueError(f"scales of {scales.dtype}")
+        except PqmError:
+            raise
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise PqmError(f"{self.path}: packed weight of {layer} is missing or unfit ({error})") from error
         return Packed(shape, block, codes, scales, np.array(_LEVELS[quant_type], np.float32))
