@@ -295,7 +295,7 @@ class Family(ABC):
 
     def decode_stock(
         self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path
-    ) -> "StockDecode":
+    ) -> StockDecode:
         """Decode with the family's own tools, untouched by this package."""
         raise PqmError(f"system {key}: {self.NAME} models have no stock decoding; leave it out of --systems")
 

@@ -143,7 +143,8 @@ def _by_torch(
         from pqm_plugin.personal.model import PersonalModel
     except ModuleNotFoundError as error:
         raise PqmError(
-            f"{path}: {error.name} is not installed, and is needed to hear with it: pip install 'pqm_plugin[learn]'"
+            f"{path}: {error.name} is not installed, and only torch can compute this model: install pqm_plugin with "
+            "all that it needs"
         ) from error
     if n_threads > 0:
         torch.set_num_threads(n_threads)

@@ -62,7 +62,15 @@ class Graph:
             self._known[key] = name
         raw = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
         self._constants.append(
-            b"".join((*(_int(1, size) for size in array.shape), _int(2, _TYPES[array.dtype]), _text(8, name), _head(9, len(raw)), raw))
+            b"".join(
+                (
+                    *(_int(1, size) for size in array.shape),
+                    _int(2, _TYPES[array.dtype]),
+                    _text(8, name),
+                    _head(9, len(raw)),
+                    raw,
+                )
+            )
         )
         return name
 
@@ -74,7 +82,9 @@ class Graph:
         """A node with one output."""
         return self.add_many(op, inputs, 1, domain, **attributes)[0]
 
-    def add_many(self, op: str, inputs: Iterable[str], n_outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+    def add_many(
+        self, op: str, inputs: Iterable[str], n_outputs: int, domain: str = "", **attributes: Any
+    ) -> list[str]:
         """A node with several outputs."""
         outputs = [self.name(op) for _ in range(n_outputs)]
         self._nodes.append(_node(op, inputs, outputs, domain, attributes))

@@ -48,7 +48,9 @@ class Layers:
         ]
         if any(name not in unbiased for name in names):
             found = graph.add("Add", found, graph.constant(np.concatenate(biases)))
-        outputs = [found] if len(names) == 1 else graph.add_many("Split", [found, graph.ints(*n_outs)], len(names), axis=-1)
+        outputs = (
+            [found] if len(names) == 1 else graph.add_many("Split", [found, graph.ints(*n_outs)], len(names), axis=-1)
+        )
         return [self._with_lora(x, output, name) for output, name in zip(outputs, names, strict=True)]
 
     def _in_bytes(self, x: str, weight: np.ndarray, scales: np.ndarray) -> str:
@@ -60,7 +62,7 @@ class Layers:
         rows = graph.add("QuantizeLinear", graph.add("Div", x, largest), unit, zero)
         inputs = [rows, graph.constant(weight), unit, graph.constant(scales), zero]
         if not takes_signed_weights():
-            inputs[1] = graph.constant((weight.view(np.uint8) ^ 0x80))
+            inputs[1] = graph.constant(weight.view(np.uint8) ^ 0x80)
             inputs.append(graph.constant(np.full(len(scales), 128, np.uint8)))
         return graph.add("Mul", graph.add("MatMulIntegerToFloat", *inputs, domain=OWN), largest)
 

@@ -30,11 +30,15 @@ _CLIP_SILENCE = 100  # mel frames, one second
 _EMBEDDING, _POSITIONS = "model.decoder.embed_tokens", "model.decoder.embed_positions.weight"
 # Settings of generation that would change the search; those of transformers that are not named here do not.
 _USUAL: Mapping[str, Any] = {
-    **dict.fromkeys(("repetition_penalty", "length_penalty", "temperature", "top_p", "encoder_repetition_penalty"), 1.0),
+    **dict.fromkeys(
+        ("repetition_penalty", "length_penalty", "temperature", "top_p", "encoder_repetition_penalty"), 1.0
+    ),
     **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), 0),
     **dict.fromkeys(("num_beams", "num_return_sequences", "num_beam_groups"), 1),
     **dict.fromkeys(("do_sample", "early_stopping", "remove_invalid_values", "renormalize_logits"), False),
-    **dict.fromkeys(("max_new_tokens", "min_new_tokens", "bad_words_ids", "sequence_bias", "forced_bos_token_id"), None),
+    **dict.fromkeys(
+        ("max_new_tokens", "min_new_tokens", "bad_words_ids", "sequence_bias", "forced_bos_token_id"), None
+    ),
     **dict.fromkeys(("forced_eos_token_id", "exponential_decay_length_penalty", "guidance_scale"), None),
     **dict.fromkeys(("no_speech_threshold", "logprob_threshold", "compression_ratio_threshold"), None),
 }
@@ -77,8 +81,12 @@ class RuntimeWhisper:
         with freed_memory_returned():
             self._embedding = model.weight(_EMBEDDING, (sizes.n_tokens, sizes.width))
             self._positions = model.array(_POSITIONS, (sizes.n_positions, sizes.width))
-            for place, (build, name) in enumerate(((whisper_graphs.decoder, "_decoder"), (whisper_graphs.encoder, "_encoder"))):
-                own = {layer: shapes for layer, shapes in self._adapted.items() if _is_encoder_side(layer) == bool(place)}
+            for place, (build, name) in enumerate(
+                ((whisper_graphs.decoder, "_decoder"), (whisper_graphs.encoder, "_encoder"))
+            ):
+                own = {
+                    layer: shapes for layer, shapes in self._adapted.items() if _is_encoder_side(layer) == bool(place)
+                }
                 setattr(self, name, processor.session(build(model, sizes, own, whole=self._whole), self._n_threads))
         model.check_all_used()
 
@@ -177,7 +185,9 @@ class RuntimeWhisper:
         if own is None:
             raise PqmError(f"an adapter targets layer {name[:80]!r}, which this model does not have: use its own base")
         if (up[0], *down[1:]) != own:
-            raise PqmError(f"{name} has a weight of {own}, an adapter's factors give {(up[0], *down[1:])}: make it again")
+            raise PqmError(
+                f"{name} has a weight of {own}, an adapter's factors give {(up[0], *down[1:])}: make it again"
+            )
 
     def _lora(self, rows: Sequence[Any], *, encoder: bool) -> dict[str, np.ndarray]:
         own = {name: shapes for name, shapes in self._adapted.items() if _is_encoder_side(name) == encoder}
@@ -255,9 +265,7 @@ class _Heard:
         self._past, self._length = _values(self._empty), 0
         return self._step
 
-    def _step(
-        self, tokens: np.ndarray, order: np.ndarray, banned: np.ndarray, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _step(self, tokens: np.ndarray, order: np.ndarray, banned: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         no_speech = self._model._words.no_speech
         is_first = self._length == 0
         places = np.array([0, tokens.shape[1] - 1] if is_first else [0], np.int64)
@@ -333,7 +341,9 @@ def _is_encoder_side(layer: str) -> bool:
 def _values(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     import onnxruntime
 
-    return {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Source: transformers 5.24, `GenerationMixin._sample` and `_beam_search`, with it
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -163,6 +162,4 @@ def beam(step: Step, n_pieces: int, size: int, limits: Limits) -> list[Found]:
     while goes_on:
         top, tokens = step(beams.running[:, :, -1].reshape(-1, 1), order, mask, n_kept)
         order, goes_on = beams.advance(top, tokens)
-    return [
-        Found(rows[0], float(sums[0])) for rows, sums in zip(beams.finished, beams.finished_sums, strict=True)
-    ]
+    return [Found(rows[0], float(sums[0])) for rows, sums in zip(beams.finished, beams.finished_sums, strict=True)]

@@ -19,7 +19,12 @@ def written(path, shape, weight_format, entry=None, **more):
     tensors = {f"layer.weight.{name}": tensor for name, tensor in pack.stored().items()}
     fields = {"shape": list(shape), "block_size": weight_format.block_size, **(entry or {})}
     fields |= {"double_quantize": weight_format.double_quantize}
-    header = {"format_version": 1, "layers": {"layer": fields, "twin": {"same_as": "layer"}}, "tied": {}, "built_in": []}
+    header = {
+        "format_version": 1,
+        "layers": {"layer": fields, "twin": {"same_as": "layer"}},
+        "tied": {},
+        "built_in": [],
+    }
     save_file(tensors | more, path, metadata={"pqm": json.dumps(header)})
     return pack.unpack().numpy()
 
