@@ -80,6 +80,7 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
         "transformers": "models",
         "tokenizers": "models",
         "whisper": "models",
+        "onnxruntime": "runtime",
         "gradio": "page",
         "fastapi": "page",
         "uvicorn": "page",

@@ -50,7 +50,7 @@ class Graph:
         self._nodes.append(_node("Identity", [value], [name], "", {}))
         self._outputs.append(_value(name, shape, kind))
 
-    def constant(self, array: np.ndarray, name: str = "") -> str:
+    def constant(self, array: np.ndarray | np.generic, name: str = "") -> str:
         """A weight; small ones that are equal are kept once."""
         # Not `ascontiguousarray`: it makes a vector of a number.
         array = np.asarray(array, order="C")

@@ -131,8 +131,8 @@ class Layers:
 
 
 def lora_inputs(adapted: Shapes, rows: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> dict[str, np.ndarray]:
-    """The inputs of a graph's LoRA for pieces with these factors; a layer that one leaves alone, or a lower rank, is 0."""
-    found = {}
+    """The inputs of a graph's LoRA for pieces with these factors; what one of them lacks is 0."""
+    found: dict[str, np.ndarray] = {}
     for name, (down, up) in adapted.items():
         n_in, n_out = math.prod(down[1:]), up[0]
         rank = max([1, *(row[name][0].shape[0] for row in rows if name in row)])

@@ -72,6 +72,8 @@ class RuntimeWhisper:
         self._languages: dict[str, int] = self._known_languages()
         self.speak(search.language)
         self._adapted: Shapes = {}
+        self._encoder: Any = None
+        self._decoder: Any = None
         self._build()
 
     def _build(self) -> None:

@@ -9,6 +9,7 @@ from pqm_plugin.runtime.graph import INT64, Graph
 from pqm_plugin.runtime.layers import Layers, Shapes
 from pqm_plugin.runtime.weights import NotHereError, PackedModel
 
+_MOST_FRAMES = 30000  # ten minutes: what a stranger's configuration may ask for without weights beside it
 _POSITIONS = "model.encoder.embed_positions.weight"
 
 
@@ -49,13 +50,15 @@ class Sizes:
             "n_positions": "max_target_positions",
             "n_tokens": "vocab_size",
         }
-        values = {name: config.get(key) for name, key in names.items()}
+        values: dict[str, Any] = {name: config.get(key) for name, key in names.items()}
         for name, value in values.items():
             if type(value) is not int or value < 1:
                 raise NotHereError(f"config.json does not say {names[name]}")
         for key, expected in (("activation_function", "gelu"), ("scale_embedding", False)):
             if config.get(key, expected) != expected:
                 raise NotHereError(f"{key} {str(config[key])[:40]}")
+        if int(values["n_frames"]) > _MOST_FRAMES:
+            raise NotHereError(f"a window of {values['n_frames']} frames")
         found = cls(**values, tied=bool(config.get("tie_word_embeddings", True)))
         if found.width % found.encoder_heads or found.width % found.decoder_heads:
             raise NotHereError("heads that do not divide the width")
@@ -195,7 +198,8 @@ def _cross_attention(layers: Layers, x: str, name: str, place: int, sizes: Sizes
 
 def layer_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Every layer that an adapter may be on, and the shape of its weight."""
-    width, found = sizes.width, {}
+    width = sizes.width
+    found: dict[str, tuple[int, ...]] = {}
     for side, n_layers, inner in (
         ("encoder", sizes.n_encoder, sizes.encoder_inner),
         ("decoder", sizes.n_decoder, sizes.decoder_inner),

@@ -37,8 +37,8 @@ _NO_REPEAT = {"no_repeat_ngram_size": 3}
 class Attempt:
     """What one search found in a piece, and the probability in [0, 1] that nobody speaks.
 
-    `tokens`: of its words, int64 (U,), of torch or numpy; `is_free`: the search could write what it liked; `is_long`: it wrote more than
-    anybody can say in that time.
+    `tokens`: of its words, int64 (U,), of torch or numpy; `is_free`: the search could write what it liked; `is_long`: it
+    wrote more than anybody can say in that time.
     """
 
     hypothesis: Hypothesis
