@@ -29,7 +29,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[bytes] = []
-        self._constants: list[bytes] = []
+        self._constants: list[list[bytes | memoryview]] = []
         self._inputs: list[bytes] = []
         self._outputs: list[bytes] = []
         self._known: dict[tuple[str, bytes], str] = {}
@@ -61,17 +61,9 @@ class Graph:
         if key:
             self._known[key] = name
         raw = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
-        self._constants.append(
-            b"".join(
-                (
-                    *(_int(1, size) for size in array.shape),
-                    _int(2, _TYPES[array.dtype]),
-                    _text(8, name),
-                    _head(9, len(raw)),
-                    raw,
-                )
-            )
-        )
+        head = b"".join((*(_int(1, size) for size in array.shape), _int(2, _TYPES[array.dtype]), _text(8, name)))
+        # The values are copied once, when all is put together.
+        self._constants.append([head + _head(9, len(raw)), raw])
         return name
 
     def ints(self, *values: int) -> str:
@@ -92,9 +84,9 @@ class Graph:
 
     def serialized(self) -> bytes:
         """The model as ONNX Runtime takes it."""
-        graph = [_head_of(1, node) for node in self._nodes]
+        graph: list[list[bytes | memoryview]] = [_head_of(1, node) for node in self._nodes]
         graph.append([_text(2, "pqm")])
-        graph += [_head_of(5, constant) for constant in self._constants]
+        graph += [[_head(5, sum(map(len, parts))), *parts] for parts in self._constants]
         graph += [_head_of(11, value) for value in self._inputs]
         graph += [_head_of(12, value) for value in self._outputs]
         flat = [part for parts in graph for part in parts]
@@ -121,7 +113,7 @@ def _head(field: int, size: int) -> bytes:
     return _varint(field << 3 | 2) + _varint(size)
 
 
-def _head_of(field: int, data: bytes) -> list[bytes]:
+def _head_of(field: int, data: bytes) -> list[bytes | memoryview]:
     return [_head(field, len(data)), data]
 
 

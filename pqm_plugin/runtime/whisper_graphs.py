@@ -92,17 +92,14 @@ def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
         x = graph.add("Add", x, _self_attention(layers, x, name, width, heads))
         x = graph.add("Add", x, _feed_forward(layers, x, name, width, sizes.encoder_inner))
     x = layers.norm(x, f"{at}.layer_norm", width)
-    names = [
-        f"model.decoder.layers.{place}.encoder_attn.{kind}_proj"
-        for place in range(sizes.n_decoder)
-        for kind in ("k", "v")
-    ]
-    found = layers.linear(x, names, width, [width] * len(names), unbiased=names[::2])
     each = width // sizes.decoder_heads
     for place in range(sizes.n_decoder):
-        key = layers.heads(found[2 * place], sizes.decoder_heads, each, (0, 2, 3, 1))
-        value = layers.heads(found[2 * place + 1], sizes.decoder_heads, each)
+        # Layer by layer: the keys and values of all are most of what the encoder takes in memory.
+        names = [f"model.decoder.layers.{place}.encoder_attn.{kind}_proj" for kind in "kv"]
+        key, value = layers.linear(x, names, width, [width] * 2, unbiased=names[:1])
+        key = layers.heads(key, sizes.decoder_heads, each, (0, 2, 3, 1))
         graph.output(key, f"key_{place}", ["pieces", sizes.decoder_heads, each, "rows"])
+        value = layers.heads(value, sizes.decoder_heads, each)
         graph.output(value, f"value_{place}", ["pieces", sizes.decoder_heads, "rows", each])
     return graph.serialized()
 

@@ -37,8 +37,8 @@ _NO_REPEAT = {"no_repeat_ngram_size": 3}
 class Attempt:
     """What one search found in a piece, and the probability in [0, 1] that nobody speaks.
 
-    `tokens`: of its words, int64 (U,), of torch or numpy; `is_free`: the search could write what it liked; `is_long`: it
-    wrote more than anybody can say in that time.
+    `tokens`: of its words, int64 (U,), of torch or numpy; `is_free`: the search could write what it liked; `is_long`:
+    it wrote more than anybody can say in that time.
     """
 
     hypothesis: Hypothesis
@@ -88,6 +88,7 @@ class Runaway:
 
 def loops(tokens: np.ndarray) -> np.ndarray:
     """Whether each row of tokens (B, L) ends in four copies or more of the same tokens, 24 at least; bool (B,)."""
+    tokens = np.asarray(tokens)
     found = np.zeros(len(tokens), bool)
     for unit in range(1, _LONGEST_UNIT + 1):
         n = max(_SHORTEST_LOOP, _COPIES * unit)
