@@ -2,10 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,14 @@ from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.language import AUTO as AUTO_LANGUAGE
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.silence import speech_bounds
 from pqm_plugin.personal.clips import Clip
-from pqm_plugin.personal.confidence import sureness
 from pqm_plugin.personal.enrollment import Enrolled, Watch, enroll
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.hearing import Hearing, Listening, Search, Tongue
 from pqm_plugin.personal.opening import Opened, mode_for, open_packed
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, in_language, search_options
-from pqm_plugin.personal.pieces import LONGEST_S, may_hold_words
-from pqm_plugin.personal.transcript import Segment, Transcript
+from pqm_plugin.personal.pieces import may_hold_words
+from pqm_plugin.personal.transcript import Segment
 from pqm_plugin.quantize.modes import AUTO, MODES, check_mode
 
 _log = logging.getLogger(__name__)

@@ -1,11 +1,12 @@
 """Which packed models the runtime computes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.names import WHISPER_CONFIG
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.models.whisper.tables import CONFIG
 from pqm_plugin.runtime.weights import NotHereError
 
 
@@ -20,8 +21,8 @@ def open_runtime(folder: Path, search: SearchOptions, *, whole: bool = False, n_
         NotHereError: if there are no graphs for such a model.
         PqmError: if its files are damaged, or do not fit one another.
     """
-    if not (folder / WHISPER_CONFIG).is_file():
-        raise NotHereError("this family")
+    if not _is_whisper(folder / CONFIG):
+        raise NotHereError("models of this family")
     from pqm_plugin.runtime.whisper import RuntimeWhisper
 
     try:
@@ -31,3 +32,11 @@ def open_runtime(folder: Path, search: SearchOptions, *, whole: bool = False, n_
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise NotHereError(f"such a model ({reason})") from error
+
+
+def _is_whisper(config: Path) -> bool:
+    try:
+        found = json.loads(config.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == "whisper"

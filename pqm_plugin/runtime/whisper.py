@@ -11,11 +11,10 @@ import numpy as np
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Facts, Hypothesis
 from pqm_plugin.models.language import AUTO, ENGLISH, language_code
-from pqm_plugin.models.names import WHISPER_CONFIG
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
-from pqm_plugin.models.whisper_guard import Attempt, Guard
-from pqm_plugin.models.whisper_tables import read_settings
+from pqm_plugin.models.whisper.guard import Attempt, Guard
+from pqm_plugin.models.whisper.tables import CONFIG, read_settings
 from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.modes import PACKED
 from pqm_plugin.runtime import processor, whisper_graphs, whisper_search
@@ -58,7 +57,7 @@ class RuntimeWhisper:
             NotHereError: if there are no graphs for such a model.
             PqmError: if its files are damaged, or do not fit one another.
         """
-        config = _read(folder / WHISPER_CONFIG)
+        config = _read(folder / CONFIG)
         self._sizes = whisper_graphs.Sizes.of(config)
         self._settings = read_settings(folder)
         _check_usual(self._settings)
