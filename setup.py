@@ -26,6 +26,7 @@ setup(
         "kaldiio>=2.18",
         "soundfile>=0.12",
         "av>=19,<20",
+        "onnxruntime>=1.23,<2",
         "numpy>=2.0",
         "scipy>=1.11",
         "PyYAML>=6.0",

@@ -8,16 +8,18 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from pqm_plugin.adapters import library
 from pqm_plugin.adapters.options import CONFIG, INFO, OWN_WEIGHTS, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_folder, write_json, write_text
 from pqm_plugin.records import answers_or_says
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -139,7 +141,7 @@ def adapter_answering(folder: Path, request: Mapping[str, Any], aside: Collectio
 
 
 def load_adapter(
-    network: nn.Module, folder: Path, base_sha256: str, *, trainable: bool = False, name: str = "default"
+    network: "nn.Module", folder: Path, base_sha256: str, *, trainable: bool = False, name: str = "default"
 ) -> "library.PeftModel":
     """Put a saved adapter around `network`, in place, and make it the active one.
 

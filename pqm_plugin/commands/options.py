@@ -21,8 +21,8 @@ def add_language(parser: argparse.ArgumentParser) -> None:
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """Where and how to compute."""
-    parser.add_argument("--device", default="cpu", help="where torch computes: cpu (default) or cuda")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; default: as many as there are cores")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="threads; default: as many as there are cores")
 
 
 def add_channel(parser: argparse.ArgumentParser) -> None:

@@ -1,19 +1,26 @@
 """What the stages ask of a recogniser, whatever its family."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.language import AUTO, language_code
 from pqm_plugin.models.options import SearchOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -288,7 +295,7 @@ class Family(ABC):
 
     def decode_stock(
         self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path
-    ) -> "StockDecode":
+    ) -> StockDecode:
         """Decode with the family's own tools, untouched by this package."""
         raise PqmError(f"system {key}: {self.NAME} models have no stock decoding; leave it out of --systems")
 

@@ -20,14 +20,10 @@ from pqm_plugin.files import read_json, write_json
 from pqm_plugin.metrics.style import MODEL
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.personal.confidence import pick, summary
+from pqm_plugin.personal.pieces import LONGEST_S, SHORTEST_S
 from pqm_plugin.personal.transcript import Segment
 
 _log = logging.getLogger(__name__)
-SHORTEST_S = 0.1
-"""Shorter sounds, in seconds, hold no word, and are less than the window over which features are computed."""
-
-LONGEST_S = 30.0
-"""Longer sounds, in seconds, are cut at silence to be heard, and not learned from: memory grows with their square."""
 
 
 class Hears(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.corpus.names import suggest
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import read_json, safe_name, utf8_name
+from pqm_plugin.files import read_json, safe_name, sha256, utf8_name
 from pqm_plugin.models.foreign import describe
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 
@@ -75,6 +75,19 @@ class ModelFolder:
         found = read_object(self.path / META)
         if not _HASH.fullmatch(str(found.get("sha256"))):
             raise PqmError(f"{self.path / META} does not say the sha256 of {PACKED}: quantize the model again")
+        return found
+
+    def intact(self) -> str:
+        """The sha256 of the 4-bit weights.
+
+        Raises:
+            PqmError: if it is not that of the record.
+        """
+        expected, found = str(self.meta()["sha256"]), sha256(self.packed)
+        if found != expected:
+            raise PqmError(
+                f"{self.packed} is damaged (sha256 {found[:12]}…, recorded is {expected[:12]}…): fetch or make it again"
+            )
         return found
 
     def about(self) -> Mapping[str, Any]:

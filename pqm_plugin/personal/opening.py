@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pqm_plugin.devices import free_bytes
 from pqm_plugin.engine import opening as engine
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of, files_elsewhere
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
@@ -36,11 +35,7 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
         PqmError: if the weights are not those of the record, or the configuration is not theirs: it names files
             elsewhere, asks for far more memory than they need, or builds no model.
     """
-    expected, found = folder.meta()["sha256"], sha256(folder.packed)
-    if found != expected:
-        raise PqmError(
-            f"{folder.packed} is damaged (sha256 {found[:12]}…, recorded is {expected[:12]}…): fetch or make it again"
-        )
+    found = folder.intact()
     family_of(folder.path)
     if search.guard == "auto":
         search = replace(search, guard="always")

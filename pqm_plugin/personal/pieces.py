@@ -1,18 +1,23 @@
 """A recording of any length as the pieces that a recogniser hears."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from pqm_plugin.corpus.recording import Sound, is_silent, stream_sound
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.silence import cut_blocks_at_silence
-from pqm_plugin.personal.clips import SHORTEST_S
+
+SHORTEST_S = 0.1
+"""Shorter sounds, in seconds, hold no word, and are less than the window over which features are computed."""
+
+LONGEST_S = 30.0
+"""Longer sounds, in seconds, are cut at silence to be heard, and not learned from: memory grows with their square."""
 
 
 def pieces_of(
-    recognizer: Recognizer,
+    recognizer: Any,
     audio: Sound,
     longest_s: float,
     sample_rate: int | None = None,
@@ -23,6 +28,7 @@ def pieces_of(
     A file is read as pieces are asked for.
 
     Args:
+        recognizer: with `facts` and `pieces` of `models/interface.py:Recognizer`.
         longest_s: seconds; what is longer is cut where nobody speaks, and again where the model's window is shorter.
         sample_rate: of an array, in Hz; default: the recogniser's own.
         channel: the one that is heard, from 0; None averages all.

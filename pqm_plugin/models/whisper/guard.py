@@ -9,14 +9,16 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.repetition import compression_ratio, without_repetition
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _log = logging.getLogger(__name__)
 # Tokens that a search may write: see tests/models/whisper/test_guard.py for how many speech has.
@@ -35,13 +37,13 @@ _NO_REPEAT = {"no_repeat_ngram_size": 3}
 class Attempt:
     """What one search found in a piece, and the probability in [0, 1] that nobody speaks.
 
-    `tokens`: of its words, int64 (U,); `is_free`: the search could write what it liked; `is_long`: it wrote more than
-    anybody can say in that time.
+    `tokens`: of its words, int64 (U,), of torch or numpy; `is_free`: the search could write what it liked; `is_long`:
+    it wrote more than anybody can say in that time.
     """
 
     hypothesis: Hypothesis
     no_speech: float
-    tokens: Tensor
+    tokens: "Tensor | np.ndarray"
     is_free: bool = True
     is_long: bool = False
 
@@ -65,22 +67,29 @@ class Runaway:
     def __init__(self, n_prompt: int, most: Sequence[int], is_done: Sequence[bool]) -> None:
         """Stop each piece at its `most` tokens, those that are done at once."""
         self._n_prompt = n_prompt
-        self._most = torch.tensor([0 if done else n for n, done in zip(most, is_done, strict=True)])
+        self._most = np.array([0 if done else n for n, done in zip(most, is_done, strict=True)])
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+    def __call__(self, input_ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
         """Whether to stop, bool (B * K,), for tokens (B * K, L) of K hypotheses a piece."""
-        n_pieces, n_written = len(self._most), input_ids.shape[1] - self._n_prompt
-        stops = (n_written >= self._most).to(input_ids.device)
+        import torch
+
+        return torch.from_numpy(self.stops(input_ids.cpu().numpy())).to(input_ids.device)
+
+    def stops(self, tokens: np.ndarray) -> np.ndarray:
+        """The same of numpy's arrays."""
+        n_pieces, n_written = len(self._most), tokens.shape[1] - self._n_prompt
+        stops = n_written >= self._most
         if n_written > _SHORTEST_LOOP and n_written % _CHECKED_EVERY == 0:
             # The last token may be of a branch that has left the loop just now.
-            looping = loops(input_ids[:, self._n_prompt : -1]).reshape(n_pieces, -1)
-            stops |= looping.float().mean(1) > 0.5
-        return stops.repeat_interleave(len(input_ids) // n_pieces)
+            looping = loops(tokens[:, self._n_prompt : -1]).reshape(n_pieces, -1)
+            stops = stops | (looping.mean(1) > 0.5)
+        return np.repeat(stops, len(tokens) // n_pieces)
 
 
-def loops(tokens: Tensor) -> Tensor:
+def loops(tokens: np.ndarray) -> np.ndarray:
     """Whether each row of tokens (B, L) ends in four copies or more of the same tokens, 24 at least; bool (B,)."""
-    found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    tokens = np.asarray(tokens)
+    found = np.zeros(len(tokens), bool)
     for unit in range(1, _LONGEST_UNIT + 1):
         n = max(_SHORTEST_LOOP, _COPIES * unit)
         if n <= tokens.shape[1]:
@@ -166,7 +175,7 @@ class Guard:
         return attempt.mean >= self._options.logprob_threshold
 
     def _is_clear(self, attempt: Attempt) -> bool:
-        if attempt.is_long or bool(loops(attempt.tokens[None])):
+        if attempt.is_long or bool(loops(np.asarray(attempt.tokens)[None])):
             return False
         return compression_ratio(attempt.hypothesis.text) <= self._options.compression_ratio_threshold
 

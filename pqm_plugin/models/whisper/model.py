@@ -169,7 +169,9 @@ class Whisper(Recognizer):
     def _attempts(self, encoded: "whisper_library.BaseModelOutput", beam_size: int, **options: Any) -> list[Attempt]:
         n_rows = len(encoded["last_hidden_state"])
         found = self._whisper.generate(
-            encoder_outputs=encoded,
+            # A copy: `generate` repeats the rows for its beams in what it is given, and a second search would hear
+            # the first piece in the place of the others.
+            encoder_outputs=whisper_library.BaseModelOutput(last_hidden_state=encoded["last_hidden_state"]),
             attention_mask=torch.ones(n_rows, self._window, dtype=torch.long, device=self._device),
             num_beams=beam_size,
             use_cache=True,

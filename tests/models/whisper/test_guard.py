@@ -73,6 +73,16 @@ def test_a_loop_is_stopped_early_cut_and_said(looping, beam_size, caplog):
     assert "'o' is left of them" in caplog.text
 
 
+def test_pieces_that_are_searched_again_keep_their_own_words(tiny_whisper):
+    pieces = [noise(1), noise(0.4, seed=1), noise(1.9, seed=2), noise(0.7, seed=3)]
+    recognizer = opened(tiny_whisper)
+
+    together = recognizer.recognize(pieces)
+
+    alone = [recognizer.recognize([piece])[0] for piece in pieces]
+    assert [found.text for found in together] == [found.text for found in alone]
+
+
 def test_the_same_sound_has_the_same_words_and_scores(looping):
     first, second = (opened(looping).recognize([noise(1), noise(0.15)]) for _ in range(2))
 

@@ -1,0 +1,116 @@
+"""Words of byte-level tokens, from the files of a Whisper tokeniser; nothing is loaded but its vocabulary."""
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pqm_plugin.errors import PqmError
+
+_TIME = re.compile(r"<\|\d+\.\d+\|>")
+_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
+_ENGLISH_SPACES = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")
+
+
+@functools.cache
+def _bytes_of() -> dict[str, int]:
+    """The byte that each symbol of a byte-level vocabulary stands for.
+
+    Source: GPT-2, `encoder.bytes_to_unicode`: bytes that print stand for themselves, the others for what follows 255.
+    """
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+class Words:
+    """A tokeniser that writes what tokens say."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read its files.
+
+        Raises:
+            PqmError: if one is missing or damaged.
+        """
+        self._folder = folder
+        try:
+            whole = folder / "tokenizer.json"
+            if whole.is_file():
+                content = json.loads(whole.read_text(encoding="utf-8-sig"))
+                vocabulary, added = content["model"]["vocab"], content["added_tokens"]
+                special = {int(token["id"]) for token in added if token.get("special")}
+                named = {str(token["content"]): int(token["id"]) for token in added}
+            else:
+                vocabulary, named = _object(folder / "vocab.json"), _object(folder / "added_tokens.json", {})
+                special = set(named.values())
+            settings = _object(folder / "tokenizer_config.json", {})
+            special |= {int(number) for number, token in _listed(settings) if token.get("special")}
+            named |= {str(token["content"]): int(number) for number, token in _listed(settings)}
+            self._spelled = {int(number): str(symbols) for symbols, number in vocabulary.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PqmError(
+                f"{folder}: the tokeniser cannot be read ({error}): take it from where the model was published"
+            ) from error
+        self._named, self._special = {number: name for name, number in named.items()}, special
+        self._cleaned = settings.get("clean_up_tokenization_spaces") is True
+        known = vocabulary | named
+        self.no_speech: int | None = next((known[name] for name in _NO_SPEECH if name in known), None)
+        """The token by which the model says that nobody speaks; None in a vocabulary without it."""
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The words of tokens, without special ones, separated by single blanks."""
+        parts: list[str | bytes] = []
+        symbols = _bytes_of()
+        for token in tokens:
+            if token in self._special:
+                continue
+            if token in self._named:
+                parts.append(self._named[token])
+            else:
+                parts.append(bytes(symbols[symbol] for symbol in self._spelled.get(token, "") if symbol in symbols))
+        found, run = "", b""
+        for part in [*parts, ""]:
+            if isinstance(part, bytes):
+                run += part
+            else:
+                found, run = found + run.decode("utf-8", errors="replace") + part, b""
+        found = _TIME.sub("", found)
+        if self._cleaned:
+            for spaced in _ENGLISH_SPACES:
+                found = found.replace(spaced, spaced[1:])
+            found = found.replace(" ' ", "'")
+        return " ".join(found.split())
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a text as Whisper writes it, with a blank before it."""
+        return list(self._encoder().encode(f" {text.strip()}", add_special_tokens=False).ids)
+
+    @functools.cached_property
+    def _cached(self) -> Any:
+        import tokenizers
+
+        whole = self._folder / "tokenizer.json"
+        if whole.is_file():
+            return tokenizers.Tokenizer.from_file(str(whole))
+        names = [str(self._folder / name) for name in ("vocab.json", "merges.txt")]
+        found = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*names))
+        found.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+        return found
+
+    def _encoder(self) -> Any:
+        return self._cached
+
+
+def _object(path: Path, missing: Any = None) -> Any:
+    if missing is not None and not path.is_file():
+        return missing
+    found = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return found
+
+
+def _listed(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    return list((settings.get("added_tokens_decoder") or {}).items())
