@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pqm_plugin.models.names import LOADED
 
 from benchmarks.common import CONFIG
 from pqm_plugin.engine.opening import open_float, open_packed
