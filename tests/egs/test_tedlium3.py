@@ -34,8 +34,8 @@ def make(shared: Path, out: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two talks of a minute, one for dev, two to teach."""
-    return make(shared, tmp_path_factory.mktemp("ted"), "--talks", "2", "--sat_talks", "2", "--seconds", "60")
+    """Two talks of a minute and a half, one for dev, two to teach."""
+    return make(shared, tmp_path_factory.mktemp("ted"), "--talks", "2", "--sat_talks", "2", "--seconds", "90")
 
 
 @pytest.mark.real
