@@ -11,6 +11,7 @@ from pqm_plugin.api.batcher import Batcher, GoneError
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.making import quantize
+from tests.api.conftest import SEARCH
 from tests.personal.conftest import noise
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def hear(loaded, batcher, seed, speaker=None, gone=None):
 
 def test_rows_with_adapters_and_without_share_batches_and_have_the_words_of_each_alone(loaded, batcher, model):
     asked = [(seed, speaker) for seed in range(6) for speaker in (None, "ada", "bob")]
-    alone = pqm_plugin.load(model, search=SearchOptions(batch_size=1))
+    alone = pqm_plugin.load(model, search=SearchOptions(batch_size=1, **SEARCH))
     expected = [[part.text for part in alone.segments(noise(seed, 16000 + 1600 * seed), who)] for seed, who in asked]
 
     with loaded._alone, ThreadPoolExecutor(len(asked)) as pool:
