@@ -108,7 +108,7 @@ def test_int8_of_linear_layers_says_how_many_and_how_large_they_are(tmp_path):
 @pytest.mark.slow
 def test_what_stops_the_stock_tool_is_the_last_line_of_its_log(tiny_whisper, clips, tmp_path):
     base = shutil.copytree(tiny_whisper, tmp_path / "base")
-    (base / "model.safetensors").unlink()
+    (base / "model.safetensors").write_bytes(b"damaged")
 
-    with pytest.raises(PqmError, match=r"stock decoding failed \(.*model\.safetensors.*\): see .*stock\.log"):
+    with pytest.raises(PqmError, match=r"stock decoding failed \(.*(safetensors|[Hh]eader).*\): see .*stock\.log"):
         stock(base, tmp_path)
