@@ -25,13 +25,12 @@ def style_of(option: str, texts: Sequence[str], *, writes_case: bool) -> str:
     return MODEL if writes_case and not is_styled(texts) else CORPUS
 
 
-def in_model_style(recognizer: Recognizer, audio: Sequence[np.ndarray], texts: Sequence[str], label: str) -> list[str]:
+def in_model_style(recognizer: Recognizer, audio: Sequence[np.ndarray], texts: Sequence[str]) -> list[str]:
     """Each text as the recogniser would write it, by its own greedy hypothesis of the audio, see `metrics.style`.
 
     Args:
         audio: float32 (n_samples,) in [-1, 1] at the recogniser's rate, one for each text. What is longer than the
             recogniser searches at once is searched in pieces.
-        label: whose speech it is, for the log.
     """
     was_training = recognizer.network.training
     recognizer.network.eval()
@@ -42,5 +41,5 @@ def in_model_style(recognizer: Recognizer, audio: Sequence[np.ndarray], texts: S
             heard = " ".join(recognizer.greedy([recognizer.features(piece) for piece in pieces]))
             written.append(in_style(text, heard))
     recognizer.network.train(was_training)
-    _log.info("%s: %d texts in the style of the model, such as: %s", label, len(written), next(iter(written), ""))
+    _log.info("%d texts in the style of the model, such as: %s", len(written), next(iter(written), ""))
     return written

@@ -1,6 +1,7 @@
 """Languages as users write them: a name, a code or a locale, in any case."""
 
 import re
+from collections.abc import Mapping
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.whisper import library as whisper_library
@@ -33,6 +34,22 @@ def language_code(language: str) -> str:
     if plain not in names:
         raise PqmError(f"language {language!r} is not known: use a code such as de, a name such as german, or {AUTO}")
     return str(names[plain])
+
+
+def known_language(language: str, languages: Mapping[str, int]) -> str:
+    """The code of a language of a model that knows these, or `auto` where it is to choose among several.
+
+    Raises:
+        PqmError: if the model does not know it.
+    """
+    code = language_code(language)
+    if not languages:
+        if code not in (ENGLISH, AUTO):
+            raise PqmError(f"language {language!r}: this Whisper knows English alone: take a multilingual one")
+        return ENGLISH
+    if code not in (*languages, AUTO):
+        raise PqmError(f"language {language!r}: this model knows {' '.join(sorted(languages))}, and {AUTO}")
+    return code
 
 
 def is_english(language: str) -> bool:

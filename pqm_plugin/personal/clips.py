@@ -102,7 +102,7 @@ def examples(
         _log.warning("%s: %s", speaker, fit.report().splitlines()[-1])
     if style == MODEL:
         samples, texts = [clip.samples for clip in clips], [fit.apply(clip.text) for clip in clips]
-        texts = in_model_style(recognizer, samples, texts, speaker)
+        texts = in_model_style(recognizer, samples, texts)
         clips = [replace(clip, text=text) for clip, text in zip(clips, texts, strict=True)]
         fit = TextFit(AS_IS, None)
     named = (replace(clip, name=f"{speaker}: {clip.name}") for clip in clips)

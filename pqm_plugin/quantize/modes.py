@@ -15,7 +15,7 @@ MODES = ("exact", "small")
 """How packed weights are computed with, see `layers.install`."""
 
 AUTO = "auto"
-_REMOVED = {"fast": "0.2: it decoded slower than full precision; use exact, or small where memory is short"}
+_REMOVED = {"fast": "it decoded slower than full precision; use exact, or small where memory is short"}
 """Modes of earlier versions, and what is to be used instead; named for one version."""
 _SHARE = 4
 """Weights may take one part in so many of the memory that is free: the search needs some, and so do others."""
@@ -30,7 +30,7 @@ def check_mode(mode: str, known: Sequence[str] = MODES) -> None:
         PqmError: naming them, or what to use in place of a mode that was removed.
     """
     if mode in _REMOVED:
-        raise PqmError(f"mode {mode} was removed in {_REMOVED[mode]}")
+        raise PqmError(f"mode {mode} was removed: {_REMOVED[mode]}")
     if mode not in known:
         raise PqmError(f"mode {mode}: use one of {', '.join(known)}")
 

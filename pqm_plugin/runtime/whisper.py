@@ -10,7 +10,7 @@ import numpy as np
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Facts, Hypothesis
-from pqm_plugin.models.language import AUTO, ENGLISH, language_code
+from pqm_plugin.models.language import AUTO, ENGLISH, known_language
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.whisper.guard import Attempt, Guard
@@ -316,22 +316,6 @@ class _Heard:
         counted[:, : len(prompt) - 1] = False
         found = self.forced(ids[:, :-1], ids[:, 1:, None])[:, :, 0]
         return np.where(counted, found, 0).sum(1)
-
-
-def known_language(language: str, languages: Mapping[str, int]) -> str:
-    """The code of a language of a model that knows these, or `auto` where it is to choose among several.
-
-    Raises:
-        PqmError: if the model does not know it.
-    """
-    code = language_code(language)
-    if not languages:
-        if code not in (ENGLISH, AUTO):
-            raise PqmError(f"language {language!r}: this Whisper knows English alone: take a multilingual one")
-        return ENGLISH
-    if code not in (*languages, AUTO):
-        raise PqmError(f"language {language!r}: this model knows {' '.join(sorted(languages))}, and {AUTO}")
-    return code
 
 
 def _is_encoder_side(layer: str) -> bool:

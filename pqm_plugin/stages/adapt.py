@@ -33,12 +33,12 @@ from pqm_plugin.engine.learn import (
 )
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
-from pqm_plugin.metrics.style import CORPUS, MODEL
+from pqm_plugin.metrics.style import CORPUS
 from pqm_plugin.models.repetition import compression_ratio
 from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
-from pqm_plugin.stages.common.material import AS_WRITTEN, Material, examples, styled, training_examples
+from pqm_plugin.stages.common.material import AS_WRITTEN, Material, training_examples
 from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.partial_results import DecodeTask
 from pqm_plugin.stages.common.systems import COPY, AdapterSet, all_adapter_sets, check_toolkit, parse_system
@@ -233,19 +233,11 @@ class SpeakerJob:
     def data(self, setup: TrainingSetup, seed: int) -> TrainingData:
         """What is learned from, ready for the recogniser; `seed` joins utterances, if any are to be."""
         recognizer, speech = setup.recognizer, self.speech
-        train_speech, dev_speech, fit = speech.train, speech.dev, speech.fit
-        if speech.style == MODEL:
-            train_speech = styled(recognizer, train_speech, fit, f"{self.speaker} train")
-            dev_speech = styled(recognizer, dev_speech, fit, f"{self.speaker} dev")
-            fit = AS_WRITTEN
-        train = training_examples(recognizer, train_speech, fit, setup.options, seed)
+        fit, options, style = speech.fit, setup.options, speech.style
+        train = training_examples(recognizer, speech.train, fit, options, seed, style)
         # Where every example costs a whole window, dev is measured on joined ones, too.
-        joined = setup.options.joined_alone
-        dev = (
-            training_examples(recognizer, dev_speech, fit, setup.options, seed)
-            if joined
-            else examples(recognizer, dev_speech, fit)
-        )
+        of_dev = options if options.joined_alone else dataclasses.replace(options, joined_s=0.0)
+        dev = training_examples(recognizer, speech.dev, fit, of_dev, seed, style)
         return TrainingData(train, dev, self.request, self.folder, self.speaker, "lower adapt.learning_rate")
 
 

@@ -6,9 +6,8 @@ from typing import Any
 from pqm_plugin.adapters.files import adapter_answering
 from pqm_plugin.corpus.utterance import digest
 from pqm_plugin.engine.learn import TrainingData, TrainingSetup, attach_adapter, learn, sweep_scratch
-from pqm_plugin.metrics.style import MODEL
 from pqm_plugin.settings import as_dict
-from pqm_plugin.stages.common.material import AS_WRITTEN, Material, styled, training_examples
+from pqm_plugin.stages.common.material import Material, training_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
 from pqm_plugin.stages.recipe import Recipe
@@ -45,12 +44,8 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
         return
     opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
     config, recognizer, options = recipe.config, opened.recognizer, recipe.config.pretrain
-    fit = material.fit
-    if material.style == MODEL:
-        splits = {split: styled(recognizer, utterances, fit, split) for split, utterances in splits.items()}
-        fit = AS_WRITTEN
     ready = {
-        split: training_examples(recognizer, utterances, fit, options, config.seed)
+        split: training_examples(recognizer, utterances, material.fit, options, config.seed, material.style)
         for split, utterances in splits.items()
     }
     model = attach_adapter(recognizer, opened.weights_sha256, None, config.lora, config.seed)

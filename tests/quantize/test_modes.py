@@ -24,7 +24,7 @@ def test_the_reason_names_what_was_too_much_for_how_much():
 
 
 def test_a_mode_that_was_removed_is_named_with_what_to_use_instead_wherever_it_is_asked_for(tmp_path, capsys):
-    removed = "mode fast was removed in 0.2: it decoded slower than full precision; use exact, or small"
+    removed = "mode fast was removed: it decoded slower than full precision; use exact, or small"
 
     assert main(["decode", "--mode", "fast"]) == 1
     assert removed in capsys.readouterr().err

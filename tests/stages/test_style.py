@@ -66,7 +66,7 @@ def test_texts_in_the_models_style_are_those_of_its_own_greedy_words(recipe, run
     utterances = material.utterances("sat_train")[:2]
     recognizer = open_base(recipe, "full").recognizer
 
-    found = styled(recognizer, utterances, material.fit, "sat")
+    found = styled(recognizer, utterances, material.fit)
 
     texts = [material.fit.apply(utterance.text) for utterance in utterances]
     for utterance, text, was in zip(found, texts, utterances, strict=True):

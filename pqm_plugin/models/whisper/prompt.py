@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pqm_plugin.errors import PqmError
-from pqm_plugin.models.language import AUTO, ENGLISH, language_code
+from pqm_plugin.models.language import AUTO, ENGLISH, known_language
 from pqm_plugin.models.whisper import library as whisper_library
 from pqm_plugin.models.whisper import tables as whisper_tables
 
@@ -33,7 +32,7 @@ class Prompt:
         Raises:
             PqmError: if it does not know it.
         """
-        code = _known(language, self.languages)
+        code = known_language(language, self.languages)
         if not self.languages:
             return self
         tokens = (self.tokens[0], self.languages[code], *self.tokens[2:])
@@ -75,10 +74,10 @@ def read_prompt(folder: Path, language: str) -> Prompt:
     end, others = ends[0], frozenset(ends[1:])
     config = whisper_library.GenerationConfig.from_dict(dict(values))
     if not values["is_multilingual"]:
-        _known(language, {})
+        known_language(language, {})
         return Prompt((*start, *silent), end, config, {"return_timestamps": False}, others)
     languages = _languages(values)
-    code = _known(language, languages)
+    code = known_language(language, languages)
     if code == AUTO:
         code = ENGLISH if ENGLISH in languages else next(iter(languages))
     tokens = (*start, languages[code], values["task_to_id"][_TASK], *silent)
@@ -93,7 +92,7 @@ def spoken_language(folder: Path, language: str) -> str:
         PqmError: if the model does not know it.
     """
     values = whisper_tables.read_settings(folder)
-    return _known(language, _languages(values) if values["is_multilingual"] else {})
+    return known_language(language, _languages(values) if values["is_multilingual"] else {})
 
 
 def languages(folder: Path) -> tuple[str, ...]:
@@ -104,14 +103,3 @@ def languages(folder: Path) -> tuple[str, ...]:
 
 def _languages(values: Mapping[str, Any]) -> dict[str, int]:
     return {name.strip("<|>"): number for name, number in values["lang_to_id"].items()}
-
-
-def _known(language: str, languages: Mapping[str, int]) -> str:
-    code = language_code(language)
-    if not languages:
-        if code not in (ENGLISH, AUTO):
-            raise PqmError(f"language {language!r}: this Whisper knows English alone: take a multilingual one")
-        return ENGLISH
-    if code not in (*languages, AUTO):
-        raise PqmError(f"language {language!r}: this model knows {' '.join(sorted(languages))}, and {AUTO}")
-    return code

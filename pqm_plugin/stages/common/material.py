@@ -19,7 +19,7 @@ from pqm_plugin.corpus.utterance import Utterance, digest
 from pqm_plugin.engine.data import Clip, examples_of
 from pqm_plugin.engine.styling import in_model_style, style_of
 from pqm_plugin.errors import PqmError
-from pqm_plugin.metrics.style import MODEL
+from pqm_plugin.metrics.style import CORPUS, MODEL
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
@@ -112,10 +112,10 @@ class Material:
         return {"text_case": self.fit.case, **style, **family.training_options(self.recipe.config.decode)}
 
 
-def styled(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, label: str) -> list[Utterance]:
+def styled(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Utterance]:
     """The utterances with their texts as the recogniser would write them, see `engine.styling`."""
     audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in utterances]
-    texts = in_model_style(recognizer, audio, [fit.apply(utterance.text) for utterance in utterances], label)
+    texts = in_model_style(recognizer, audio, [fit.apply(utterance.text) for utterance in utterances])
     return [replace(utterance, text=text) for utterance, text in zip(utterances, texts, strict=True)]
 
 
@@ -128,12 +128,19 @@ def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextF
 
 
 def training_examples(
-    recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, options: TrainOptions, seed: int
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    fit: TextFit,
+    options: TrainOptions,
+    seed: int,
+    style: str = CORPUS,
 ) -> list[Example]:
     """What is learned from: each utterance by itself, several of a speaker joined, or both, as `options` asks for.
 
     An utterance that fits into no joined example is by itself in any case.
     """
+    if style == MODEL:
+        utterances, fit = styled(recognizer, utterances, fit), AS_WRITTEN
     joined = [
         group for copy in range(options.joined_copies) for group in _groups(utterances, options.joined_s, seed + copy)
     ]
