@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from pqm_plugin.models.products import fast_products
+from pqm_plugin.models.networks import fast_products
 from pqm_plugin.processes import n_cores
 
 _READ_ROWS = 1 << 14

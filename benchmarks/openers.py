@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.common import CONFIG
-from pqm_plugin.engine.opening import open_float, open_packed
-from pqm_plugin.engine.packing import pack
+from pqm_plugin.engine.packing import open_float, open_packed, pack
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.families import family_of, libraries

@@ -98,6 +98,18 @@ def on_demand(places: Mapping[str, str], *, without: Sequence[str] = ()) -> Call
     return found
 
 
+def import_now(names: Sequence[str]) -> None:
+    """Import modules, and of a `module:name` the name, too, which `on_demand` would import later.
+
+    What cannot be imported is passed over: where it is used, the error is told.
+    """
+    for module, _, name in (name.partition(":") for name in names):
+        with contextlib.suppress(ImportError):
+            found = importlib.import_module(module)
+            if name:
+                getattr(found, name)
+
+
 @contextmanager
 def quick_imports(without: Sequence[str] = ()) -> Iterator[None]:
     """Within it typeguard's decorator and torch's compiler leave functions as they are.

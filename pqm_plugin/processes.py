@@ -85,18 +85,21 @@ def share_cores() -> None:
 
 RECIPE_PID = "PQM_RECIPE_PID"
 """Environment variable with the process that the server of workers, see `workers`, is to end with."""
+WORKER_IMPORTS = "PQM_WORKER_IMPORTS"
+"""Environment variable with what that server imports, separated by spaces."""
 
 
 def workers(preload: Sequence[str]) -> BaseContext:
     """How processes for jobs are started: forked, on Linux, from a server that has done the heavy imports.
 
     Args:
-        preload: modules that the server imports, if it does not run yet: this process has but one.
+        preload: what the server imports, see `imports.import_now`, if it does not run yet: this process has but one.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pqm_plugin.forked", *preload])
+    context.set_forkserver_preload(["pqm_plugin.worker_imports"])
+    os.environ[WORKER_IMPORTS] = " ".join(preload)
     os.environ[RECIPE_PID] = str(os.getpid())
     return context
 

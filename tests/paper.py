@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pqm_plugin.corpus.listed import find_listing
+from pqm_plugin.corpus.partition import find_listing
 
 RATE_HZ = 16000
 CHAPTERS = {

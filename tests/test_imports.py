@@ -14,7 +14,7 @@ import typeguard
 from pqm_plugin import processes
 from pqm_plugin.imports import on_demand, quick_imports
 from pqm_plugin.processes import start_log
-from pqm_plugin.stages.preloaded import preloaded
+from pqm_plugin.stages.common.jobs import preloaded
 from pqm_plugin.stages.recipe import Recipe
 
 
@@ -60,14 +60,13 @@ def test_a_name_is_imported_when_it_is_asked_for(monkeypatch):
 LIBRARIES = {"espnet2", "transformers", "peft"}
 # Each case in a child of a process that has imported what all of them do.
 CASES = """
-import importlib, json, os, sys
+import json, os, sys
+from pqm_plugin.imports import import_now
 cases, libraries = json.loads(sys.argv[1])
-for name in set.intersection(*map(set, cases)):
-    importlib.import_module(name)
+import_now(set.intersection(*map(set, cases)))
 for names in cases:
     if not os.fork():
-        for name in names:
-            importlib.import_module(name)
+        import_now(names)
         compiler = "torch._inductor.compile_fx" in sys.modules
         print(json.dumps([sorted({*libraries} & sys.modules.keys()), compiler]), flush=True)
         os._exit(0)

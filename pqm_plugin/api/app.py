@@ -17,8 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from pqm_plugin.api.enrolling import enrolling
-from pqm_plugin.api.errors import ApiError, as_answer, event, told
+from pqm_plugin.api.answers import ApiError, as_answer, enrolling, event, told
 from pqm_plugin.api.service import Call, Service, UnknownModelError
 from pqm_plugin.errors import PqmError
 from pqm_plugin.page.desk import Reading

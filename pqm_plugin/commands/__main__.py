@@ -6,28 +6,26 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pqm_plugin.commands import (
-    adopt,
-    check,
-    enroll,
-    info,
-    pack,
-    pull,
-    push,
-    quantize,
-    serve,
-    speakers,
-    transcribe,
-    unpack,
-)
+from pqm_plugin.commands import models, serve, speakers, transcribe
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import refusal_as_error
 from pqm_plugin.processes import share_cores, start_log, tolerant_output
 
 _COMMANDS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (quantize, enroll, adopt, transcribe, serve, speakers, info, check, pack, unpack, push, pull)
+    "quantize": (models.add_quantize, models.run_quantize),
+    "enroll": (speakers.add_enroll, speakers.run_enroll),
+    "adopt": (speakers.add_adopt, speakers.run_adopt),
+    "transcribe": (transcribe.add, transcribe.run),
+    "serve": (serve.add, serve.run),
+    "speakers": (speakers.add_speakers, speakers.run_speakers),
+    "info": (models.add_info, models.run_info),
+    "check": (models.add_check, models.run_check),
+    "pack": (models.add_pack, models.run_pack),
+    "unpack": (models.add_unpack, models.run_unpack),
+    "push": (models.add_push, models.run_push),
+    "pull": (models.add_pull, models.run_pull),
 }
+"""By name: what declares its options, and what runs it; the docstring of the latter is its help."""
 _EPILOG = """The stages of a recipe are `python -m pqm_plugin STAGE`, or egs/*/run.sh; what they leave in
 exp/<base>_nf4 is a MODEL here."""
 
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # What has no other name when the system refuses it is what is printed.
         with refusal_as_error("standard output"):
-            status = int(_COMMANDS[parsed.command].run(parsed))
+            status = _COMMANDS[parsed.command][1](parsed)
             sys.stdout.flush()
             return status
     except PqmError as error:
@@ -76,11 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in _COMMANDS.items():
-        text = (module.__doc__ or "").splitlines()[0].rstrip(".")
+    for name, (add, run) in _COMMANDS.items():
+        text = (run.__doc__ or "").splitlines()[0].rstrip(".")
         one = commands.add_parser(name, help=text, description=text + ".")
         one.add_argument("--quiet", action="store_true", help="log warnings alone")
-        module.add(one)
+        add(one)
     return parser
 
 

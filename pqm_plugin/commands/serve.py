@@ -46,11 +46,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Serve until interrupted."""
+    """Show a page in the browser: record, compare, teach a voice; for this machine alone unless told otherwise."""
     from contextlib import ExitStack
 
-    from pqm_plugin.page.guard import is_loopback
-    from pqm_plugin.page.limits import Limits
+    from pqm_plugin.page.guard import Limits, is_loopback
     from pqm_plugin.page.server import serve
     from pqm_plugin.personal.folder import ModelFolder
 
@@ -67,7 +66,7 @@ def run(parsed: argparse.Namespace) -> int:
     with ExitStack() as stack:
         others = None
         if parsed.api or parsed.wyoming:
-            from pqm_plugin.api.beside import ApiOptions, beside
+            from pqm_plugin.api.service import ApiOptions, beside
 
             others = stack.enter_context(beside(ApiOptions(parsed.api, parsed.wyoming, not parsed.no_enroll)))
         set_threads(parsed.threads)

@@ -1,17 +1,127 @@
-"""List whose voices a model knows."""
+"""Commands for the speakers of a model: enrolled from recordings, adopted from plain PEFT, listed."""
 
 import argparse
+from pathlib import Path
+from typing import Any
 
-from pqm_plugin.commands.options import add_model
+from pqm_plugin.commands.options import add_channel, add_computing, add_language, add_model, set_threads
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+def add_enroll(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `enroll`."""
+    add_model(parser)
+    parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDINGS", help="folder of recordings, or files")
+    parser.add_argument("--speaker", required=True, metavar="NAME", help="whose voice it is: A-Z a-z 0-9 . _ -")
+    parser.add_argument(
+        "--transcripts",
+        type=Path,
+        metavar="FILE",
+        help="lines of a recording's name and its words, as Kaldi's `text`; default: a .txt beside each recording, "
+        "and if there is none, the model learns from the words that it is sure of",
+    )
+    parser.add_argument("--unsupervised", action="store_true", help="heed no transcripts, even where there are some")
+    parser.add_argument("--epochs", type=int, help="most passes over the recordings")
+    parser.add_argument("--learning_rate", "--learning-rate", type=float, help="step size of the first pass")
+    parser.add_argument("--rank", type=int, help="of an adapter that starts from zero")
+    parser.add_argument(
+        "--min_confidence", "--min-confidence", type=float, help="from 0 to 1: of own words that are learned from"
+    )
+    parser.add_argument(
+        "--target_style",
+        "--target-style",
+        metavar="STYLE",
+        help="of the texts learned: auto, corpus as they are, or "
+        "model, in the case and punctuation that the model writes; auto: the latter where the texts have neither",
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        help="blocks of recordings that are held out in turn to see whether the adapter helps "
+        "(from ten recordings with texts on): 3, or 0 to leave that out",
+    )
+    parser.add_argument(
+        "--keep",
+        help="better: the speaker-independent model, where held-out words get no better (default); own: what "
+        "was learned in any case",
+    )
+    add_channel(parser)
+    add_language(parser)
+    add_computing(parser)
+
+
+def run_enroll(parsed: argparse.Namespace) -> int:
+    """Learn the voice of a speaker from recordings, with transcripts or without."""
+    from pqm_plugin.personal.folder import ModelFolder
+    from pqm_plugin.personal.recordings import find_recordings
+
+    # What can be wrong with names is said before anything heavy is loaded.
+    folder = ModelFolder.of(parsed.model)
+    folder.speaker(parsed.speaker)
+    found = find_recordings(parsed.recordings, parsed.transcripts, unsupervised=parsed.unsupervised)
+
+    from pqm_plugin.personal.model import PersonalModel
+
+    set_threads(parsed.threads)
+    model = PersonalModel(parsed.model, device=parsed.device, language=parsed.language)
+    options = _options(parsed, folder.about())
+    done = model.enroll(parsed.speaker, found.paths, found.texts, channel=parsed.channel, options=options)
+    print(
+        f"{done.speaker}: {'learned from' if done.is_new else 'is there already, from'} {done.n_clips} recordings, "
+        f"{done.duration_s / 60:.1f} min: {done.folder}"
+    )
+    if done.held_out:
+        print(f"{done.speaker}: {done.held_out.sentence()}: {_advice(done)}")
+    return 0
+
+
+def _advice(done: Any) -> str:
+    """What to make of the held-out words."""
+    if not done.keeps_own:
+        return "no gain shown, the speaker-independent model is kept"
+    if not done.held_out.is_better:
+        return "no gain shown: the speaker-independent model does as well"
+    return "it pays" if done.held_out.gain_shown else "a gain, but chance could show as much: more recordings tell"
+
+
+def _options(parsed: argparse.Namespace, about: Any) -> Any:
+    from pqm_plugin.personal.options import enroll_options
+    from pqm_plugin.settings import over
+
+    names = ("epochs", "learning_rate", "rank", "min_confidence", "target_style", "folds", "keep")
+    return over(enroll_options(about), {name: getattr(parsed, name) for name in names})
+
+
+def add_adopt(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `adopt`."""
+    add_model(parser)
+    parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder with adapter_config.json, a LoRA of PEFT")
+    parser.add_argument("--speaker", required=True, metavar="NAME", help="the speaker's name here: A-Z a-z 0-9 . _ -")
+    parser.add_argument(
+        "--base",
+        default="",
+        metavar="MODEL",
+        help="the float model that it was trained on, to see that MODEL was packed from it; default: the folder that "
+        "the adapter names, if it is here",
+    )
+
+
+def run_adopt(parsed: argparse.Namespace) -> int:
+    """Keep an adapter that plain PEFT made as a speaker of the model."""
+    from pqm_plugin.personal.enrollment import adopt
+
+    done = adopt(parsed.model, parsed.adapter, parsed.speaker, parsed.base)
+    base = "its base is the model's own" if done.base_checked else "its base was not checked"
+    print(f"{parsed.speaker}: {done.parameters} parameters, {base}: {done.folder}")
+    return 0
+
+
+def add_speakers(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `speakers`."""
     add_model(parser)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """A line a speaker: name, size, and from how many recordings."""
+def run_speakers(parsed: argparse.Namespace) -> int:
+    """List whose voices a model knows."""
     from pqm_plugin.personal.facts import adapter_facts
     from pqm_plugin.personal.folder import SPEAKERS, ModelFolder
 

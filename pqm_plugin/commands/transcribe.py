@@ -61,7 +61,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Transcribe each recording; one that cannot be read is named, and the others go on."""
+    """Write down what is said in recordings, as it is found."""
     targets = _targets(parsed)
     from pqm_plugin.personal.folder import ModelFolder
 

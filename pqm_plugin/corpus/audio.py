@@ -1,6 +1,7 @@
 """Samples of an utterance, from a file, a Kaldi archive or a command; the only importer of kaldiio."""
 
 import functools
+import hashlib
 import io
 import re
 import struct
@@ -16,13 +17,13 @@ import numpy.typing as npt
 import soundfile
 from kaldiio.python_wave import Error as WaveError
 
-from pqm_plugin.corpus.channels import check_channel, mono
 from pqm_plugin.corpus.headers import ending
 from pqm_plugin.corpus.names import on_disk
 from pqm_plugin.corpus.opening import AGAIN, cut_off, named, opened, say
-from pqm_plugin.corpus.resampling import Samples, Scale, resample
+from pqm_plugin.corpus.samples import Samples, Scale, check_channel, mono, resample
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
+from pqm_plugin.files import safe_name, whole_file
 
 _ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>\d+)")
 # Kaldi's extract-segments allows an end this far behind the recording, and cuts it.
@@ -250,3 +251,30 @@ def _bounds(utterance: Utterance, n_samples: int, rate: int) -> tuple[int, int]:
         f"{named(utterance)}: segment {utterance.start_s} to {utterance.end_s} s is not inside the recording of "
         f"{length_s:.2f} s: correct its line in segments, or fetch the recording again"
     )
+
+
+def plain_file(utterance: Utterance, sample_rate: int, folder: Path) -> Path:
+    """A file that holds the utterance alone at `sample_rate`: its own if it is one, else a copy in `folder`.
+
+    The copy is 32-bit float WAV, so that a stock tool gets the very samples that `load_audio` gives.
+    """
+    path = Path(utterance.audio)
+    if utterance.start_s is None and utterance.channel is None and path.is_file():
+        info = probe(utterance)
+        if info.is_plain and info.sample_rate == sample_rate and info.n_channels == 1:
+            return path
+    from scipy.io import wavfile
+
+    copy = folder / f"{safe_name(utterance.utterance, 'utterance')}.{_version(utterance, sample_rate)}.wav"
+    if not copy.exists():
+        with whole_file(copy) as scratch:
+            wavfile.write(scratch, sample_rate, load_audio(utterance, sample_rate).astype(np.float32))
+    return copy
+
+
+def _version(utterance: Utterance, sample_rate: int) -> str:
+    """Names a copy after all that its samples depend on, so that an old one is never taken for a new one."""
+    path = Path(utterance.audio)
+    status = path.stat() if path.is_file() else None
+    source = (repr(utterance), sample_rate, (status.st_size, status.st_mtime_ns) if status else None)
+    return hashlib.sha256(repr(source).encode()).hexdigest()[:12]

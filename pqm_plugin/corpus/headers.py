@@ -1,9 +1,12 @@
-"""What an audio file promises about its length, for the formats whose decoder says nothing when the end is missing."""
+"""What the bytes of an audio file say: the length that a header promises, and where joined recordings begin."""
 
+import io
+import mmap
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 # Recorders that write to a pipe cannot know the length and put a number near 2 or 4 GiB there.
 _UNKNOWN_SIZE = 0x7FFF0000
@@ -181,3 +184,272 @@ def _of_ogg(tail: bytes) -> Ending:
     if missing > 0:
         return Ending(missing, is_lost=True)
     return Ending() if page[5] & 4 else Ending(1, remark=_UNMARKED)
+
+
+# So many MPEG frames in a row are sound; one alone may be a counting error of the encoder, or chance.
+_SURE_FRAMES = 4
+_KBIT_S = {
+    1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+}
+_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_ID3V1_BYTES = 128
+
+
+class Window(io.RawIOBase):
+    """The bytes `start` to `stop` of a file as a file of its own; `patch` stands for what the file has there."""
+
+    def __init__(self, raw: BinaryIO, start: int, stop: int, patch: tuple[int, bytes] | None = None) -> None:
+        """Look at `raw`; the patch's place counts from `start`."""
+        self._raw, self._start, self._size, self._patch = raw, start, stop - start, patch
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte of the window."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """The byte that is read next."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as the window goes."""
+        if self._at >= self._size:  # anywhere at all, in a damaged file
+            return 0
+        self._raw.seek(self._start + self._at)
+        data = bytearray(self._raw.read(min(len(buffer), self._size - self._at)))
+        if self._patch is not None:
+            place, bytes_ = self._patch[0] - self._at, self._patch[1]
+            for n, byte in enumerate(bytes_, start=place):
+                if 0 <= n < len(data):
+                    data[n] = byte
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a file of one kind begins: what to look for, how far that is from the beginning, and what proves it."""
+
+    needles: tuple[bytes, ...]
+    proof: re.Pattern[bytes]
+    offset: int = 0
+
+
+def _kind(needles: tuple[bytes, ...], proof: bytes, offset: int = 0) -> _Kind:
+    return _Kind(needles, re.compile(proof, re.DOTALL), offset)
+
+
+_OGG = _kind((b"OggS\0\x02", b"OggS\0\x06"), rb"OggS\0[\x02\x06]\0{8}.{4}\0{4}")
+_KINDS = (
+    _OGG,
+    _kind((b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"), rb"fLaC[\0\x80]\0\0\x22"),
+    _kind((b"RIFF",), rb"RIFF.{4}WAVE(?:fmt |JUNK|bext|LIST|PEAK|fact)"),
+    _kind((b"RIFF",), rb"RIFF.{4}AVI LIST"),
+    _kind((b"FORM",), rb"FORM.{4}AIF[FC](?:COMM|FVER|COMT|MARK|INST|NAME|AUTH|ANNO|\(c\) |CHAN)"),
+    _kind((b"NIST_1A\n",), rb"NIST_1A\n *\d+\n"),
+    _kind((b"caff\0\x01",), rb"caff\0\x01\0\0desc"),
+    _kind((b"riff\x2e\x91\xcf\x11",), rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),
+    _kind((b".snd\0\0",), rb"\.snd\0\0[\0-\x10].{5}\0{3}[\x01-\x1f]\0.{3}\0{3}[\x01-\x40]"),
+    _kind((b"ftyp",), rb"\0\0\0.ftyp[ -~]{4}", offset=4),
+    _kind((b"\x1aE\xdf\xa3",), rb"\x1aE\xdf\xa3.{1,60}?(?:webm|matroska)"),
+    _kind((b"0&\xb2u\x8ef\xcf\x11",), rb"0&\xb2u\x8ef\xcf\x11\xa6\xd9\0\xaa\0b\xcel"),
+    _kind((b"FLV\x01",), rb"FLV\x01[\x01\x04\x05]\0\0\0\x09"),
+    _kind((b"#!AMR",), rb"#!AMR(?:-WB)?\n"),
+)
+_MPEG = re.compile(rb"ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa\xfb]", re.DOTALL)
+
+
+def part_starts(file: BinaryIO) -> list[int]:
+    """The offsets at which recordings begin in an open file; `[0]` for one that is not joined, or not known."""
+    with _bytes_of(file) as data:
+        head = bytes(data[:128])
+        for kind in _KINDS:
+            if kind.proof.match(head):
+                starts = _starts_of(data, kind)
+                return _without_multiplexed(data, starts) if kind is _OGG else starts
+        return _mpeg_starts(data) if _MPEG.match(head) else [0]
+
+
+def _bytes_of(file: BinaryIO) -> Any:
+    """The file as something with `find` and slices, closed after use; not read where it can be mapped."""
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError, AttributeError):
+        here = file.tell()
+        file.seek(0)
+        made = mmap.mmap(-1, max(1, file.seek(0, os.SEEK_END)))
+        file.seek(0)
+        made.write(file.read())
+        file.seek(here)
+        return made
+
+
+def _starts_of(data: Any, kind: _Kind) -> list[int]:
+    found = {0}
+    for needle in kind.needles:
+        for place in _places(data, needle):
+            start = place - kind.offset
+            if start > 0 and kind.proof.match(bytes(data[start : start + 128])):
+                found.add(start)
+    return sorted(found)
+
+
+def _places(data: Any, needle: bytes) -> Iterator[int]:
+    place = data.find(needle, 0)
+    while place >= 0:
+        yield place
+        place = data.find(needle, place + 1)
+
+
+def _without_multiplexed(data: Any, starts: list[int]) -> list[int]:
+    """Ogg streams that run side by side begin with one page each, one behind the other: that is one recording."""
+    kept = starts[:1]
+    for last, start in zip(starts, starts[1:], strict=False):
+        n_segments = data[last + 26]
+        if start != last + 27 + n_segments + sum(data[last + 27 : last + 27 + n_segments]):
+            kept.append(start)
+    return kept
+
+
+def _mpeg_starts(data: Any) -> list[int]:
+    """Of MP3: each frame that tells how long its stream is begins one, and what follows that stream's end."""
+    infos = sorted(
+        (start, length)
+        for name in (b"Xing\0\0\0", b"Info\0\0\0", b"VBRI")
+        for place in _places(data, name)
+        for start, length in _info_frame(data, place)
+    )
+    first = _behind_tag(data, 0)
+    if not infos or infos[0][0] > first + 4096:
+        infos.insert(0, (first, 0))
+    starts = []
+    ends = [*(start for start, _ in infos[1:]), len(data)]
+    for (start, length), end in zip(infos, ends, strict=True):
+        starts.append(start)
+        if length:
+            more = _next_sound(data, start + length, end)
+            if more is None:
+                continue
+            starts.append(more)
+        starts += _changes(data, starts[-1], end)
+    return [0, *starts[1:]]
+
+
+def _changes(data: Any, place: int, end: int) -> Iterator[int]:
+    """Where the rate changes, or one channel becomes two: no encoder does that, so another recording begins."""
+    kind = None
+    start = _next_sound(data, place, end)
+    while start is not None:
+        at = start
+        while at < end and (length := _frame_bytes(data, at)):
+            here = data[at + 1] & 0x18, data[at + 2] & 0x0C, data[at + 3] & 0xC0 == 0xC0
+            # One frame may be chance.
+            if here != kind and _is_sound(data, at, end):
+                if kind is not None:
+                    yield at
+                kind = here
+            at += length
+        start = _next_sound(data, at, end)
+
+
+def mpeg_samples(file: BinaryIO) -> int:
+    """How many samples the frames of an MP3 have that does not tell its length itself; 0 for one that does.
+
+    Without that, a decoder that reckons from the first frame's bit rate hears less than there is, or waits for more.
+    """
+    with _bytes_of(file) as data:
+        n_samples, place = 0, _next_sound(data, _behind_tag(data, 0), len(data))
+        if place is not None and (info := _info_place(data, place)):
+            if bytes(data[info : info + 4]) == b"VBRI" or data[info + 7] & 1:
+                return 0
+            place += _frame_bytes(data, place)
+        while place is not None:
+            while length := _frame_bytes(data, place):
+                n_samples += 1152 if data[place + 1] & 8 else 576
+                place += length
+            place = _next_sound(data, place, len(data))
+        return n_samples
+
+
+def _info_frame(data: Any, place: int) -> Iterator[tuple[int, int]]:
+    """Where the frame that holds `Xing`, `Info` or `VBRI` begins, and how many bytes it says that follow (0: none)."""
+    name = bytes(data[place : place + 4])
+    for offset in (36,) if name == b"VBRI" else (36, 21, 13):
+        start = place - offset
+        if start >= 0 and _frame_bytes(data, start) and not any(data[start + 4 : place]):
+            yield start, _told_bytes(data, start, place)
+            return
+
+
+def _info_place(data: Any, start: int) -> int:
+    """Where `Xing`, `Info` or `VBRI` stands in the frame at `start`, 0 if it does not."""
+    named = ((36, b"Xing"), (36, b"Info"), (36, b"VBRI"), (21, b"Xing"), (21, b"Info"), (13, b"Xing"), (13, b"Info"))
+    return next((start + at for at, name in named if bytes(data[start + at : start + at + 4]) == name), 0)
+
+
+def _told_bytes(data: Any, start: int, place: int) -> int:
+    """How many bytes a stream has by what its first frame says at `place`: of bytes, else of frames; 0 for neither."""
+    if bytes(data[place : place + 4]) == b"VBRI":
+        return 0
+    flags, first = data[place + 7], int.from_bytes(data[place + 8 : place + 12], "big")
+    if flags & 2:
+        where = place + 8 + 4 * (flags & 1)
+        return int.from_bytes(data[where : where + 4], "big")
+    end = start
+    for _ in range(first + 1 if flags & 1 else 0):
+        if not (length := _frame_bytes(data, end)):
+            break
+        end += length
+    return end - start
+
+
+def _frame_bytes(data: Any, place: int) -> int:
+    """The length of the MPEG layer III frame at `place`, 0 if there is none."""
+    head = data[place : place + 4]
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or head[1] & 0x18 == 0x08:
+        return 0
+    version = head[1] >> 3 & 3
+    kbit_s, rate_place = _KBIT_S[1 if version == 3 else 2][head[2] >> 4], head[2] >> 2 & 3
+    if not kbit_s or rate_place == 3:
+        return 0
+    return (144 if version == 3 else 72) * kbit_s * 1000 // _RATES_HZ[version][rate_place] + (head[2] >> 1 & 1)
+
+
+def _behind_tag(data: Any, place: int) -> int:
+    """Step over an ID3v2 tag, if one is there."""
+    if bytes(data[place : place + 3]) != b"ID3" or place + 10 > len(data):
+        return place
+    a, b, c, d = (byte & 0x7F for byte in data[place + 6 : place + 10])
+    return place + 10 + (a << 21 | b << 14 | c << 7 | d)
+
+
+def _next_sound(data: Any, place: int, end: int) -> int | None:
+    """The first of some MPEG frames in a row between `place` and `end`; tags and padding are stepped over."""
+    if bytes(data[place : place + 3]) == b"TAG":
+        place += _ID3V1_BYTES
+    place = data.find(b"\xff", _behind_tag(data, place), end)
+    while 0 <= place < end:
+        if _is_sound(data, place, end):
+            return int(place)
+        place = data.find(b"\xff", place + 1, end)
+    return None
+
+
+def _is_sound(data: Any, place: int, end: int) -> bool:
+    """Whether some MPEG frames follow each other from `place` on."""
+    n_frames = 0
+    while n_frames < _SURE_FRAMES and place < end and (length := _frame_bytes(data, place)):
+        place, n_frames = place + length, n_frames + 1
+    return n_frames == _SURE_FRAMES

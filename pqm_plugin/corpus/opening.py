@@ -11,10 +11,19 @@ from typing import Any, BinaryIO, cast
 
 import soundfile
 
-from pqm_plugin.corpus.containers import DamagedError, NotReadableError
-from pqm_plugin.corpus.headers import UNKNOWN_END, Ending, ending
-from pqm_plugin.corpus.joined import Window, mpeg_samples, part_starts
-from pqm_plugin.corpus.sources import PACKED, Audio, EmptyError, EndlessError, Foreign, Joined, Key, Known
+from pqm_plugin.corpus.headers import UNKNOWN_END, Ending, Window, ending, mpeg_samples, part_starts
+from pqm_plugin.corpus.sources import (
+    PACKED,
+    Audio,
+    DamagedError,
+    EmptyError,
+    EndlessError,
+    Foreign,
+    Joined,
+    Key,
+    Known,
+    NotReadableError,
+)
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 

@@ -13,9 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pqm_plugin.corpus.audio import Samples, clipped_share, decode_blocks, is_silent
-from pqm_plugin.corpus.channels import Channels, mono
 from pqm_plugin.corpus.names import on_disk
-from pqm_plugin.corpus.resampling import Scale, resampled
+from pqm_plugin.corpus.samples import Channels, Scale, mono, resampled
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 

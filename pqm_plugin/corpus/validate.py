@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pqm_plugin.corpus.audio import OVERSHOOT_S, AudioInfo, blocks_of, probe
-from pqm_plugin.corpus.channels import trouble_of
 from pqm_plugin.corpus.kaldi import FILES, SEGMENTS, parse_segment, read_lines
 from pqm_plugin.corpus.names import join_first, on_disk
+from pqm_plugin.corpus.samples import trouble_of
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name

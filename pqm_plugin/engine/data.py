@@ -1,7 +1,7 @@
-"""From speech with its words to what an adapter is trained on."""
+"""From speech with its words to what an adapter is trained on, its texts in the style of the model."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.text import TextFit
+from pqm_plugin.metrics.normalize import CORPUS, MODEL, in_style, is_styled
 from pqm_plugin.models.interface import Recognizer
 
 _log = logging.getLogger(__name__)
@@ -48,3 +49,36 @@ def examples_of(
         else:
             ready.append((clip, Example(features, tokens)))
     return ready
+
+
+def style_of(option: str, texts: Sequence[str], *, writes_case: bool) -> str:
+    """What `auto` stands for: `model` where the model writes case and punctuation and no text has any.
+
+    Args:
+        option: `auto`, `corpus` or `model`.
+        texts: all references of a corpus, or of a speaker.
+        writes_case: of the model, see `interface.Facts`.
+    """
+    if option != "auto":
+        return option
+    return MODEL if writes_case and not is_styled(texts) else CORPUS
+
+
+def in_model_style(recognizer: Recognizer, audio: Sequence[np.ndarray], texts: Sequence[str]) -> list[str]:
+    """Each text as the recogniser would write it, by its own greedy hypothesis of the audio, see `metrics.style`.
+
+    Args:
+        audio: float32 (n_samples,) in [-1, 1] at the recogniser's rate, one for each text. What is longer than the
+            recogniser searches at once is searched in pieces.
+    """
+    was_training = recognizer.network.training
+    recognizer.network.eval()
+    written = []
+    with torch.no_grad():
+        for samples, text in zip(audio, texts, strict=True):
+            pieces = recognizer.pieces(samples)
+            heard = " ".join(recognizer.greedy([recognizer.features(piece) for piece in pieces]))
+            written.append(in_style(text, heard))
+    recognizer.network.train(was_training)
+    _log.info("%d texts in the style of the model, such as: %s", len(written), next(iter(written), ""))
+    return written

@@ -1,8 +1,8 @@
-"""Pack a float base in 4 bits, each weight rounded to its nearest level or by what its layer receives of speech."""
+"""Pack a float base in 4 bits, each weight to its nearest level or by speech, and open float and packed models."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
+from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Family, Recognizer
 from pqm_plugin.models.language import AUTO
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
 from pqm_plugin.quantize.gptq import listen, round_layers
 from pqm_plugin.quantize.layers import measure, quantize_layers, weights_of
@@ -106,3 +108,38 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def open_float(folder: Path, search: SearchOptions, device: str = "cpu") -> Recognizer:
+    """The full-precision model in `folder`, in evaluation mode.
+
+    Raises:
+        PqmError: if no family knows the folder, or its weights do not fit its configuration.
+    """
+    recognizer = family_of(folder).load_float(folder, search, device)
+    recognizer.network.eval()
+    return recognizer
+
+
+def open_packed(
+    folder: Path,
+    search: SearchOptions,
+    device: str = "cpu",
+    mode: str = "exact",
+    bound: AbstractContextManager[object] | None = None,
+) -> Recognizer:
+    """The packed model in `folder`, in evaluation mode.
+
+    Args:
+        mode: how packed weights are kept and multiplied, see `quantize.layers.install`.
+        bound: entered while the network is built; may stop a configuration that asks for too much memory.
+
+    Raises:
+        PqmError: if no family knows the folder, or its weights do not fit its configuration.
+    """
+    with bound or nullcontext(), freed_memory_returned(from_now_on=mode == "small"):
+        recognizer = family_of(folder).load_skeleton(folder, search, "cpu")
+        load_packed(folder / PACKED, recognizer.network, mode)
+    recognizer.network.to(device)
+    recognizer.network.eval()
+    return recognizer

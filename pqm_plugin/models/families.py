@@ -67,9 +67,9 @@ def is_float_model(folder: Path) -> bool:
 
 
 def libraries(*folders: Path) -> list[str]:
-    """The modules that workers import for the models in these folders; those of all families if there is no model."""
-    found = [family.LIBRARY for family in FAMILIES if any(family.claims(folder) for folder in folders)]
-    return found or [family.LIBRARY for family in FAMILIES]
+    """What workers import, see `Family.LIBRARY`, for the models in these folders; for all families without a model."""
+    found = [family for family in FAMILIES if any(family.claims(folder) for folder in folders)]
+    return [name for family in found or FAMILIES for name in family.LIBRARY]
 
 
 def fetch_base(source: str, out: Path) -> Family:

@@ -175,8 +175,8 @@ class Family(ABC):
     TOOLKIT: str
     """What trains such models, as messages call it."""
 
-    LIBRARY: str
-    """The module that imports at once what the models are computed with, for workers to be forked from."""
+    LIBRARY: tuple[str, ...]
+    """What computes the models, as `module:name`; workers are forked from a process that has imported it."""
 
     BASELINES: Mapping[str, str] = {}
     """Key in results.json of each stock system, and what it is."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pqm_plugin.forwards import replaced_forwards
 from pqm_plugin.models.interface import Loss, Recognizer
-from pqm_plugin.models.products import training_products
+from pqm_plugin.models.networks import training_products
 
 
 class _EnoughError(Exception):

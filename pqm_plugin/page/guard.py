@@ -1,4 +1,4 @@
-"""What stands before the page: only this machine's own page may talk to it, and the page to nobody else."""
+"""What stands before the page: limits of what it takes in, and who may talk to it: this machine's own page alone."""
 
 import base64
 import binascii
@@ -7,8 +7,34 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
+
+from pqm_plugin.errors import PqmError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that is accepted: bytes of one file, seconds of a recording that is heard or learned from, and of all.
+
+    `total_s` bounds the sum of the recordings of one enrolment. Of the API: `n_waiting` requests are held at once,
+    those that are computed among them, and each is answered or given up within `request_s`.
+    """
+
+    upload_bytes: int = 50 * 10**6
+    recording_s: float = 600.0
+    clip_s: float = 30.0
+    total_s: float = 1800.0
+    n_waiting: int = 64
+    request_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.upload_bytes < 1 or min(self.recording_s, self.clip_s, self.total_s) <= 0:
+            raise PqmError("the largest upload and the longest recording are above 0")
+        if self.n_waiting < 1 or self.request_s <= 0:
+            raise PqmError("the requests that may wait, and the seconds of each, are above 0")
+
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[Mapping[str, Any]]]

@@ -1,10 +1,61 @@
-"""How far a new speaker is in reading."""
+"""What a new speaker is asked to read, and how far they are."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.page.desk import Reading
+from pqm_plugin.files import decode_text
+
+if TYPE_CHECKING:
+    from pqm_plugin.page.desk import Reading
+
+SENTENCES = (
+    "The old grey mule would rather chew thick grass than pull the cart.",
+    "My younger cousin joined the choir and sang a joyful song.",
+    "A measure of treasure lay hidden beneath the garage floor.",
+    "Please put five big boxes of fresh fish by the back door.",
+    "Those three brothers think that the weather is rather smooth today.",
+    "She shut the shop early because the machine had lost its charge.",
+    "Our noisy neighbours now allow the hound to howl around the house.",
+    "Here is a clear idea of how near the pier you should appear.",
+    "The judge urged the jury to turn and return before the third hour.",
+    "Boil the oysters in oil, then toss them with a spoonful of soy.",
+    "Vivid yellow leaves waved over the quiet village all evening.",
+    "We could look at good books while the cook took the pudding out.",
+    "Nine hungry pink flamingos were drinking along the river bank.",
+    "Did Kate bake the cake, or did Jake make a mistake with the date?",
+    "Hot soup, dark toffee and a strong pot of coffee stood on the stove.",
+    "He rarely shares his pears, but there was one fair pair to spare.",
+    "Twelve twins twirled quickly between the square and the swings.",
+    "An unusual vision of azure beaches gave the author such pleasure.",
+    "Zebras, lizards and bees were busy in the hazy zoo.",
+    "Give us the number four, seven, eight and ninety, then ring again.",
+)
+"""Written for this page, to have the sounds of English in several neighbourhoods, in words that everybody can read."""
+
+_LONGEST = 300
+
+
+def read_sentences(path: Path | None) -> tuple[str, ...]:
+    """The sentences of a UTF-8 file, one a line, or, without a file, those of `SENTENCES`.
+
+    Raises:
+        PqmError: if there is none, or one is too long to be read in a breath or two.
+    """
+    if path is None:
+        return SENTENCES
+    try:
+        lines = decode_text(path.expanduser().read_bytes(), path).splitlines()
+    except OSError as error:
+        raise PqmError(f"{path} cannot be read ({error}): give a UTF-8 text of one sentence a line") from None
+    found = tuple(" ".join(line.split()) for line in lines if line.strip())
+    if not found:
+        raise PqmError(f"{path} holds no sentence: write one a line")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _LONGEST:
+            raise PqmError(f"{path}:{number}: {len(line)} characters are too many to read at once: {_LONGEST} at most")
+    return found
 
 
 @dataclass(frozen=True)
@@ -62,7 +113,7 @@ class Script:
         place = self.sentences.index(last) if last in self.sentences else self.place
         return replace(self, place=place, kept=self.kept[:-1])
 
-    def readings(self) -> list[Reading]:
+    def readings(self) -> "list[Reading]":
         """What can be learned from.
 
         Raises:
@@ -70,4 +121,6 @@ class Script:
         """
         if not self.kept:
             raise PqmError("nothing is kept yet: record a sentence, then “Keep it and go on”")
+        from pqm_plugin.page.desk import Reading
+
         return [Reading(kept.path, kept.text) for kept in self.kept]

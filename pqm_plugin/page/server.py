@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.page.guard import Guard, is_loopback
-from pqm_plugin.page.limits import Limits
-from pqm_plugin.page.sentences import read_sentences
+from pqm_plugin.page.guard import Guard, Limits, is_loopback
+from pqm_plugin.page.script import read_sentences
 
 _log = logging.getLogger(__name__)
 _CSS = Path(__file__).with_name("page.css")

@@ -13,11 +13,10 @@ from tqdm import tqdm
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.audio import is_silent
 from pqm_plugin.corpus.text import AS_IS, TextFit, fit_text
-from pqm_plugin.engine.data import Clip, examples_of
-from pqm_plugin.engine.styling import in_model_style
+from pqm_plugin.engine.data import Clip, examples_of, in_model_style
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
-from pqm_plugin.metrics.style import MODEL
+from pqm_plugin.metrics.normalize import MODEL
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.personal.confidence import pick, summary
 from pqm_plugin.personal.pieces import LONGEST_S, SHORTEST_S

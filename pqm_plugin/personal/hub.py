@@ -11,9 +11,16 @@ from typing import Any
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import whole_folder
 from pqm_plugin.personal.folder import ModelFolder
-from pqm_plugin.personal.manifest import MANIFEST, MOST_BYTES, Entry, Manifest, is_model_file
 from pqm_plugin.personal.packing import manifest_of, model_contents
-from pqm_plugin.personal.unpacking import check_records, refuse_if_too_large
+from pqm_plugin.personal.unpacking import (
+    MANIFEST,
+    MOST_BYTES,
+    Entry,
+    Manifest,
+    check_records,
+    is_model_file,
+    refuse_if_too_large,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"[\w./-]*")

@@ -1,18 +1,69 @@
-"""Bring a personal model's packed weights into memory; the folder may be a stranger's."""
+"""Bring a personal model's packed weights into memory, within a bound; the folder may be a stranger's."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pqm_plugin.devices import free_bytes
-from pqm_plugin.engine import opening as engine
+from pqm_plugin.engine import packing as engine
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of, files_elsewhere
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.personal.budget import at_most_bytes
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.quantize.modes import pick_mode
+
+_SIZED = ("empty", "zeros", "ones", "full", "rand", "randn", "new_empty", "new_zeros", "new_ones", "new_full")
+_LONGEST = 2**31
+
+
+class _Budget(TorchDispatchMode):
+    """Adds up the tensors that are asked for by size, before they are made."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__()
+        self._left = size_bytes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        if name in _SIZED:
+            sizes = args[1] if name.startswith("new_") else args[0]
+            dtype = kwargs.get("dtype") or torch.float32
+            self._left -= math.prod(sizes) * dtype.itemsize
+        elif name == "arange" and any(isinstance(value, int | float) and abs(value) > _LONGEST for value in args):
+            self._left = -1
+        if self._left < 0:
+            raise PqmError(
+                "the configuration asks for far more memory than the weights beside it need: it is not theirs, "
+                "fetch or make the model again"
+            )
+        return func(*args, **kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would load its compiler, which takes seconds, to say that this is not to be compiled."""
+        return False
+
+
+@contextmanager
+def at_most_bytes(size_bytes: int) -> Iterator[None]:
+    """Within it, tensors that are made from sizes may take so many bytes in all.
+
+    Raises:
+        PqmError: from the line that asks for more, before any memory is taken for it.
+    """
+    with _Budget(size_bytes):
+        yield
+
 
 # A byte of a packed file holds two weights, of which each is four bytes in memory; then buffers, twice for safety.
 _MEMORY_FACTOR = 32

@@ -7,7 +7,7 @@ from typing import Any
 
 from pqm_plugin.adapters.options import LATER, LoraOptions, TrainOptions
 from pqm_plugin.errors import PqmError
-from pqm_plugin.metrics.style import STYLES
+from pqm_plugin.metrics.normalize import STYLES
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.settings import fill

@@ -11,7 +11,7 @@ from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import whole_file
-from pqm_plugin.report.systems import Look, looks, ordered
+from pqm_plugin.report.tables import Look, looks, ordered
 
 INK, FAINT, GRID, BAND = "#24292F", "#6E7781", "#E4E8EC", "#F6F8FA"
 

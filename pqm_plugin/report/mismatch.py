@@ -6,10 +6,9 @@ from statistics import mean
 
 from scipy.stats import spearmanr
 
-from pqm_plugin.report.comparisons import comparison
 from pqm_plugin.report.figures import FAINT, GRID, bare, figure, head_inch, headline, marker_style, wrap
-from pqm_plugin.report.systems import OWN, SAT, Look, others_of
-from pqm_plugin.report.tables import NOTHING, Results, percent, percent_interval, table
+from pqm_plugin.report.gains import comparison
+from pqm_plugin.report.tables import NOTHING, OWN, SAT, Look, Results, others_of, percent, percent_interval, table
 
 _BASE = "full"
 SHOWN = (OWN, SAT)

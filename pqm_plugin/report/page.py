@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pqm_plugin.report.comparisons import COMPARISONS_NOTE, comparisons_table, headlines
-from pqm_plugin.report.gains import Goal, goals_parts
+from pqm_plugin.report.gains import COMPARISONS_NOTE, Goal, comparisons_table, goals_parts, headlines
 from pqm_plugin.report.mismatch import mismatch_parts
 from pqm_plugin.report.study import Study, sensitivity_parts, study_parts
-from pqm_plugin.report.systems import ordered
 from pqm_plugin.report.tables import (
     Results,
     label_line,
     measurements_table,
+    ordered,
     overlap_sentence,
     percent,
     percent_interval,

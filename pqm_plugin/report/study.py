@@ -18,14 +18,17 @@ from pqm_plugin.report.figures import (
     spread,
 )
 from pqm_plugin.report.gains import gain_parts
-from pqm_plugin.report.systems import OWN, SAT, looks, ordered
 from pqm_plugin.report.tables import (
     NOTHING,
+    OWN,
+    SAT,
     Results,
     cell,
     float32_bytes,
+    looks,
     megabytes,
     number,
+    ordered,
     percent,
     percent_interval,
     table,

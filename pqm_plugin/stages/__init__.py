@@ -7,7 +7,7 @@ from pathlib import Path
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, refusal_as_error
 from pqm_plugin.processes import expect_workers
-from pqm_plugin.stages.preloaded import EVERYTHING, preloaded
+from pqm_plugin.stages.common.jobs import EVERYTHING, preloaded
 from pqm_plugin.stages.recipe import Recipe
 
 STAGES = ("data", "base", "quantize", "pretrain", "adapt", "decode", "score", "report")

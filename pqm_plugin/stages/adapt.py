@@ -33,15 +33,22 @@ from pqm_plugin.engine.learn import (
 )
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
-from pqm_plugin.metrics.style import CORPUS
+from pqm_plugin.metrics.normalize import CORPUS
 from pqm_plugin.models.repetition import compression_ratio
 from pqm_plugin.settings import as_dict
-from pqm_plugin.stages.common.index import AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import AS_WRITTEN, Material, training_examples
 from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.partial_results import DecodeTask
-from pqm_plugin.stages.common.systems import COPY, AdapterSet, all_adapter_sets, check_toolkit, parse_system
+from pqm_plugin.stages.common.systems import (
+    COPY,
+    AdapterIndex,
+    AdapterSet,
+    Row,
+    all_adapter_sets,
+    check_toolkit,
+    parse_system,
+)
 from pqm_plugin.stages.config import Config
 from pqm_plugin.stages.decode import run_tasks
 from pqm_plugin.stages.recipe import Recipe

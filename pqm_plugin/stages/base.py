@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pqm_plugin.corpus.audio import load_audio
-from pqm_plugin.corpus.dump import plain_file
+from pqm_plugin.corpus.audio import load_audio, plain_file
 from pqm_plugin.corpus.kaldi import read_data_folder, write_data_folder
 from pqm_plugin.corpus.utterance import digest
 from pqm_plugin.errors import PqmError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pqm_plugin.adapters.options import LATER, LoraOptions, TrainOptions
 from pqm_plugin.corpus.text import AUTO, CASES
-from pqm_plugin.metrics.style import STYLES
+from pqm_plugin.metrics.normalize import STYLES
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.settings import fill, named, read_yaml
 

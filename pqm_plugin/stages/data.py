@@ -7,20 +7,63 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pqm_plugin.corpus.audio import AudioInfo, blocks_of, probe
-from pqm_plugin.corpus.channels import trouble_of
 from pqm_plugin.corpus.kaldi import parse_channel, write_data_folder
-from pqm_plugin.corpus.listed import Listing, find_listing, listed_partition
 from pqm_plugin.corpus.names import join_first
-from pqm_plugin.corpus.overlap import ANYWHERE, UNSEEN, overlap, without_test_sentences
-from pqm_plugin.corpus.partition import Partition, every_second_speaker, make_partition
+from pqm_plugin.corpus.partition import (
+    ANYWHERE,
+    UNSEEN,
+    Listing,
+    Partition,
+    every_second_speaker,
+    find_listing,
+    listed_partition,
+    make_partition,
+    overlap,
+    without_test_sentences,
+)
 from pqm_plugin.corpus.readers import Reader, find_reader
+from pqm_plugin.corpus.samples import trouble_of
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.corpus.validate import speaker_warnings
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name, write_json, write_text
 from pqm_plugin.report.tables import overlap_sentence
-from pqm_plugin.stages.common.amounts import Amount, DataSummary
 from pqm_plugin.stages.recipe import LEFT_OUT, OVERLAP, Recipe
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much speech there is."""
+
+    n_speakers: int
+    n_utterances: int
+    duration_s: float
+
+    def __str__(self) -> str:
+        """Return the amount in words."""
+        return f"{self.n_speakers} speakers, {self.n_utterances} utterances, {self.duration_s / 3600:.2f} h"
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What stage 1 found: amounts by set and by split, why speakers were left out, and what else to look at."""
+
+    sets: dict[str, Amount]
+    splits: dict[str, Amount]
+    speakers_left_out: dict[str, str]
+    warnings: tuple[str, ...]
+    partition: Path
+
+    def lines(self) -> list[str]:
+        """Return the summary for people, one fact a line."""
+        left_out = self.speakers_left_out
+        return [
+            *(f"set {name}: {amount}" for name, amount in self.sets.items()),
+            *(f"split {name}: {amount}" for name, amount in self.splits.items()),
+            f"speakers left out: {len(left_out)}",
+            *(f"left out: speaker {speaker}: {why}" for speaker, why in sorted(left_out.items())),
+        ]
+
 
 PARTITION = "partition.tsv"
 _SHOWN = 10

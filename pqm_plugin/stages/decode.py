@@ -16,8 +16,7 @@ import torch
 from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.adapters.full_weights import WeightSwapper, toolkit_lora, whole_model
-from pqm_plugin.corpus.audio import duration_s, load_audio
-from pqm_plugin.corpus.dump import plain_file
+from pqm_plugin.corpus.audio import duration_s, load_audio, plain_file
 from pqm_plugin.corpus.names import join_first
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.engine.learn import attach_toolkit_lora
@@ -25,7 +24,6 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_text
 from pqm_plugin.models.families import family_of
 from pqm_plugin.settings import as_dict
-from pqm_plugin.stages.common.index import trust_adapters
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import PACKED_KINDS, Opened, decoding_mode, open_base
@@ -38,6 +36,7 @@ from pqm_plugin.stages.common.systems import (
     parse_system,
     possible_adapters,
     systems,
+    trust_adapters,
 )
 from pqm_plugin.stages.recipe import Recipe
 

@@ -10,18 +10,17 @@ from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
-from pqm_plugin.metrics.bootstrap import Comparison, Resampled, resample
+from pqm_plugin.metrics.bootstrap import Comparison, Resampled, count_speakers, resample
 from pqm_plugin.metrics.normalize import ENGLISH, normalizer_of
 from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
-from pqm_plugin.metrics.speakers import count_speakers
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
 from pqm_plugin.quantize.modes import META
-from pqm_plugin.report.systems import BASE, OTHERS, OWN, ordered, others_of
+from pqm_plugin.report.tables import BASE, OTHERS, OWN, ordered, others_of
 from pqm_plugin.stages.adapt import SHARES, allowed_speech
-from pqm_plugin.stages.common.index import trust_adapters
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import weights_hash
 from pqm_plugin.stages.common.provenance import provenance
+from pqm_plugin.stages.common.systems import trust_adapters
 from pqm_plugin.stages.recipe import OVERLAP, Recipe
 
 _REFERENCES = ("full", "nf4")

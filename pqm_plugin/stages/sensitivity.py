@@ -17,10 +17,10 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import packed_layers, quantize_layers
 from pqm_plugin.records import is_done
 from pqm_plugin.settings import as_dict
-from pqm_plugin.stages.common.calibration import weight_format
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.provenance import provenance
+from pqm_plugin.stages.quantize import weight_format
 from pqm_plugin.stages.recipe import Recipe
 
 RECORD = "sensitivity.json"

@@ -12,7 +12,7 @@ import soundfile
 import pqm_plugin
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.commands.__main__ import main
-from pqm_plugin.corpus.channels import TWO_PEOPLE
+from pqm_plugin.corpus.samples import TWO_PEOPLE
 from tests.corpus.sounds import made
 from tests.corpus.test_channels import stereo, voice
 from tests.personal.conftest import TEXTS, conformer, folder, noise, packed, whisper

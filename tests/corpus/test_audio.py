@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pqm_plugin.corpus import resampling
 from pqm_plugin.corpus.audio import duration_s, is_silent, load_audio, probe
+from pqm_plugin.corpus.samples import _say_resampled
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 
@@ -136,7 +136,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 def test_a_resampled_sine_stays_a_sine_and_says_so_once(
     tmp_path: Path, rate: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    resampling._say_resampled.cache_clear()
+    _say_resampled.cache_clear()
     soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate, subtype="FLOAT")
 
     with caplog.at_level(logging.WARNING):

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 from pqm_plugin.corpus.audio import load_audio, probe
-from pqm_plugin.corpus.channels import CANCELLED, TWO_PEOPLE, trouble_of
 from pqm_plugin.corpus.kaldi import read_data_folder, write_data_folder
 from pqm_plugin.corpus.readers.own import read
 from pqm_plugin.corpus.recording import load_sound
+from pqm_plugin.corpus.samples import CANCELLED, TWO_PEOPLE, trouble_of
 from pqm_plugin.corpus.utterance import Utterance, digest
 from pqm_plugin.corpus.validate import validate
 from pqm_plugin.errors import PqmError

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pqm_plugin.corpus.audio import AudioInfo, load_audio, probe
-from pqm_plugin.corpus.dump import plain_file
+from pqm_plugin.corpus.audio import AudioInfo, load_audio, plain_file, probe
 from pqm_plugin.corpus.recording import load_sound
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.corpus.validate import validate

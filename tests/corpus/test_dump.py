@@ -3,8 +3,7 @@
 import numpy as np
 import soundfile
 
-from pqm_plugin.corpus.audio import load_audio
-from pqm_plugin.corpus.dump import plain_file
+from pqm_plugin.corpus.audio import load_audio, plain_file
 from pqm_plugin.corpus.utterance import Utterance
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pqm_plugin.corpus.listed import PUBLISHED, find_listing, listed_partition
+from pqm_plugin.corpus.partition import PUBLISHED, find_listing, listed_partition
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 

@@ -1,7 +1,6 @@
 """What a speaker's test shares with what was learned from is counted."""
 
-from pqm_plugin.corpus.overlap import overlap
-from pqm_plugin.corpus.partition import Partition, Row
+from pqm_plugin.corpus.partition import Partition, Row, overlap
 from pqm_plugin.corpus.utterance import Utterance
 
 

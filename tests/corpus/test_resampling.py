@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pqm_plugin.corpus.resampling import resample, resampled
+from pqm_plugin.corpus.samples import resample, resampled
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 import pytest
 
-from pqm_plugin.corpus.overlap import without_test_sentences
-from pqm_plugin.corpus.partition import make_partition
+from pqm_plugin.corpus.partition import make_partition, without_test_sentences
 from pqm_plugin.corpus.readers import own
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from pqm_plugin.corpus.kaldi import FILES, read_data_folder
-from pqm_plugin.corpus.listed import find_listing
+from pqm_plugin.corpus.partition import find_listing
 from pqm_plugin.corpus.readers import librispeech, tedlium3
 from pqm_plugin.corpus.readers.own import read
 from pqm_plugin.corpus.recording import load_sound

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 from pqm_plugin.commands.__main__ import _parser
-from pqm_plugin.page.limits import Limits
-from pqm_plugin.page.sentences import SENTENCES
+from pqm_plugin.page.guard import Limits
+from pqm_plugin.page.script import SENTENCES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/page.md").read_text(encoding="utf-8")

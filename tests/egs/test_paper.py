@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pqm_plugin.corpus.listed import find_listing
+from pqm_plugin.corpus.partition import find_listing
 from pqm_plugin.files import read_json
 from tests.paper import write_librispeech, write_tedlium
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from pqm_plugin.engine.opening import open_float, open_packed
-from pqm_plugin.engine.packing import Packing, pack
+from pqm_plugin.engine.packing import Packing, open_float, open_packed, pack
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of

@@ -20,7 +20,7 @@ from pqm_plugin.engine.learn import (
     scratch_file,
     sweep_scratch,
 )
-from pqm_plugin.engine.opening import open_packed
+from pqm_plugin.engine.packing import open_packed
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.making import quantize

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pqm_plugin.metrics.speakers import SpeakerCounts, count_speakers
+from pqm_plugin.metrics.bootstrap import SpeakerCounts, count_speakers
 
 
 def test_a_speaker_is_helped_if_the_sum_of_his_errors_is_smaller():

@@ -4,8 +4,7 @@ import random
 
 import pytest
 
-from pqm_plugin.metrics.normalize import normalize
-from pqm_plugin.metrics.style import in_style, is_styled
+from pqm_plugin.metrics.normalize import in_style, is_styled, normalize
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.language import language_code
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.whisper.prompt import read_prompt
+from pqm_plugin.models.whisper.tables import read_prompt
 from tests.tiny import prefer_language
 
 

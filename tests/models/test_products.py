@@ -8,24 +8,24 @@ from torch import nn
 from pqm_plugin.adapters.options import LoraOptions
 from pqm_plugin.adapters.train import set_training_mode
 from pqm_plugin.engine.learn import attach_lora
-from pqm_plugin.models import products
-from pqm_plugin.models.products import FastProducts, fast_products
+from pqm_plugin.models import networks
+from pqm_plugin.models.networks import FastProducts, fast_products
 from pqm_plugin.models.replay import training_loss
 
-needs_onednn = pytest.mark.skipif(not products.available(), reason="this processor or torch has no faster library")
+needs_onednn = pytest.mark.skipif(not networks.available(), reason="this processor or torch has no faster library")
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """What is computed by the other library, as (rows, outputs)."""
     made = []
-    product = products._product
+    product = networks._product
 
     def counted(x, weight, bias):
         made.append((x.numel() // x.shape[-1], len(weight)))
         return product(x, weight, bias)
 
-    monkeypatch.setattr(products, "_product", counted)
+    monkeypatch.setattr(networks, "_product", counted)
     return made
 
 
@@ -170,14 +170,14 @@ def test_a_torch_without_the_private_product_goes_on_with_its_public_one(monkeyp
     def missing(*_):
         raise AttributeError("_linear_pointwise")
 
-    monkeypatch.setattr(products, "_product", missing)
-    products.available.cache_clear()
+    monkeypatch.setattr(networks, "_product", missing)
+    networks.available.cache_clear()
     layer, x = nn.Linear(48, 20), torch.randn(40, 48)
     try:
         with torch.no_grad(), fast_products():
             found = layer(x)
     finally:
-        products.available.cache_clear()
+        networks.available.cache_clear()
 
     assert torch.equal(found, layer(x))
 
@@ -214,9 +214,9 @@ def test_the_same_seed_drops_the_same_on_a_processor_with_and_without_the_faster
 
     # The trial of faster layers, which is made once, calls dropout too.
     masks_of(recognizer, examples)
-    monkeypatch.setattr(products, "available", lambda: True)
+    monkeypatch.setattr(networks, "available", lambda: True)
     masks, state, gradients = masks_of(recognizer, examples)
-    monkeypatch.setattr(products, "available", lambda: False)
+    monkeypatch.setattr(networks, "available", lambda: False)
     others, other_state, other_gradients = masks_of(recognizer, examples)
 
     assert len(masks) == len(others) > 0 and any(mask.any() for mask in masks)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pqm_plugin.models.families import family_of
+from pqm_plugin.models.networks import WithoutInitialisation
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.skeleton import WithoutInitialisation
 
 
 @pytest.mark.parametrize("name", ["tiny_conformer", "tiny_whisper"])

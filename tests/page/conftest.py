@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.page.desk import Desk
-from pqm_plugin.page.limits import Limits
+from pqm_plugin.page.guard import Limits
 from tests.page.fakes import FakeModel
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.page.desk import Reading
-from pqm_plugin.page.limits import Limits
+from pqm_plugin.page.guard import Limits
 from tests.corpus.sounds import made, noise
 from tests.page.fakes import write_adapter, write_speech
 

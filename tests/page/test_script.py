@@ -6,8 +6,7 @@ import pytest
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.page.desk import Reading
-from pqm_plugin.page.script import Kept, Script
-from pqm_plugin.page.sentences import SENTENCES, read_sentences
+from pqm_plugin.page.script import SENTENCES, Kept, Script, read_sentences
 
 
 def kept(text: str) -> Kept:

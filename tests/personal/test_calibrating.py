@@ -9,11 +9,11 @@ from pqm_plugin.commands.__main__ import main
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.personal.card import card
 from pqm_plugin.personal.facts import facts
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.making import quantize
 from pqm_plugin.personal.opening import open_packed
+from pqm_plugin.personal.packing import card
 from tests.personal.conftest import noise
 
 pytestmark = pytest.mark.slow

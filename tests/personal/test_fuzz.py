@@ -19,10 +19,9 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256, write_json
 from pqm_plugin.personal.facts import facts, lines
 from pqm_plugin.personal.folder import ModelFolder
-from pqm_plugin.personal.manifest import Manifest
 from pqm_plugin.personal.options import EnrollOptions, enroll_options, search_options
 from pqm_plugin.personal.packing import pack
-from pqm_plugin.personal.unpacking import unpack
+from pqm_plugin.personal.unpacking import Manifest, unpack
 from tests.faults import contents, tries
 from tests.personal.conftest import TEXTS, noise
 

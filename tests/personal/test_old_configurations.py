@@ -11,7 +11,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet.folder import DEFAULTS
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.personal.check import problems
+from pqm_plugin.personal.facts import problems
 from pqm_plugin.personal.making import quantize
 from pqm_plugin.personal.model import PersonalModel
 

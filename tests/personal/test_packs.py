@@ -10,7 +10,7 @@ import pqm_plugin
 from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
-from pqm_plugin.personal.check import problems
+from pqm_plugin.personal.facts import problems
 from pqm_plugin.personal.options import EnrollOptions
 from pqm_plugin.personal.packing import pack
 from pqm_plugin.personal.unpacking import check_pack, unpack

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pqm_plugin.quantize import layers, unpack
+from pqm_plugin.quantize import layers
 from pqm_plugin.quantize.layers import packed_layers, quantize_layers
 from pqm_plugin.quantize.packed import WeightFormat
 
@@ -82,8 +82,8 @@ def test_small_mode_unpacks_neither_all_of_an_embedding_nor_all_of_a_large_layer
         floats.get_submodule(name).weight.data = net.get_submodule(name).weight.clone()
     monkeypatch.setattr(layers, "_PART_BYTES", 400_000)
     largest = []
-    memory = unpack._memory
-    monkeypatch.setattr(unpack, "_memory", lambda n: largest.append(n) or memory(n))
+    memory = layers._memory
+    monkeypatch.setattr(layers, "_memory", lambda n: largest.append(n) or memory(n))
 
     with torch.no_grad():
         found = net(TOKENS)

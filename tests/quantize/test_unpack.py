@@ -7,10 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pqm_plugin.quantize import unpack
-from pqm_plugin.quantize.layers import quantize_layers
+from pqm_plugin.quantize import layers
+from pqm_plugin.quantize.layers import (
+    kernel_product,
+    kernel_takes,
+    quantize_layers,
+    unpack_for_now,
+    unpack_in_parts,
+    unpack_rows,
+)
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat
-from pqm_plugin.quantize.unpack import kernel_product, kernel_takes, unpack_for_now, unpack_in_parts, unpack_rows
 from tests.pretended import PretendedDevice
 
 KERNEL_FORMATS = [
@@ -76,14 +82,14 @@ def test_the_kernel_is_for_a_gpu_without_gradients_and_rows_of_whole_blocks():
 
 
 def test_a_kernel_that_multiplies_wrongly_is_not_used_and_the_log_says_so(monkeypatch, caplog):
-    right = unpack.matmul_4bit
-    monkeypatch.setattr(unpack, "matmul_4bit", lambda *given, **named: 1.01 * right(*given, **named))
-    unpack._agrees.cache_clear()
+    right = layers.matmul_4bit
+    monkeypatch.setattr(layers, "matmul_4bit", lambda *given, **named: 1.01 * right(*given, **named))
+    layers._agrees.cache_clear()
 
     with PretendedDevice(), torch.no_grad():
         assert not kernel_takes(torch.ones(1, 128, device="cuda"), pack_for_gpu((40, 128), WeightFormat(), "cuda"))
 
-    unpack._agrees.cache_clear()
+    layers._agrees.cache_clear()
     assert "differs by 0.01: weights are unpacked instead" in caplog.text
 
 
@@ -187,7 +193,7 @@ def test_threads_have_memory_of_their_own():
 
 def test_without_the_kernel_the_weight_is_unpacked_as_ever(monkeypatch):
     pack = packed(64, 64)
-    monkeypatch.setattr(unpack, "_kernel", lambda quant_type: None)
+    monkeypatch.setattr(layers, "_kernel", lambda quant_type: None)
 
     first, second = unpack_for_now(pack), unpack_for_now(pack)
 
@@ -195,5 +201,5 @@ def test_without_the_kernel_the_weight_is_unpacked_as_ever(monkeypatch):
 
 
 def test_a_library_that_lacks_the_kernel_is_noticed():
-    assert unpack._kernel.__wrapped__("nf4") is not None
-    assert unpack._kernel.__wrapped__("nf3") is None
+    assert layers._kernel.__wrapped__("nf4") is not None
+    assert layers._kernel.__wrapped__("nf3") is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pqm_plugin.report.comparisons import (
+from pqm_plugin.report.gains import (
     COMPARISONS_NOTE,
     comparison,
     comparison_sentence,

@@ -1,7 +1,15 @@
 """Tables, and the names and looks of systems, against numbers worked out by hand."""
 
-from pqm_plugin.report.systems import describe, looks, ordered
-from pqm_plugin.report.tables import measurements_table, speakers_table, systems_table, times_smaller, trained_sentence
+from pqm_plugin.report.tables import (
+    describe,
+    looks,
+    measurements_table,
+    ordered,
+    speakers_table,
+    systems_table,
+    times_smaller,
+    trained_sentence,
+)
 
 
 def _row(table, name):

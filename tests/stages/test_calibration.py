@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pqm_plugin.files import read_json
-from pqm_plugin.stages.common.calibration import Calibration
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import open_base
+from pqm_plugin.stages.quantize import Calibration
 
 WEIGHTS = ("nf4", "nf4-rtn")
 

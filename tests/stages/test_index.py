@@ -12,9 +12,9 @@ from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.partition import Row as PartitionRow
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.stages.adapt import work_of
-from pqm_plugin.stages.common.index import INDEX, AdapterIndex, Row
 from pqm_plugin.stages.common.jobs import n_shares, shares
 from pqm_plugin.stages.common.opening import weights_hash
+from pqm_plugin.stages.common.systems import INDEX, AdapterIndex, Row
 
 REQUEST = {"rank": 1, "seed": 0}
 
@@ -75,7 +75,7 @@ def test_broken_lines_are_counted_left_out_and_mended(root, caplog):
 def test_an_adapter_of_another_format_version_is_not_done_though_the_index_has_it(root, monkeypatch):
     assert AdapterIndex(root).holds("ann", REQUEST)
 
-    monkeypatch.setattr("pqm_plugin.stages.common.index.FORMAT_VERSION", 2)
+    monkeypatch.setattr("pqm_plugin.stages.common.systems.FORMAT_VERSION", 2)
 
     assert not AdapterIndex(root).holds("ann", REQUEST)
 

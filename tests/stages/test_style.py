@@ -7,10 +7,10 @@ import pytest
 
 from pqm_plugin.adapters.files import read_info
 from pqm_plugin.adapters.options import TrainOptions
-from pqm_plugin.engine.styling import style_of
+from pqm_plugin.engine.data import style_of
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
-from pqm_plugin.metrics.style import CORPUS, MODEL, in_style
+from pqm_plugin.metrics.normalize import CORPUS, MODEL, in_style
 from pqm_plugin.models.families import family_of
 from pqm_plugin.stages.common.material import Material, styled, training_examples
 from pqm_plugin.stages.common.opening import open_base

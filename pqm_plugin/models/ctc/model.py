@@ -18,9 +18,8 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.models.ctc import folder as ctc_folder
 from pqm_plugin.models.ctc import library
 from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
+from pqm_plugin.models.networks import WithoutInitialisation, fast_products
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.products import fast_products
-from pqm_plugin.models.skeleton import WithoutInitialisation
 from pqm_plugin.models.stock import PROGRESS, decode_by_transformers
 
 _KINDS = (
@@ -258,7 +257,7 @@ class CtcFamily(Family):
     NAME = "transformers CTC"
     KEY = "transformers_ctc"
     TOOLKIT = "transformers"
-    LIBRARY = "pqm_plugin.models.ctc.loaded"
+    LIBRARY = ("pqm_plugin.models.ctc.library:AutoModelForCTC", "pqm_plugin.models.ctc.library:Wav2Vec2CTCTokenizer")
     BASELINES = {
         "stock": "transformers' own best path, float32",
         "int8": "transformers' own best path on torch's dynamic int8",

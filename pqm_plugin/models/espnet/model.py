@@ -19,14 +19,13 @@ from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.espnet import layers as espnet_layers
 from pqm_plugin.models.espnet import stock as espnet_stock
 from pqm_plugin.models.espnet import train as espnet_train
-from pqm_plugin.models.espnet.attention import fast_attention, relative_attentions
 from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, build
+from pqm_plugin.models.espnet.layers import fast_attention, relative_attentions
 from pqm_plugin.models.espnet.search import BatchedSearch, Found
 from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
+from pqm_plugin.models.networks import WithoutInitialisation, fast_products
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.products import fast_products
 from pqm_plugin.models.repetition import compression_ratio, without_repetition
-from pqm_plugin.models.skeleton import WithoutInitialisation
 
 _log = logging.getLogger(__name__)
 # What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
@@ -215,7 +214,7 @@ class EspnetFamily(Family):
     NAME = "ESPnet AED"
     KEY = "espnet_aed"
     TOOLKIT = "ESPnet"
-    LIBRARY = "pqm_plugin.models.espnet.loaded"
+    LIBRARY = ("pqm_plugin.models.espnet.library:Speech2Text",)
     BASELINES = espnet_stock.BASELINES
     TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
     STOCK_PROGRESS = espnet_stock.PROGRESS

@@ -1,13 +1,15 @@
-"""What a Whisper-shaped model is trained on: features and tokens in memory, batches, masks."""
+"""What a Whisper-shaped model is trained with: settings, tokeniser, and speech as features and tokens."""
 
+import json
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -15,8 +17,161 @@ from tqdm import tqdm
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.training_folder import read_lists
 from pqm_plugin.models.whisper import library as whisper_library
-from pqm_plugin.models.whisper.options import AugmentOptions, TrainOptions, WhisperOptions
-from pqm_plugin.models.whisper.tokens import encode_transcript
+from pqm_plugin.settings import fill, read_yaml
+
+_MAY_BE_ZERO = {"weight_decay", "extra_silence_s", "time_masks", "mel_masks", "time_width_s", "mel_width"}
+_SHARES = {"dropout", "full_windows", "ctc_weight", "label_smoothing"}
+
+
+class _Ranges:
+    """Numbers that are above 0, or 0 as well, or from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            name, value = field.name, getattr(self, field.name)
+            if is_dataclass(value):
+                continue
+            if name in _SHARES and not 0 <= value <= 1:
+                raise ValueError(f"{name}: {value} must lie between 0 and 1")
+            if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO | _SHARES)):
+                raise ValueError(f"{name}: {value} must be greater than 0")
+
+
+@dataclass(frozen=True)
+class ModelOptions(_Ranges):
+    """Sizes, under the names of transformers' `WhisperConfig`."""
+
+    num_mel_bins: int = 80
+    d_model: int = 144
+    encoder_layers: int = 4
+    encoder_attention_heads: int = 4
+    encoder_ffn_dim: int = 432
+    decoder_layers: int = 2
+    decoder_attention_heads: int = 4
+    decoder_ffn_dim: int = 432
+    max_target_positions: int = 64
+    dropout: float = 0.0
+    init_std: float = 0.08
+
+
+@dataclass(frozen=True)
+class TrainOptions(_Ranges):
+    """Batches, losses and learning rates."""
+
+    epochs: int = 12
+    average: int = 3
+    batch_size: int = 8
+    full_windows: float = 0.08
+    extra_silence_s: float = 0.3
+    ctc_weight: float = 0.3
+    label_smoothing: float = 0.1
+    learning_rate: float = 2e-3
+    warmup_steps: int = 300
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class AugmentOptions(_Ranges):
+    """SpecAugment: how many stripes an utterance loses, and their greatest width."""
+
+    time_masks: int = 1
+    time_width_s: float = 0.12
+    mel_masks: int = 1
+    mel_width: int = 10
+
+
+@dataclass(frozen=True)
+class WhisperOptions(_Ranges):
+    """Everything in the file."""
+
+    window_s: int = 5
+    model: ModelOptions = ModelOptions()
+    train: TrainOptions = TrainOptions()
+    spec_augment: AugmentOptions = AugmentOptions()
+
+
+def load_options(config: Path) -> WhisperOptions:
+    """Read a settings file over the defaults.
+
+    Raises:
+        PqmError: if the file is missing or not YAML, for an unknown name, telling the nearest one, or for a value of
+            the wrong kind or range.
+    """
+    options = fill(WhisperOptions, read_yaml(config, "the settings of a Whisper model"), str(config))
+    for side in ("encoder", "decoder"):
+        heads = getattr(options.model, f"{side}_attention_heads")
+        if options.model.d_model % (2 * heads):
+            raise PqmError(f"{config}: model.d_model must be a multiple of twice {side}_attention_heads, {2 * heads}")
+    return options
+
+
+END, START, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS = (
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|startofprev|>",
+    "<|nospeech|>",
+    "<|notimestamps|>",
+)
+# What transformers' tokeniser and generate() look up in an English-only model; one that is missing would silently be
+# taken for END. The order counts: generate() expects NO_SPEECH right before NO_TIMESTAMPS, and takes every token after
+# NO_TIMESTAMPS for a time. Languages, tasks and times are left out: an English-only model without times writes none.
+SPECIAL_TOKENS = (END, START, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS)
+
+
+def make_tokenizer(texts: Sequence[str], token_type: str, n_tokens: int) -> "whisper_library.WhisperTokenizer":
+    """Learn a tokeniser; the same texts give the same files of `save_pretrained`.
+
+    As in Whisper, ids 0 to 255 are the bytes, merged tokens follow, special tokens end the list, and a word carries
+    the space before it: a transcript is encoded with a space in front.
+
+    Args:
+        texts: transcripts, in the case and spelling that the model is to write.
+        token_type: must be `bpe`.
+        n_tokens: how many tokens the texts decide: their single bytes and what is merged from them. The bytes that no
+            text has come on top, so that any text can be spelled.
+
+    Raises:
+        PqmError: for another token type, or if the texts do not hold `n_tokens` tokens.
+    """
+    if token_type != "bpe":
+        raise PqmError(f"token type {token_type!r}: a Whisper tokeniser is byte-level; give --token_type bpe")
+    merges = _learn_merges(texts, n_tokens)
+    vocabulary = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    for left, right in merges:
+        vocabulary.setdefault(left + right, len(vocabulary))
+    for token in SPECIAL_TOKENS:
+        vocabulary[token] = len(vocabulary)
+    return whisper_library.WhisperTokenizer(
+        vocab=vocabulary, merges=merges, pad_token=END, additional_special_tokens=list(SPECIAL_TOKENS)
+    )
+
+
+def encode_transcript(tokenizer: "whisper_library.WhisperTokenizer", text: str) -> list[int]:
+    """Ids of a transcript from START and NO_TIMESTAMPS to END, as the decoder reads and writes them."""
+    return [int(token) for token in tokenizer(f" {text}").input_ids]
+
+
+def token_id(tokenizer: "whisper_library.WhisperTokenizer", token: str) -> int:
+    """Id of one of `SPECIAL_TOKENS`."""
+    return int(tokenizer.vocab[token])
+
+
+def _learn_merges(texts: Sequence[str], n_tokens: int) -> list[tuple[str, str]]:
+    """The pairs to merge, in order."""
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=n_tokens, show_progress=False)
+    learner.train_from_iterator((f" {text}" for text in texts), trainer)
+    tokens = learner.get_vocab()
+    if len(tokens) != n_tokens:
+        bytes_ = sum(len(token) == 1 for token in tokens)
+        raise PqmError(
+            f"{n_tokens} BPE tokens do not fit {len(texts)} transcripts, which have {bytes_} different bytes: "
+            + (f"give --n_tokens {len(tokens)} or less" if len(tokens) < n_tokens else "give a greater --n_tokens")
+        )
+    return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
+
 
 SAMPLE_RATE = 16000
 FRAMES_PER_S = 100  # of features; the encoder's second convolution halves them

@@ -76,9 +76,9 @@ def fetch(source: str, out: Path) -> bool:
     if path.is_dir() and claims(path):
         _import(path, out)
     elif path.is_file() and path.suffix == ".pt":
-        from pqm_plugin.models.whisper.openai import convert
+        from pqm_plugin.models.whisper.conversion import convert_openai
 
-        convert(path, out)
+        convert_openai(path, out)
     elif is_ctranslate2(path):
         _from_ctranslate2(path, out)
     elif not path.exists() and hub.is_name(source):
@@ -89,10 +89,10 @@ def fetch(source: str, out: Path) -> bool:
 
 
 def _from_ctranslate2(folder: Path, out: Path) -> None:
-    from pqm_plugin.models.whisper import ctranslate2 as whisper_ctranslate2
+    from pqm_plugin.models.whisper.conversion import convert_ctranslate2
 
     with no_space_as_error(out):
-        whisper_ctranslate2.convert(folder, out)
+        convert_ctranslate2(folder, out)
 
 
 def _import(folder: Path, out: Path) -> None:

@@ -1,5 +1,6 @@
 """Whisper: encoder-decoders over a window of fixed length, in Hugging Face's format, as transformers computes them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,73 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
 from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
 from pqm_plugin.models.language import language_code
+from pqm_plugin.models.networks import WithoutInitialisation
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
-from pqm_plugin.models.skeleton import WithoutInitialisation
 from pqm_plugin.models.stock import PROGRESS, decode_by_transformers
 from pqm_plugin.models.whisper import folder as whisper_folder
-from pqm_plugin.models.whisper import layers as whisper_layers
 from pqm_plugin.models.whisper import library as whisper_library
-from pqm_plugin.models.whisper import prompt as whisper_prompt
+from pqm_plugin.models.whisper import tables as whisper_tables
 from pqm_plugin.models.whisper import train as whisper_train
 from pqm_plugin.models.whisper.guard import Attempt, Guard, no_speech_token
-from pqm_plugin.models.whisper.prompt import Prompt, read_prompt
-from pqm_plugin.models.whisper.tables import writes_case
+from pqm_plugin.models.whisper.tables import Prompt, read_prompt, writes_case
+
+_KINDS = (
+    (r"model\.encoder\.conv\d", "encoder_conv"),
+    (r"model\.encoder\.layers\.\d+\.self_attn\..*", "encoder_attention"),
+    (r"model\.encoder\.layers\.\d+\.fc\d", "encoder_feed_forward"),
+    (r"model\.decoder\.embed_tokens", "embedding"),
+    (r"proj_out", "output"),
+    (r"model\.decoder\.layers\.\d+\.self_attn\..*", "decoder_attention"),
+    (r"model\.decoder\.layers\.\d+\.encoder_attn\..*", "cross_attention"),
+    (r"model\.decoder\.layers\.\d+\.fc\d", "decoder_feed_forward"),
+)
+_ATTENTION = r"model\..*\.(self_attn|encoder_attn)\."
+_PRESETS = {
+    "qv": _ATTENTION + "[qv]_proj",
+    "attention": _ATTENTION + "(q|k|v|out)_proj",
+    "all_linear": r"model\.(encoder|decoder)\.layers\..*",
+    "all_linear_and_conv": r"model\.(encoder|decoder)\.(layers\..*|conv\d)",
+}
+
+
+def layer_kinds(network: nn.Module) -> Mapping[str, str]:
+    """Kind of every layer with a matrix, by its name in `network`; positions and normalisations are none."""
+    found = {
+        name: kind
+        for name, _ in network.named_modules(remove_duplicate=False)
+        for kind in [next((kind for pattern, kind in _KINDS if re.fullmatch(pattern, name)), None)]
+        if kind is not None
+    }
+    if "proj_out" in found and getattr(getattr(network, "config", None), "tie_word_embeddings", True):
+        # One weight under two names.
+        found["proj_out"] = "embedding"
+    return found
+
+
+def adapter_targets(network: nn.Module, preset: str) -> list[str]:
+    """Full names of the layers of a LoRA preset.
+
+    With adapters on convolutions, `generate` of plain transformers wants `conv1.stride` and `conv2.stride` set.
+
+    Raises:
+        PqmError: if there is no such preset.
+    """
+    if preset not in _PRESETS:
+        raise PqmError(f"LoRA targets {preset!r}: use one of {', '.join(_PRESETS)}, or a list of layer names")
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d) and re.fullmatch(_PRESETS[preset], name)
+    ]
+
+
+def show_strides(encoder: Any) -> None:
+    """transformers asks the convolutions for their strides, which peft's wrapping of them hides."""
+    for layer in (encoder.conv1, encoder.conv2):
+        if not hasattr(layer, "stride"):
+            layer.stride = layer.base_layer.stride
+
 
 _POSITIONS = "model.encoder.embed_positions.weight"
 _SAME_POSITIONS = 1e-3  # published checkpoints round the sinusoids to float16
@@ -150,11 +206,11 @@ class Whisper(Recognizer):
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; positions and normalisations are none."""
-        return whisper_layers.layer_kinds(self.network)
+        return layer_kinds(self.network)
 
     def adapter_targets(self, preset: str) -> list[str]:
         """Full names of the layers of a preset; `all_linear_and_conv` has the encoder's two convolutions, too."""
-        return whisper_layers.adapter_targets(self.network, preset)
+        return adapter_targets(self.network, preset)
 
     def layer_stack(self) -> list[str]:
         """The encoder's convolutions and its layers."""
@@ -220,7 +276,7 @@ class Whisper(Recognizer):
         padded = [torch.cat([row, row[-1:].expand(n_frames - len(row), -1)]) for row in features]
         mel = torch.stack(padded).mT
         encoder = self._whisper.model.encoder
-        whisper_layers.show_strides(encoder)
+        show_strides(encoder)
         if n_frames == self._window:
             return whisper_library.BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
         # transformers' encoder insists on the whole window: this is its forward over a part of the positions.
@@ -251,7 +307,7 @@ class WhisperFamily(Family):
     NAME = "Whisper"
     KEY = "whisper"
     TOOLKIT = "transformers"
-    LIBRARY = "pqm_plugin.models.whisper.loaded"
+    LIBRARY = ("pqm_plugin.models.whisper.library:WhisperForConditionalGeneration",)
     BASELINES = {
         "stock": "transformers' own generate, float32",
         "int8": "transformers' own generate on torch's dynamic int8",
@@ -281,11 +337,11 @@ class WhisperFamily(Family):
 
     def spoken_language(self, folder: Path, language: str) -> str:
         """A language that the model knows."""
-        return whisper_prompt.spoken_language(folder, language)
+        return whisper_tables.spoken_language(folder, language)
 
     def languages(self, folder: Path) -> tuple[str, ...]:
         """Those of its tokens; none for a model of English alone."""
-        return whisper_prompt.languages(folder)
+        return whisper_tables.languages(folder)
 
     def facts(self, folder: Path) -> Facts:
         """Sampling rate of the feature extractor; byte-level tokens can spell any text."""

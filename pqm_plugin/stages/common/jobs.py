@@ -17,10 +17,14 @@ from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import refusal_as_error
+from pqm_plugin.models.families import libraries
 from pqm_plugin.processes import end_with, start_log, workers
-from pqm_plugin.stages.preloaded import EVERYTHING
 from pqm_plugin.stages.recipe import Recipe
 
+_ADAPTERS = "pqm_plugin.adapters.library:PeftModel"
+_STAGES = ("pqm_plugin.stages.adapt", "pqm_plugin.stages.decode")
+EVERYTHING = (*_STAGES, *libraries(), _ADAPTERS)
+"""Of every stage and family."""
 N_LAST_LINES = 5
 
 
@@ -271,3 +275,16 @@ def shares(work: Mapping[str, float], n: int) -> list[list[str]]:
         if len(dealt[place]) < most:
             heapq.heappush(least_work, (done + work[speaker], place))
     return dealt
+
+
+def preloaded(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """Modules for the jobs of one stage and of the model that is there now; for all families if none is yet.
+
+    What decodes has no use for peft, which takes as long as all the rest.
+    """
+    learns = () if stage == "decode" else (_ADAPTERS,)
+    return (*_STAGES, *libraries(*_folders(recipe)), *learns)
+
+
+def _folders(recipe: Recipe) -> tuple[Path, ...]:
+    return (recipe.packed_dir, recipe.base_dir) if recipe.base else ()

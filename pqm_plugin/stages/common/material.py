@@ -16,10 +16,9 @@ from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance, digest
-from pqm_plugin.engine.data import Clip, examples_of
-from pqm_plugin.engine.styling import in_model_style, style_of
+from pqm_plugin.engine.data import Clip, examples_of, in_model_style, style_of
 from pqm_plugin.errors import PqmError
-from pqm_plugin.metrics.style import CORPUS, MODEL
+from pqm_plugin.metrics.normalize import CORPUS, MODEL
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pqm_plugin.devices import free_bytes
-from pqm_plugin.engine.opening import open_float, open_packed
+from pqm_plugin.engine.packing import open_float, open_packed
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, sha256
 from pqm_plugin.models.families import family_of

@@ -7,8 +7,8 @@ import pytest
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import RelPositionMultiHeadedAttention
 
-from pqm_plugin.models.espnet import attention as espnet_attention
-from pqm_plugin.models.espnet.attention import attend, fast_attention, relative_attentions
+from pqm_plugin.models.espnet import layers as espnet_layers
+from pqm_plugin.models.espnet.layers import attend, fast_attention, relative_attentions
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 
@@ -135,7 +135,7 @@ def test_a_conformer_is_searched_with_it_and_finds_what_it_found_without(tiny_co
         calls.append(arguments[0])
         return attend(*arguments)
 
-    monkeypatch.setattr(espnet_attention, "attend", counted)
+    monkeypatch.setattr(espnet_layers, "attend", counted)
     [first, second] = recognizer.recognize(audio)
     n_calls = len(calls)
     vars(recognizer)["_attentions"] = []

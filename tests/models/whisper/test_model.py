@@ -15,7 +15,7 @@ from pqm_plugin.adapters.lora import attach
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.whisper.prompt import read_prompt
+from pqm_plugin.models.whisper.tables import read_prompt
 
 SEARCH = SearchOptions(beam_size=2)
 LANGUAGES = {"<|en|>": 10, "<|de|>": 11}

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of, fetch_base
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.whisper.prompt import read_prompt
-from pqm_plugin.models.whisper.tables import made_of, read_settings
+from pqm_plugin.models.whisper.tables import made_of, read_prompt, read_settings
 from pqm_plugin.personal.making import quantize
 from pqm_plugin.quantize.checkpoint import load_packed
 

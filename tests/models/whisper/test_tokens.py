@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.models.whisper.tokens import SPECIAL_TOKENS, encode_transcript, make_tokenizer, token_id
+from pqm_plugin.models.whisper.data import SPECIAL_TOKENS, encode_transcript, make_tokenizer, token_id
 
 TEXTS = ["red green red", "green red"]  # bytes: space, d, e, g, n, r
 

@@ -20,11 +20,17 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive
 from pqm_plugin.models.whisper import train as whisper_train
-from pqm_plugin.models.whisper.data import Utterance, batches, mask
-from pqm_plugin.models.whisper.learner import Learner
-from pqm_plugin.models.whisper.options import AugmentOptions, ModelOptions, WhisperOptions, load_options
-from pqm_plugin.models.whisper.tokens import make_tokenizer
-from pqm_plugin.models.whisper.train import train_base, training_sample_rate
+from pqm_plugin.models.whisper.data import (
+    AugmentOptions,
+    ModelOptions,
+    Utterance,
+    WhisperOptions,
+    batches,
+    load_options,
+    make_tokenizer,
+    mask,
+)
+from pqm_plugin.models.whisper.train import Learner, train_base, training_sample_rate
 
 WORDS = ("RED", "BLUE", "GREEN", "BLACK")
 TONES_HZ = (300, 500, 800, 1200)

@@ -1,4 +1,4 @@
-"""Whisper folders of CTranslate2 (`model.bin`), as faster-whisper has them, made Hugging Face folders without it."""
+"""Whisper models of openai-whisper (`.pt`) and CTranslate2 (`model.bin`) made Hugging Face folders."""
 
 import json
 import logging
@@ -18,6 +18,165 @@ from pqm_plugin.models.whisper import folder as whisper_folder
 from pqm_plugin.models.whisper import library as whisper_library
 from pqm_plugin.models.whisper import tables as whisper_tables
 
+# In this order: a layer's names, then those of the whole.
+_OPENAI_NAMES = (
+    (r"\.blocks\.", ".layers."),
+    (r"\.cross_attn_ln\.", ".encoder_attn_layer_norm."),
+    (r"\.attn_ln\.", ".self_attn_layer_norm."),
+    (r"\.mlp_ln\.", ".final_layer_norm."),
+    (r"\.cross_attn\.", ".encoder_attn."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.query\.", ".q_proj."),
+    (r"\.key\.", ".k_proj."),
+    (r"\.value\.", ".v_proj."),
+    (r"\.out\.", ".out_proj."),
+    (r"\.mlp\.0\.", ".fc1."),
+    (r"\.mlp\.2\.", ".fc2."),
+    (r"\.ln_post\.", ".layer_norm."),
+    (r"^decoder\.ln\.", "decoder.layer_norm."),
+    (r"\.token_embedding\.", ".embed_tokens."),
+    (r"\.positional_embedding$", ".embed_positions.weight"),
+)
+_ENGLISH_ONLY = 51864  # the vocabulary of the models whose name ends in .en
+_WINDOW_S = 30
+_LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
+
+
+def convert_openai(path: Path, out: Path) -> None:
+    """Write the model of a `.pt` file as a Hugging Face folder in float32.
+
+    The file holds no vocabulary; that comes from the openai-whisper package.
+
+    Raises:
+        PqmError: if the file is damaged or no Whisper model, or the package is not installed.
+    """
+    loaded = whisper_folder.read_checkpoint(path)
+    dims, state = loaded.get("dims"), loaded.get("model_state_dict")
+    if not isinstance(dims, Mapping) or not isinstance(state, Mapping):
+        raise PqmError(f"{path} is no checkpoint of openai-whisper: it lacks dims or model_state_dict")
+    try:
+        tokenizer = _published_tokenizer(dims["n_vocab"], path)
+        config = openai_config(dims, tokenizer.eot)
+    except KeyError as error:
+        raise PqmError(f"{path}: its dims lack {error}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(tokenizer.encoding, out)
+    architecture = {"architectures": ["WhisperForConditionalGeneration"]}
+    write_json(out / whisper_folder.CONFIG, config.to_diff_dict() | architecture)
+    write_json(out / "generation_config.json", _generation_config(config, tokenizer))
+    whisper_library.WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=_WINDOW_S).save_pretrained(
+        out
+    )
+    whisper_folder.write_weights(out / whisper_folder.WEIGHTS, openai_renamed(state))
+
+
+def openai_renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an openai-whisper model under the names of `WhisperForConditionalGeneration`."""
+    result = {}
+    for name, value in state.items():
+        for pattern, replacement in _OPENAI_NAMES:
+            name = re.sub(pattern, replacement, name)
+        result[f"model.{name}"] = value
+    return result
+
+
+def openai_config(dims: Mapping[str, int], end: int) -> "whisper_library.WhisperConfig":
+    """The configuration of an openai-whisper model of these dimensions, whose end-of-text token is `end`."""
+    width = dims["n_audio_state"]
+    return whisper_library.WhisperConfig(
+        vocab_size=dims["n_vocab"],
+        num_mel_bins=dims["n_mels"],
+        d_model=width,
+        encoder_layers=dims["n_audio_layer"],
+        encoder_attention_heads=dims["n_audio_head"],
+        encoder_ffn_dim=4 * width,
+        decoder_layers=dims["n_text_layer"],
+        decoder_attention_heads=dims["n_text_head"],
+        decoder_ffn_dim=4 * width,
+        max_source_positions=dims["n_audio_ctx"],
+        max_target_positions=dims["n_text_ctx"],
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        decoder_start_token_id=end + 1,
+    )
+
+
+def _published_tokenizer(n_vocab: int, path: Path) -> Any:
+    """The vocabulary that openai-whisper ships."""
+    try:
+        from whisper.tokenizer import get_tokenizer
+    except ImportError as error:
+        raise PqmError(
+            f"{path} holds no vocabulary: run `pip install 'pqm_plugin[whisper]'`, which brings openai-whisper's, or "
+            "give the model as a Hugging Face folder"
+        ) from error
+    multilingual = n_vocab > _ENGLISH_ONLY
+    tokenizer = get_tokenizer(multilingual, num_languages=n_vocab - 51765 - int(multilingual))
+    if tokenizer.encoding.n_vocab != n_vocab:
+        raise PqmError(f"{path} has {n_vocab} tokens, the published vocabulary {tokenizer.encoding.n_vocab}")
+    return tokenizer
+
+
+def _write_tokenizer(encoding: Any, out: Path) -> None:
+    from transformers import AddedToken
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    ranks: dict[bytes, int] = encoding._mergeable_ranks
+    symbols = bytes_to_unicode()
+    spelled = {token: "".join(symbols[byte] for byte in token) for token in ranks}
+    merges = [
+        (spelled[left], spelled[right])
+        for token in sorted(ranks, key=ranks.__getitem__)
+        if len(token) > 1
+        for left, right in [_halves(token, ranks)]
+    ]
+    vocabulary = {text: ranks[token] for token, text in spelled.items()}
+    tokenizer = whisper_library.WhisperTokenizer(vocab=vocabulary, merges=merges)
+    specials = sorted(encoding._special_tokens, key=encoding._special_tokens.__getitem__)
+    # Timestamps are written like any text, the others are left out of it.
+    timed = [AddedToken(name, normalized=False, special=False) for name in specials if name[2].isdigit()]
+    named = [AddedToken(name, normalized=False, special=True) for name in specials if not name[2].isdigit()]
+    tokenizer.add_tokens(named, special_tokens=True)
+    tokenizer.add_tokens(timed)
+    tokenizer.save_pretrained(out)
+
+
+def _halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
+    """The last merge that makes `token`: byte pair encoding with the merges of lower rank ends in two parts."""
+    parts = [bytes([byte]) for byte in token]
+    while len(parts) > 2:
+        pairs = [ranks.get(left + right, len(ranks)) for left, right in zip(parts, parts[1:], strict=False)]
+        place = pairs.index(min(pairs))
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts[0], parts[1]
+
+
+def _generation_config(config: "whisper_library.WhisperConfig", tokenizer: Any) -> dict[str, Any]:
+    """As the published models have it: no timestamps, tokens that are no speech suppressed."""
+    specials: dict[str, int] = tokenizer.encoding._special_tokens
+    never = ("translate", "transcribe", "startoftranscript", "startofprev", "startoflm", "nospeech")
+    suppressed = {*tokenizer.non_speech_tokens, *(specials[f"<|{name}|>"] for name in never)}
+    values: dict[str, Any] = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+        "decoder_start_token_id": config.decoder_start_token_id,
+        "no_timestamps_token_id": specials["<|notimestamps|>"],
+        "prev_sot_token_id": specials["<|startofprev|>"],
+        "begin_suppress_tokens": [*tokenizer.encoding.encode(" "), config.eos_token_id],
+        "suppress_tokens": sorted(suppressed),
+        "max_length": config.max_target_positions,
+        "max_initial_timestamp_index": 50,
+        "return_timestamps": False,
+        "is_multilingual": config.vocab_size > _ENGLISH_ONLY,
+    }
+    if values["is_multilingual"]:
+        values["lang_to_id"] = {name: number for name, number in specials.items() if _LANGUAGE.fullmatch(name)}
+        values["task_to_id"] = {name: specials[f"<|{name}|>"] for name in ("transcribe", "translate")}
+    return values
+
+
 _log = logging.getLogger(__name__)
 _SPEC = "WhisperSpec"
 _VERSIONS = range(4, 7)  # of the file: aliases since 3, the type of a tensor's elements since 4
@@ -28,7 +187,7 @@ _FRAMES_PER_S = 100
 
 # A layer's parts, then those of the whole. Queries, keys and values that lie in one matrix are taken apart.
 _SELF, _CROSS = ("q_proj", "k_proj", "v_proj"), ("k_proj", "v_proj")
-_NAMES = (
+_CTRANSLATE2_NAMES = (
     (r"/layer_(\d+)/", r".layers.\1."),
     (r"\.attention/layer_norm/", ".encoder_attn_layer_norm."),
     (r"\.self_attention/layer_norm/", ".self_attn_layer_norm."),
@@ -49,7 +208,7 @@ _NAMES = (
 _PROJECTION = "decoder/projection/"
 
 
-def convert(folder: Path, out: Path) -> None:
+def convert_ctranslate2(folder: Path, out: Path) -> None:
     """Write the model of a CTranslate2 folder as a Hugging Face folder in float32.
 
     Raises:
@@ -59,8 +218,8 @@ def convert(folder: Path, out: Path) -> None:
     settings = _settings(folder)
     _say_what_is_lost(folder / MODEL, variables)
     try:
-        state = renamed(variables)
-        config = config_of(variables, state)
+        state = ctranslate2_renamed(variables)
+        config = ctranslate2_config(variables, state)
     except (KeyError, IndexError, RuntimeError) as error:
         raise PqmError(f"{folder / MODEL} lacks parts of a Whisper model ({error}): {_REMEDY}") from error
     whisper_tables.check_tokenizer(folder)
@@ -167,7 +326,7 @@ def _tensor(file: BinaryIO) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
 
 
-def renamed(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def ctranslate2_renamed(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under the names of `WhisperForConditionalGeneration`, float32, out of whole numbers by their scales.
 
     The output layer is left out where it is the token embedding; the encoder's positions are exact sinusoids where
@@ -181,7 +340,7 @@ def renamed(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(_PROJECTION):
             state[f"proj_out.{name.removeprefix(_PROJECTION)}"] = value
             continue
-        for pattern, replacement in _NAMES:
+        for pattern, replacement in _CTRANSLATE2_NAMES:
             name = re.sub(pattern, replacement, name)
         state |= {f"model.{part}": piece for part, piece in _apart(name, value)}
     embedding = state["model.decoder.embed_tokens.weight"]
@@ -222,7 +381,7 @@ def _exact_positions(stored: Tensor) -> Tensor:
     return stored.float()
 
 
-def config_of(variables: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> "whisper_library.WhisperConfig":
+def ctranslate2_config(variables: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> "whisper_library.WhisperConfig":
     """Sizes by the tensors; the tokens at the ends are not known yet."""
     sizes: dict[str, Any] = {}
     for side in ("encoder", "decoder"):

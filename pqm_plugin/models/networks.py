@@ -1,6 +1,6 @@
-"""Matrix products, convolutions and dropout of float32 on a CPU by the faster of the ways that torch brings."""
+"""Networks of float32: built without random weights, computed on a CPU by the faster of torch's ways."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -9,6 +9,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+# By name: some are functions of torch.nn.init, some methods of tensors, and transformers has its own in their place.
+_RANDOM = frozenset({"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_"})
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Within it no tensor is filled with random numbers, so that memory which a packed weight replaces is not touched.
+
+    Parameters then hold whatever their memory held: every one must be loaded.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Give the tensor back as it is where `func` would fill it with random numbers."""
+        if getattr(func, "__name__", "") in _RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
 
 # Below so many rows the libraries are equal.
 _MIN_ROWS = 32
