@@ -41,14 +41,6 @@ class Ending:
     n_packed: int = 0
 
 
-def missing_bytes(file: BinaryIO) -> int:
-    """Return how many bytes at least a WAV, W64, AIFF, AU, SPHERE or Ogg file lacks at its end.
-
-    0 for a whole file, for any other format, and for a header without a length. The file is read from where it stands.
-    """
-    return ending(file).missing
-
-
 def ending(file: BinaryIO) -> Ending:
     """Compare the length that a file of one of these formats promises with what is there, from where it stands."""
     start = file.tell()

@@ -1,14 +1,13 @@
 """Pack a float base in 4 bits, each weight to its nearest level or by speech, and open float and packed models."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pqm_plugin.errors import PqmError
@@ -16,6 +15,7 @@ from pqm_plugin.files import sha256
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Family, Recognizer
 from pqm_plugin.models.language import AUTO
+from pqm_plugin.models.networks import threads
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.checkpoint import load_packed, save_packed
@@ -94,20 +94,10 @@ def round_by(recognizer: Recognizer, names: Sequence[str], weight_format: Weight
 
     The same speech gives the same bits: sums of float32 depend on how many threads share them, so one computes.
     """
-    with _one_thread():
+    with threads(1):
         network = recognizer.network.eval()
         calls = (partial(recognizer.loss, [features], [tokens]) for features, tokens in speech(recognizer))
         round_layers(network, names, weight_format, listen(network, names, calls))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def open_float(folder: Path, search: SearchOptions, device: str = "cpu") -> Recognizer:

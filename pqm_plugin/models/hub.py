@@ -2,9 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error
@@ -12,6 +17,7 @@ from pqm_plugin.files import no_space_as_error
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
+WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 _SAFE = "*.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -96,3 +102,32 @@ def extractor_of_processor(folder: Path) -> dict[str, Any]:
             f"{folder / PROCESSOR} holds no feature extractor ({error}): copy {PREPROCESSOR} from where the model was "
             "published"
         ) from error
+
+
+def weights_file(folder: Path) -> Path:
+    """The float32 weights of a base folder.
+
+    Raises:
+        PqmError: if there are none.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise PqmError(f"{folder} holds no {WEIGHTS}: give a whole folder as --base, stage 2 makes one of it")
+    return folder / WEIGHTS
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of safetensors.
+
+    Raises:
+        PqmError: if it is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
+
+
+def copy_settings(files: Iterable[Path], out: Path) -> None:
+    """Copy configurations without a mark of byte order, which editors on Windows write and transformers cannot read."""
+    for path in files:
+        (out / path.name).write_bytes(path.read_bytes().removeprefix(BOM_UTF8))

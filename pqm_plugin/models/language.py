@@ -50,8 +50,3 @@ def known_language(language: str, languages: Mapping[str, int]) -> str:
     if code not in (*languages, AUTO):
         raise PqmError(f"language {language!r}: this model knows {' '.join(sorted(languages))}, and {AUTO}")
     return code
-
-
-def is_english(language: str) -> bool:
-    """Whether a language is English; one that is not known is not."""
-    return language_code(language) == ENGLISH

@@ -1,14 +1,17 @@
-"""Networks of float32: built without random weights, computed on a CPU by the faster of torch's ways."""
+"""Networks of float32: built without random weights, loaded whole, computed on a CPU by the faster of torch's ways."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from pqm_plugin.errors import PqmError
 
 # By name: some are functions of torch.nn.init, some methods of tensors, and transformers has its own in their place.
 _RANDOM = frozenset({"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_"})
@@ -31,6 +34,30 @@ class WithoutInitialisation(TorchFunctionMode):
         if getattr(func, "__name__", "") in _RANDOM:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+def load_every_weight(network: nn.Module, state: Mapping[str, Tensor], weights: Path, config: Path) -> None:
+    """Load the tensors of the file `weights` into the network that `config` describes.
+
+    Raises:
+        PqmError: if a tensor is missing, unknown or of another shape.
+    """
+    try:
+        network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())
+        raise PqmError(f"{weights} does not fit {config}: {lines[:400]}") from error
+
+
+@contextmanager
+def threads(n_threads: int) -> Iterator[None]:
+    """Within it torch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # Below so many rows the libraries are equal.

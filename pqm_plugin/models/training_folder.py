@@ -1,7 +1,8 @@
-"""What training does with its folders, whatever the family: read Kaldi lists, claim the folder that it fills."""
+"""What training does with its folders, whatever the family: read Kaldi lists, claim the folder it fills, tidy it."""
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,13 @@ def claim(out: Path, inputs: Mapping[str, Any]) -> None:
 def digest(entries: Mapping[str, str]) -> str:
     """Hash of a list as its file would be."""
     return hashlib.sha256("".join(f"{key} {value}\n" for key, value in entries.items()).encode()).hexdigest()
+
+
+def tidy(out: Path, patterns: Sequence[str]) -> None:
+    """Remove what training alone needed: the files and folders of `out` that these patterns match."""
+    for pattern in patterns:
+        for path in out.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

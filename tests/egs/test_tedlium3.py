@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pqm_plugin.corpus.audio import load_audio
-from pqm_plugin.corpus.headers import missing_bytes
+from pqm_plugin.corpus.headers import ending
 from pqm_plugin.corpus.readers import librispeech, tedlium3
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.files import read_json
@@ -64,7 +64,7 @@ def test_a_segment_is_the_very_utterance_it_was_made_of(corpus: Path, shared: Pa
     with Path(segments[0].audio).open("rb") as file:
         assert file.read(7) == b"NIST_1A"
         file.seek(0)
-        assert missing_bytes(file) == 0
+        assert ending(file).missing == 0
 
 
 @pytest.mark.real

@@ -1,15 +1,13 @@
 """A CTC model in Hugging Face's folder format: its configuration, vocabulary and weights, and how it comes here."""
 
 import json
-from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pqm_plugin.errors import PqmError
@@ -20,7 +18,7 @@ from pqm_plugin.models.ctc import library
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 """Those whose modules have the same names: a convolutional front, a projection, a Transformer encoder, `lm_head`."""
 CONFIG = hub.CONFIG
-WEIGHTS = "model.safetensors"
+WEIGHTS = hub.WEIGHTS
 VOCABULARY = "vocab.json"
 _TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _SHARDS = "model.safetensors.index.json"
@@ -76,17 +74,6 @@ def read_vocabulary(folder: Path) -> dict[str, int]:
     return found
 
 
-def weights_file(folder: Path) -> Path:
-    """The float32 weights of a base folder.
-
-    Raises:
-        PqmError: if there are none.
-    """
-    if not (folder / WEIGHTS).is_file():
-        raise PqmError(f"{folder} holds no {WEIGHTS}: give a whole folder as --base, stage 2 makes one of it")
-    return folder / WEIGHTS
-
-
 def source_files(folder: Path) -> list[Path]:
     """The files of the weights in a folder that can be a base, whatever their form; none if it is no such folder."""
     if not claims(folder):
@@ -112,11 +99,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     Raises:
         PqmError: if the file is damaged.
     """
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
-    state = {_renamed(name): tensor for name, tensor in found.items()}
+    state = {_renamed(name): tensor for name, tensor in hub.read_weights(path).items()}
     lacking = {name: torch.zeros_like(tensor) for name, tensor in expected.items() if name.endswith(_FOR_TRAINING)}
     return lacking | state
 
@@ -162,9 +145,7 @@ def _import(folder: Path, out: Path) -> None:
     state = _loaded_by_transformers(folder)
     out.mkdir(parents=True, exist_ok=True)
     with no_space_as_error(out):
-        for path in side_files(folder):
-            # transformers reads no mark of byte order, which editors on Windows write.
-            (out / path.name).write_bytes(path.read_bytes().removeprefix(BOM_UTF8))
+        hub.copy_settings(side_files(folder), out)
         if extractor:
             write_json(out / hub.PREPROCESSOR, extractor)
         with whole_file(out / WEIGHTS) as scratch:

@@ -15,10 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models import hub
 from pqm_plugin.models.ctc import folder as ctc_folder
 from pqm_plugin.models.ctc import library
 from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
-from pqm_plugin.models.networks import WithoutInitialisation, fast_products
+from pqm_plugin.models.networks import WithoutInitialisation, fast_products, load_every_weight
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.stock import PROGRESS, decode_by_transformers
 
@@ -264,29 +265,12 @@ class CtcFamily(Family):
     }
     STOCK_PROGRESS = PROGRESS
 
-    def claims(self, folder: Path) -> bool:
-        """By type and architecture of the configuration."""
-        return ctc_folder.claims(folder)
-
-    def fetch(self, source: str, out: Path) -> bool:
-        """A folder or a name of the Hugging Face hub."""
-        return ctc_folder.fetch(source, out)
-
-    def facts(self, folder: Path) -> Facts:
-        """Sampling rate and characters."""
-        return read_facts(folder)
-
-    def side_files(self, folder: Path) -> list[Path]:
-        """Configurations and vocabulary."""
-        return ctc_folder.side_files(folder)
-
-    def weights_file(self, folder: Path) -> Path:
-        """One file of safetensors."""
-        return ctc_folder.weights_file(folder)
-
-    def source_files(self, folder: Path) -> list[Path]:
-        """Weights in any form that transformers reads."""
-        return ctc_folder.source_files(folder)
+    claims = staticmethod(ctc_folder.claims)
+    fetch = staticmethod(ctc_folder.fetch)
+    facts = staticmethod(read_facts)
+    side_files = staticmethod(ctc_folder.side_files)
+    weights_file = staticmethod(hub.weights_file)
+    source_files = staticmethod(ctc_folder.source_files)
 
     def search_options(self, search: SearchOptions) -> dict[str, Any]:
         """None: the best path has nothing to choose.
@@ -309,11 +293,7 @@ class CtcFamily(Family):
         recognizer = CtcRecognizer(folder, search, "cpu")
         path = self.weights_file(folder)
         state = ctc_folder.read_weights(path, recognizer.network.state_dict())
-        try:
-            recognizer.network.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            lines = " ".join(str(error).split())
-            raise PqmError(f"{path} does not fit {folder / ctc_folder.CONFIG}: {lines[:400]}") from error
+        load_every_weight(recognizer.network, state, path, folder / ctc_folder.CONFIG)
         _fold_weight_norm(recognizer.network)
         recognizer.network.to(device)
         return recognizer

@@ -22,8 +22,8 @@ from pqm_plugin.models.espnet import train as espnet_train
 from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, build
 from pqm_plugin.models.espnet.layers import fast_attention, relative_attentions
 from pqm_plugin.models.espnet.search import BatchedSearch, Found
-from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
-from pqm_plugin.models.networks import WithoutInitialisation, fast_products
+from pqm_plugin.models.interface import Family, Hypothesis, Loss, Recognizer, StockDecode, groups
+from pqm_plugin.models.networks import WithoutInitialisation, fast_products, load_every_weight
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.repetition import compression_ratio, without_repetition
 
@@ -219,29 +219,12 @@ class EspnetFamily(Family):
     TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
     STOCK_PROGRESS = espnet_stock.PROGRESS
 
-    def claims(self, folder: Path) -> bool:
-        """Whether `folder` has a configuration of ESPnet, whole or damaged."""
-        return espnet_folder.claims(folder)
-
-    def fetch(self, source: str, out: Path) -> bool:
-        """An experiment folder, a packed archive or a tag of the model zoo."""
-        return espnet_folder.fetch(source, out)
-
-    def facts(self, folder: Path) -> Facts:
-        """Sampling rate of the frontend, and the characters of the token list."""
-        return espnet_folder.facts(folder)
-
-    def side_files(self, folder: Path) -> list[Path]:
-        """The configuration and the files that it names."""
-        return espnet_folder.side_files(folder)
-
-    def weights_file(self, folder: Path) -> Path:
-        """The averaged checkpoint."""
-        return espnet_folder.weights_file(folder)
-
-    def files_elsewhere(self, folder: Path) -> list[str]:
-        """What the configuration names beyond the folder."""
-        return espnet_folder.files_elsewhere(folder)
+    claims = staticmethod(espnet_folder.claims)
+    fetch = staticmethod(espnet_folder.fetch)
+    facts = staticmethod(espnet_folder.facts)
+    side_files = staticmethod(espnet_folder.side_files)
+    weights_file = staticmethod(espnet_folder.weights_file)
+    files_elsewhere = staticmethod(espnet_folder.files_elsewhere)
 
     def search_options(self, search: SearchOptions) -> dict[str, Any]:
         """What ESPnet's beam search takes."""
@@ -265,11 +248,7 @@ class EspnetFamily(Family):
         recognizer = EspnetAed(folder, search, device)
         path = self.weights_file(folder)
         state = espnet_folder.read_weights(path)
-        try:
-            recognizer.network.load_state_dict(dict(state), strict=True)
-        except RuntimeError as error:
-            lines = " ".join(str(error).split())
-            raise PqmError(f"{path} does not fit {folder / espnet_folder.CONFIG}: {lines[:400]}") from error
+        load_every_weight(recognizer.network, state, path, folder / espnet_folder.CONFIG)
         return recognizer
 
     def load_skeleton(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_file, whole_folder, write_text
 from pqm_plugin.models.espnet.folder import sample_rate
-from pqm_plugin.models.training_folder import claim, digest, read_list, read_lists
+from pqm_plugin.models.training_folder import claim, digest, read_list, read_lists, tidy
 from pqm_plugin.processes import SHORT_SPIN
 from pqm_plugin.settings import read_yaml
 
@@ -103,7 +103,7 @@ def train_base(
         _prepare(run, train_data, valid_data, n_tokens)
         _train(run)
         _finish(run.out)
-    _tidy(run.out)
+    tidy(run.out, _SCAFFOLD)
 
 
 def training_sample_rate(config: Path) -> int:
@@ -227,15 +227,6 @@ def _finish(out: Path) -> None:
         with whole_file(averaged) as scratch:
             shutil.copyfile(averaged, scratch)
     write_text(out / ".done", "")
-
-
-def _tidy(out: Path) -> None:
-    for pattern in _SCAFFOLD:
-        for path in out.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
 
 
 def make_tokens(texts: Sequence[str], out: Path, token_type: str, n_tokens: int) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pqm_plugin.models import hub
 from pqm_plugin.models.foreign import CTRANSLATE2_MODEL, is_ctranslate2, is_ctranslate2_config
 from pqm_plugin.models.whisper.tables import CONFIG, GENERATION, TOKENIZER, check_tokenizer, read_settings
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = hub.WEIGHTS
 TIED = "proj_out.weight"
 EMBEDDING = "model.decoder.embed_tokens.weight"
 PREPROCESSOR = hub.PREPROCESSOR
@@ -49,17 +48,6 @@ def claims(folder: Path) -> bool:
         return bool(read_config(folder))
     except PqmError:
         return False
-
-
-def weights_file(folder: Path) -> Path:
-    """The float32 weights of a base folder.
-
-    Raises:
-        PqmError: if there are none.
-    """
-    if not (folder / WEIGHTS).is_file():
-        raise PqmError(f"{folder} holds no {WEIGHTS}: give a whole Whisper folder as --base, stage 2 makes one of it")
-    return folder / WEIGHTS
 
 
 def side_files(folder: Path) -> list[Path]:
@@ -107,9 +95,7 @@ def _import(folder: Path, out: Path) -> None:
     _check_features(extractor or read_json(folder / PREPROCESSOR), config, folder)
     out.mkdir(parents=True, exist_ok=True)
     with no_space_as_error(out):
-        for path in side_files(folder):
-            # transformers reads no mark of byte order, which editors on Windows write.
-            (out / path.name).write_bytes(path.read_bytes().removeprefix(BOM_UTF8))
+        hub.copy_settings(side_files(folder), out)
         if not (folder / GENERATION).is_file() or read_json(folder / GENERATION) != settings:
             write_json(out / GENERATION, settings)
         if extractor:

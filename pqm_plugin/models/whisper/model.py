@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -17,9 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
+from pqm_plugin.models import hub
 from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recognizer, StockDecode, groups
 from pqm_plugin.models.language import language_code
-from pqm_plugin.models.networks import WithoutInitialisation
+from pqm_plugin.models.networks import WithoutInitialisation, load_every_weight
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.stock import PROGRESS, decode_by_transformers
@@ -315,37 +314,14 @@ class WhisperFamily(Family):
     STOCK_PROGRESS = PROGRESS
     CHOOSES_LANGUAGE = True
 
-    def claims(self, folder: Path) -> bool:
-        """Whether `folder` has the configuration of a Whisper model."""
-        return whisper_folder.claims(folder)
-
-    def fetch(self, source: str, out: Path) -> bool:
-        """A folder, an openai-whisper `.pt` file or a name of the Hugging Face hub."""
-        return whisper_folder.fetch(source, out)
-
-    def side_files(self, folder: Path) -> list[Path]:
-        """Configurations and tokeniser."""
-        return whisper_folder.side_files(folder)
-
-    def weights_file(self, folder: Path) -> Path:
-        """One file of safetensors."""
-        return whisper_folder.weights_file(folder)
-
-    def source_files(self, folder: Path) -> list[Path]:
-        """Weights in any form that Hugging Face and CTranslate2 have."""
-        return whisper_folder.source_files(folder)
-
-    def spoken_language(self, folder: Path, language: str) -> str:
-        """A language that the model knows."""
-        return whisper_tables.spoken_language(folder, language)
-
-    def languages(self, folder: Path) -> tuple[str, ...]:
-        """Those of its tokens; none for a model of English alone."""
-        return whisper_tables.languages(folder)
-
-    def facts(self, folder: Path) -> Facts:
-        """Sampling rate of the feature extractor; byte-level tokens can spell any text."""
-        return read_facts(folder)
+    claims = staticmethod(whisper_folder.claims)
+    fetch = staticmethod(whisper_folder.fetch)
+    facts = staticmethod(read_facts)
+    side_files = staticmethod(whisper_folder.side_files)
+    weights_file = staticmethod(hub.weights_file)
+    source_files = staticmethod(whisper_folder.source_files)
+    spoken_language = staticmethod(whisper_tables.spoken_language)
+    languages = staticmethod(whisper_tables.languages)
 
     def search_options(self, search: SearchOptions) -> dict[str, Any]:
         """What transformers' search takes, and how audio is laid before it.
@@ -378,16 +354,9 @@ class WhisperFamily(Family):
         """
         recognizer = Whisper(folder, search, "cpu")
         path = self.weights_file(folder)
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise PqmError(f"{path} is damaged ({error}): fetch it again") from error
+        state = hub.read_weights(path)
         tied = whisper_folder.tied_output(path, state, recognizer.network.config)
-        try:
-            recognizer.network.load_state_dict(tied | state, strict=True)
-        except RuntimeError as error:
-            lines = " ".join(str(error).split())
-            raise PqmError(f"{path} does not fit {folder / whisper_folder.CONFIG}: {lines[:400]}") from error
+        load_every_weight(recognizer.network, tied | state, path, folder / whisper_folder.CONFIG)
         recognizer.network.to(device)
         return recognizer
 

@@ -1,13 +1,12 @@
 """Train a small Whisper-shaped model from nothing: the network while it learns, epochs, averaged weights."""
 
-import contextlib
 import json
 import math
 import random
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, sha256, whole_file, write_text
-from pqm_plugin.models.training_folder import claim, digest, read_lists
+from pqm_plugin.models.networks import threads
+from pqm_plugin.models.training_folder import claim, digest, read_lists, tidy
 from pqm_plugin.models.whisper import library as whisper_library
 from pqm_plugin.models.whisper.data import (
     END,
@@ -194,7 +194,7 @@ def train_base(
     inputs = {"config": sha256(config), "transcripts": [digest(entries) for entries in texts]}
     claim(out, inputs | {"token_type": token_type, "n_tokens": n_tokens, "seed": seed})
     if not (out / ".done").exists():
-        with exclusive(out / ".lock"), _threads(n_threads), torch.random.fork_rng():
+        with exclusive(out / ".lock"), threads(n_threads), torch.random.fork_rng():
             texts = _in_one_case(texts)
             tokenizer = make_tokenizer(list(texts[0].values()), token_type, n_tokens)
             run = _begin(out, options, tokenizer, seed, "cuda" if ngpu else "cpu")
@@ -202,23 +202,13 @@ def train_base(
                 folders = zip((train_data, valid_data), texts, strict=True)
                 _train(run, *(load_utterances(folder, entries, tokenizer, options) for folder, entries in folders))
             _finish(run, tokenizer)
-    _tidy(out)
+    tidy(out, _SCAFFOLD)
 
 
 def training_sample_rate(config: Path) -> int:
     """The rate in Hz at which a model of this training config hears: Whisper knows one only."""
     load_options(config)
     return SAMPLE_RATE
-
-
-@contextlib.contextmanager
-def _threads(n_threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _in_one_case(texts: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -355,12 +345,3 @@ def _finish(run: _Run, tokenizer: "whisper_library.WhisperTokenizer") -> None:
             with whole_file(run.out / path.name) as scratch:
                 shutil.copyfile(path, scratch)
     write_text(run.out / ".done", "")
-
-
-def _tidy(out: Path) -> None:
-    for pattern in _SCAFFOLD:
-        for path in out.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
