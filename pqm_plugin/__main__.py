@@ -29,7 +29,7 @@ ESPnet's asr.sh numbers its stages otherwise: there stage 5 is the token list, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a stage; 0 if it ended well, 1 for what the user can mend (one line says it), 2 for a wrong command line."""
+    """Run a stage; 0 if it ended well, 1 for what the user can correct (in one line), 2 for a wrong command line."""
     start_log()
     tolerant_output()
     parsed = _parser().parse_args(arguments)

@@ -156,7 +156,7 @@ def refusal_as_error(path: Path | str) -> Iterator[None]:
             named = getattr(error, "filename", None)
             named = named if isinstance(named, str | Path) else path
             place = path if Path(named).parent == Path(path).parent else named
-            remedy = "mount it for writing" if number == errno.EROFS else "mend its access rights"
+            remedy = "mount it for writing" if number == errno.EROFS else "correct its access rights"
             raise PqmError(f"{place}: {os.strerror(number).lower()}; {remedy}, or use another folder") from error
 
 

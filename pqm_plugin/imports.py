@@ -1,4 +1,4 @@
-"""Imports of libraries: as late as they are needed, and without what they do for uses that this project has not."""
+"""Imports of libraries: as late as they are needed, and without what they do for uses that are not here."""
 
 import contextlib
 import importlib

@@ -128,7 +128,7 @@ def free_memory_bytes() -> int:
         status = Path("/proc/meminfo").read_text(encoding="utf-8")
         found.append(1024 * int(re.search(r"^MemAvailable:\s+(\d+) kB", status, flags=re.M)[1]))  # type: ignore[index]
     with contextlib.suppress(OSError, ValueError):
-        # Without a limit it says "max", which is no number.
+        # Without a limit it says "max", which is not a number.
         limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         found.append(max(0, limit - used))
     return min(found, default=0)
@@ -145,7 +145,7 @@ _ESCAPED = "pqm.escaped"
 def tolerant_output() -> None:
     """Let standard output take any text: what its encoding lacks is written as an escape, and a warning says so once.
 
-    Bytes of file names that are no text are written as the bytes that they are, as `ls` does.
+    Bytes of file names that are not text are written as the bytes that they are, as `ls` does.
     """
     told: list[str] = []
 

@@ -46,7 +46,7 @@ class PretendedDevice(TorchFunctionMode):
         if name == "torch.Tensor.get_device":
             return DEVICE.index if is_there(args[0]) else -1
         if name == "torch.Tensor.numpy" and is_there(args[0]):
-            raise RuntimeError("a tensor on a device is no array")
+            raise RuntimeError("a tensor on a device is not an array")
         if name in ("torch.Tensor.to", "torch.Tensor.type_as") and len(args) > 1 and isinstance(args[1], torch.Tensor):
             func, name = torch.Tensor.to, "torch.Tensor.to"
             args = (args[0], DEVICE if is_there(args[1]) else _CPU, args[1].dtype)

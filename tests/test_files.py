@@ -161,6 +161,6 @@ def test_what_may_not_be_written_is_one_line_that_names_it(tmp_path):
     ]
 
     allow_writing(tmp_path / "in")
-    remedy = ": permission denied; mend its access rights, or use another folder"
+    remedy = ": permission denied; correct its access rights, or use another folder"
     assert said == [f"{tmp_path}/in/{name}{remedy}" for name in ("a.txt", "deep", "f")]
     assert (tmp_path / "in/a.txt").read_text() == "earlier"

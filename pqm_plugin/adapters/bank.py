@@ -260,7 +260,7 @@ def _layer(network: nn.Module, folder: Path, name: str, shape: tuple[int, ...]) 
             f"{folder} targets layer {name[:80]!r}, which this model does not have: decode with its own base"
         ) from None
     if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) or getattr(layer, "groups", 1) != 1:
-        raise PqmError(f"{folder} adapts {name}: adapters on {type(layer).__name__} layers are not known here")
+        raise PqmError(f"{folder} adapts {name}: adapters on {type(layer).__name__} layers are not supported")
     own: tuple[int, ...]
     if isinstance(layer, nn.Linear):
         own = (layer.out_features, layer.in_features)
@@ -385,7 +385,9 @@ class LearningRows:
         others = [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in factors]
         if others or not self._places:
             what = others[0] if others else "nothing"
-            raise PqmError(f"{what} learns, which speakers cannot do in one batch: use --speakers_per_batch 1")
+            raise PqmError(
+                f"{what} is trained, which several speakers cannot do in one batch: use --speakers_per_batch 1"
+            )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """A speaker's own parameters, with the values that the adapter in the network has now."""
@@ -446,7 +448,7 @@ def _of_all_rows(name: str, forward: Forward, n_rows: int) -> Forward:
     def checked(x: Tensor) -> Tensor:
         if len(x) != n_rows:
             raise PqmError(
-                f"{name} hears {len(x)} of {n_rows} rows at once, so that speakers cannot share a batch: "
+                f"{name} gets {len(x)} of {n_rows} rows at a time, so speakers cannot share a batch: "
                 "leave it out of lora.targets, or use --speakers_per_batch 1"
             )
         return forward(x)

@@ -84,7 +84,7 @@ def read_info(folder: Path) -> AdapterInfo:
     """What is known of an adapter.
 
     Raises:
-        PqmError: if the folder is no adapter of this project, or of another format version.
+        PqmError: if the folder is not an adapter of this project, or of another format version.
     """
     if not any((folder / name).is_file() for name in (WEIGHTS, OWN_WEIGHTS)):
         raise PqmError(f"{folder} holds no adapter ({WEIGHTS} is missing): run stage 4 for sat, stage 5 for a speaker")
@@ -104,7 +104,7 @@ def read_info(folder: Path) -> AdapterInfo:
         raise PqmError(f"{folder / INFO} has other fields than expected ({error})") from error
     for name, kind in _KINDS.items():
         if not isinstance(getattr(info, name), kind):
-            raise PqmError(f"{folder / INFO}: {name} is no {kind.__name__}: delete {folder} and make it again")
+            raise PqmError(f"{folder / INFO}: {name} is not of type {kind.__name__}: delete {folder} and make it again")
     return info
 
 
@@ -201,7 +201,7 @@ def check_adapter(folder: Path) -> Mapping[str, Any]:
         raise PqmError(f"{folder} is damaged ({path.name}: {reason}): delete it and make or fetch it again") from error
     for name, (shape, dtype) in shapes.items():
         if not name.endswith((".lora_A.weight", ".lora_B.weight")) or dtype not in _FLOATS:
-            raise _wrong(path, f"holds {name[:80]!r} of type {dtype}, which is no part of a LoRA")
+            raise _wrong(path, f"holds {name[:80]!r} of type {dtype}, which is not part of a LoRA")
         if len(shape) < 2 or shape[0 if "lora_A" in name else 1] != rank:
             raise _wrong(path, f"{name[:80]!r} of shape {tuple(shape)} is not of rank {rank}")
     if not shapes:

@@ -18,7 +18,7 @@ def attach(network: nn.Module, targets: Sequence[str], rank: int, alpha: float, 
         alpha: the adapter's output is scaled by alpha / rank.
 
     Raises:
-        PqmError: if a target is no layer of the network, or none was given.
+        PqmError: if a target is not a layer of the network, or none was given.
 
     Source: Hu et al. 2021 (LoRA), section 4.1: A Kaiming-uniform, B zero.
     """
@@ -49,7 +49,7 @@ def merge(model: "library.PeftModel") -> None:
     Not for packed weights, which a small adapter does not move.
     """
     if not isinstance(model.base_model, library.LoraModel):
-        raise TypeError(f"{type(model.base_model)} is no LoRA")
+        raise TypeError(f"{type(model.base_model)} is not a LoRA")
     model.base_model.merge_and_unload()
 
 

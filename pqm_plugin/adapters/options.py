@@ -11,7 +11,7 @@ OWN_WEIGHTS = "weights.safetensors"
 
 
 LATER = {"later": True}
-"""Marks an option that came after others: at its default it is no part of a request, so that old adapters stay done."""
+"""Marks an option that came after others: at its default it is not part of a request, so old adapters stay done."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _layers(folder: Path, network: nn.Module) -> dict[str, tuple[Tensor, Tensor]
         raise PqmError(f"{path} is damaged ({str(error)[:80]}): fetch it again") from error
     for name in found:
         if not name.startswith(_PREFIX) or not name.endswith((_DOWN, _UP)):
-            raise PqmError(f"{path}: {name[:80]!r} is not a factor of a plain LoRA, which alone is taken")
+            raise PqmError(f"{path}: {name[:80]!r} is not a factor of a plain LoRA, and nothing else is taken")
     names = sorted({name.removeprefix(_PREFIX).removesuffix(_DOWN).removesuffix(_UP) for name in found})
     if not names:
         raise PqmError(f"{path} holds no weights")
@@ -125,7 +125,7 @@ def _checked(path: Path, network: nn.Module, name: str, down: Tensor, up: Tensor
     except AttributeError:
         raise PqmError(f"{path}: the model has no layer {name[:80]!r}: it is the adapter of another model") from None
     if not isinstance(layer, nn.Linear):
-        raise PqmError(f"{path}: {name[:80]!r} is no linear layer: only adapters of linear layers are taken")
+        raise PqmError(f"{path}: {name[:80]!r} is not a linear layer: only adapters of linear layers are taken")
     wanted = (layer.in_features, layer.out_features)
     shapes = down.ndim == up.ndim == 2 and (down.shape[1], up.shape[0]) == wanted and down.shape[0] == up.shape[1]
     if not shapes or not 1 <= down.shape[0] <= _MOST_RANK:

@@ -45,7 +45,7 @@ _WORDS = {
 
 
 class ApiError(Exception):
-    """What a caller can mend: an HTTP status, a line that says it, and the field that it is about."""
+    """What a caller can correct: an HTTP status, a line that says it, and the field that it is about."""
 
     def __init__(self, status: int, message: str, param: str | None, code: str | None = None) -> None:
         super().__init__(message)

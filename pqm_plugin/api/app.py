@@ -89,7 +89,7 @@ class _Api:
                 return wanted.answer(await _unless_gone(request, call.transcript()), call)
             segments = call.segments()
             stack.push_async_callback(segments.aclose)
-            # Before anything is sent, so that a file that is no sound has a status of its own.
+            # Before anything is sent, so that a file that is not audio has a status of its own.
             first = await _unless_gone(request, anext(segments, None))
             return _Events(_streamed(first, segments), stack.pop_all())
 
@@ -162,7 +162,7 @@ class _Wanted:
         _check_temperature(_text(form, "temperature"))
         units = form.getlist("timestamp_granularities[]") + form.getlist("timestamp_granularities")
         if any(unit != "segment" for unit in units):
-            raise ApiError(400, "timestamp_granularities: segment alone", "timestamp_granularities")
+            raise ApiError(400, "timestamp_granularities: only segment is supported", "timestamp_granularities")
 
     @property
     def longest(self) -> str:

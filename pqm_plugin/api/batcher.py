@@ -148,7 +148,7 @@ class Batcher:
             if len({id(row.call) for row in rows}) == 1:
                 self._failed(rows[0].call, error)
                 return
-            # One call's adapter or sound is no reason for another's to fail.
+            # One call's adapter or sound is not a reason for another's to fail.
             for call in dict.fromkeys(row.call for row in rows):
                 try:
                     self._search([row for row in rows if row.call is call])

@@ -1,4 +1,4 @@
-"""What both protocols offer, who can be heard with, how many at once and the hearing itself; and how they run."""
+"""What both protocols share: models and speakers, limits on requests, transcription; and how both are run."""
 
 import asyncio
 import logging
@@ -47,7 +47,7 @@ class BusyError(PqmError):
 
 @dataclass(frozen=True)
 class Model:
-    """A name that can be heard with; `parent` is the model that a speaker's adapter is for, None for that itself."""
+    """A name that a request can give as its model; `parent` is the model that a speaker's adapter is for, or None."""
 
     name: str
     parent: str | None
@@ -61,7 +61,7 @@ class Service:
         """Serve the desk's model.
 
         Args:
-            scratch: where recordings lie while they are heard; a folder that nobody else can read.
+            scratch: where recordings lie while they are transcribed; a folder that nobody else can read.
             may_enroll: whether callers may enrol speakers and have them forgotten.
         """
         self.desk = desk
@@ -162,7 +162,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def hear(self, path: Path, speaker: str | None, form: str = "text", language: str | None = None) -> "Call":
-        """Begin to hear a recording as `pqm transcribe` does.
+        """Begin to transcribe a recording as `pqm transcribe` does.
 
         Args:
             form: of the transcript, a key of `LONGEST_S`.
@@ -206,7 +206,7 @@ class Service:
 
 
 class Call:
-    """One recording that is being heard."""
+    """One recording that is being transcribed."""
 
     def __init__(self, service: Service, path: Path, hearing: Hearing, gone: threading.Event) -> None:
         self._service = service
@@ -215,7 +215,7 @@ class Call:
         self._gone = gone
 
     async def segments(self) -> AsyncGenerator[Segment]:
-        """The segments as they are found; whoever stops asking for them stops the computing, too.
+        """The segments as they are found; to stop asking for them stops the computing, too.
 
         Raises:
             PqmError: if the recording turns out to be damaged or too long.
@@ -335,8 +335,8 @@ def _wyoming(address: str) -> Iterator[socket.socket]:
     with listener(host, port, "--wyoming tcp://HOST:PORT") as found:
         if not is_loopback(host):
             _log.warning(
-                "whoever reaches %s may have speech written down and sees the speakers' names: Wyoming knows no keys, "
-                "and sound and words go unencrypted",
+                "anyone who reaches %s can have speech transcribed and sees the speakers' names: Wyoming has no keys, "
+                "and audio and text are sent unencrypted",
                 address,
             )
         yield found

@@ -229,7 +229,7 @@ def _form(event: Any) -> tuple[int, int, int]:
 
 
 def describe(service: Service) -> Info:
-    """What there is to be heard with: one program, its models the speakers, the first of them for anyone."""
+    """What this server offers: one program, its models the speakers, the first of them for anyone."""
     languages = list(service.desk.model.languages) or [service.desk.model.language]
     models = [
         AsrModel(

@@ -31,7 +31,7 @@ exp/<base>_nf4 is a MODEL here."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it ended well, 1 for what the user can mend (one line says it), 2 for a wrong call."""
+    """Run a command; 0 if it ended well, 1 for what the user can correct (one line says it), 2 for a wrong call."""
     start_log()
     tolerant_output()
     parsed = _parser().parse_args(arguments)

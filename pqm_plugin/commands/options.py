@@ -26,12 +26,12 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
 
 
 def add_channel(parser: argparse.ArgumentParser) -> None:
-    """Which channel of recordings is heard."""
+    """Which channel of recordings is used."""
     parser.add_argument(
         "--channel",
         type=int,
         metavar="N",
-        help="hear this channel alone, from 0 as in Kaldi; default: the average of all, and a warning where they "
+        help="use only this channel, from 0 as in Kaldi; default: the average of all, and a warning where they "
         "seem to be two people's",
     )
 

@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sentences", type=Path, metavar="FILE", help="to read aloud, one a line; default: English")
     parser.add_argument("--max_upload", "--max-upload", type=float, default=50, metavar="MB", help="largest file (50)")
     parser.add_argument(
-        "--max_minutes", "--max-minutes", type=float, default=10, metavar="N", help="longest recording heard (10)"
+        "--max_minutes", "--max-minutes", type=float, default=10, metavar="N", help="longest recording (10)"
     )
     parser.add_argument(
         "--api", action="store_true", help="answer clients of OpenAI's transcription API, too, at http://HOST:PORT/v1"

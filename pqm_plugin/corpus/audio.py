@@ -156,7 +156,7 @@ def _read(utterance: Utterance, remarks: list[str] | None = None) -> tuple[Sampl
 def decode(source: Path | BinaryIO, utterance: Utterance, remarks: list[str] | None = None) -> tuple[Samples, int]:
     """Return samples `(n_samples, n_channels)` of a file or its bytes, and their rate in Hz; a segment if it is one.
 
-    What is odd about the file though it is heard is added to `remarks`.
+    What is odd about a file that can be read is added to `remarks`.
 
     Raises:
         PqmError: as `load_audio` does, naming `utterance`.

@@ -60,7 +60,7 @@ def fetch(archive: Archive, folder: Path, server: str = "") -> Path:
 
     Raises:
         PqmError: in one line with the remedy, if the server cannot be reached, the file does not have its checksum, it
-            is no tar file, or the disk is too small.
+            is not a tar file, or the disk is too small.
     """
     whole = folder / archive.holds
     if whole.is_dir():

@@ -359,7 +359,8 @@ def _changes(data: Any, place: int, end: int) -> Iterator[int]:
 def mpeg_samples(file: BinaryIO) -> int:
     """How many samples the frames of an MP3 have that does not tell its length itself; 0 for one that does.
 
-    Without that, a decoder that reckons from the first frame's bit rate hears less than there is, or waits for more.
+    Without that, a decoder that computes the length from the first frame's bit rate reads too little, or waits for
+    more.
     """
     with _bytes_of(file) as data:
         n_samples, place = 0, _next_sound(data, _behind_tag(data, 0), len(data))

@@ -75,7 +75,7 @@ def read_table(path: Path) -> dict[str, str]:
     table: dict[str, str] = {}
     for number, (key, value) in enumerate(read_lines(path), start=1):
         if not key or not value or key in table:
-            what = f"{key} stands here twice" if key in table else f"{key or 'a blank line'} has no value"
+            what = f"{key} appears twice here" if key in table else f"{key or 'a blank line'} has no value"
             raise PqmError(f"{path}:{number}: {what}: {_VALIDATE.format(path.parent)}")
         table[key] = value
     return table

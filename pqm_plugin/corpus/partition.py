@@ -205,7 +205,7 @@ def _split_speaker(entries: list[_Entry], rule: Callable[[Iterable[str]], dict[s
 def _without_targets(
     by_sat: dict[str, list[_Entry]], targets: Sequence[str], left_out: dict[str, str]
 ) -> dict[str, list[_Entry]]:
-    """Return the SAT speakers who are no targets, and note the others in `left_out`."""
+    """Return the SAT speakers who are not targets, and note the others in `left_out`."""
     for speaker in sorted(by_sat.keys() & set(targets)):
         also = f"{left_out[speaker]}; " if speaker in left_out else ""
         left_out[speaker] = f"{also}SAT utterances of a target speaker ({len(by_sat[speaker])})"
@@ -241,9 +241,9 @@ def overlap(partition: Partition, sets: Mapping[str, Sequence[Utterance]]) -> di
     """Return for each target speaker the size of the test and how much of it train knows already.
 
     `same_text` counts test utterances, and `same_text_words` their words, whose whole text the speaker's own train
-    holds too, letter case aside; `same_text_sat` those whose text SAT heard. `same_source` counts test utterances of
-    `shared_sources`: the books, talks or sessions that the speaker's train has too. Both are None if the corpus tells
-    the source of no test utterance.
+    holds too, letter case aside; `same_text_sat` those whose text SAT was trained on. `same_source` counts test
+    utterances of `shared_sources`: the books, talks or sessions that the speaker's train has too. Both are None if the
+    corpus tells the source of no test utterance.
     """
     known = {(name, each.utterance): each for name, utterances in sets.items() for each in utterances}
     found: dict[tuple[str, str], list[Utterance]] = {}
@@ -414,7 +414,7 @@ def _check(path: Path, listing: Listing, totals: Mapping[str, int]) -> None:
         if sums[split] != listing.counts[split]
     ]
     if len(listing.split_of) != sum(listed.values()):
-        odd.append("an utterance stands in it twice")
+        odd.append("an utterance appears twice")
     if odd:
         raise PqmError(f"{path} does not add up: {join_first(odd)}: correct the file")
 

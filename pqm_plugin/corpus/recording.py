@@ -57,7 +57,7 @@ def load_sound(
             `-` for standard input; an array of floats in [-1, 1] or of integers, which are scaled by their type's
             range. Floats on the scale of integers are scaled, too, with a warning.
         given_rate: of an array, in Hz; by default `sample_rate`. A file says its own.
-        channel: the one that is heard, counted from 0; None averages all.
+        channel: the one that is used, counted from 0; None averages all.
         warn: is told that the channels seem to be two people's, or cancel each other out; default: the log.
 
     Raises:
@@ -95,12 +95,12 @@ def stream_sound(
 
 def _mono(samples: Samples, name: str, channel: int | None) -> Samples:
     if not np.abs(samples).max(initial=0.0) <= _LARGEST:
-        raise PqmError(f"{name} holds values that are not numbers, or no sound's: write it again as 16-bit audio")
+        raise PqmError(f"{name} holds values that are not numbers, or not of audio: write it again as 16-bit audio")
     return np.ascontiguousarray(mono(samples, channel, name))
 
 
 def _say_channels(blocks: Iterable[tuple[Samples, int]], name: str, warn: Warn) -> Iterator[tuple[Samples, int]]:
-    """Hand blocks on and say, once, that their average is not what anyone wants to hear."""
+    """Hand blocks on and say, once, that their average is not useful."""
     channels, said = Channels(), False
     for samples, rate in blocks:
         if samples.shape[1] > 1 and not said:
@@ -185,7 +185,7 @@ def _from_array(values: Any) -> tuple[Samples, str]:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise PqmError(f"audio of type {type(values).__name__} is no array ({error}): give its samples alone") from None
+        raise PqmError(f"audio of type {type(values).__name__} is not an array ({error}): give samples") from None
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         raise PqmError(
             f"audio of type {array.dtype} and shape {array.shape}: give numbers of shape (n_samples,) or "

@@ -52,7 +52,7 @@ def check_channel(channel: int | None, n_channels: int, name: str) -> None:
     """See that a recording has the channel that is asked for.
 
     Raises:
-        PqmError: if it has not; channels are counted from 0.
+        PqmError: if there is no such channel; channels are counted from 0.
     """
     if channel is not None and not 0 <= channel < n_channels:
         there = "one channel, 0" if n_channels == 1 else f"{n_channels} channels, 0 to {n_channels - 1}"
@@ -76,7 +76,7 @@ class Channels:
         self._energies.append(squares.mean(axis=1))
 
     def trouble(self) -> str:
-        """Why the average of the channels so far is not what anyone wants to hear; empty if nothing speaks against it.
+        """Why the average of the channels so far is not useful; empty if it is.
 
         Either each of two channels has a voice of its own (each now and then stands out against the other, measured by
         its own loudness), or the channels cancel each other out. The same sound on both, delayed by up to

@@ -41,9 +41,7 @@ class Container:
         self.rate = int(stream.rate or 0)
         self.n_channels = int(stream.channels or 0)
         n_streams = len(container.streams.audio)
-        self.streams = (
-            f"has {n_streams} audio streams: the first one is heard, `ffmpeg -map 0:a:1` takes out the second"
-        )
+        self.streams = f"has {n_streams} audio streams: the first one is read, `ffmpeg -map 0:a:1` takes out the second"
         self.streams = self.streams if n_streams > 1 else ""
         self.remark = ""
         self.is_float = stream.codec_context.name.startswith("pcm_f")
@@ -320,7 +318,7 @@ class Joined:
         self._parts = parts
         self.is_counted = all(part.is_counted for part in parts)
         self.samplerate, self.channels = parts[0].samplerate, parts[0].channels
-        self.remarks = [f"is {len(parts)} recordings joined: all are heard, one after the other"]
+        self.remarks = [f"is {len(parts)} recordings joined: all are read, one after the other"]
         self.remarks += [remark for part in parts for remark in part.remarks]
 
     @property

@@ -15,12 +15,12 @@ class Utterance:
     `audio` is the right-hand side of `wav.scp`: an absolute path, `archive.ark:OFFSET`, or `command |`. When `start_s`
     is given, the utterance is that part of `recording`; an `end_s` of None then means the end of the recording.
 
-    `channel`, counted from 0, is the one of the recording's channels that is heard; None is their average.
+    `channel`, counted from 0, is the channel of the recording that is used; None averages all.
 
     A corpus reader yields what it finds, whole or not: `audio` is empty for a transcript without audio, `text` is empty
     for audio without a transcript. The data stage names and counts those and leaves them out.
 
-    What only the data stage needs is no part of what an utterance is: `source`, the book, talk or session that it is
+    What only the data stage needs is not part of what an utterance is: `source`, the book, talk or session that it is
     from, empty where the corpus does not tell; `place`, the `file:line` where a list of the user names it, so that one
     bad line costs that line alone; `problem`, why the reader found that line to be of no use.
     """

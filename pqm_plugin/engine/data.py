@@ -43,7 +43,7 @@ def examples_of(
         reason = reason or ("" if len(tokens) else "it has no text that can be spelled")
         if not reason:
             features = recognizer.features(clip.samples)
-            reason = recognizer.obstacle(features, tokens)
+            reason = recognizer.reason_untrainable(features, tokens)
         if reason:
             _log.warning("%s is left out: %s", clip.name, reason)
         else:

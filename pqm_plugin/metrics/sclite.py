@@ -40,7 +40,7 @@ def read_trn(path: Path, speakers: Mapping[str, str]) -> dict[str, str]:
                 "beside it; decode this set again"
             )
         if known[identifier] in texts:
-            raise PqmError(f"{path}:{number}: {identifier} stands twice; decode this set again")
+            raise PqmError(f"{path}:{number}: {identifier} appears twice; decode this set again")
         texts[known[identifier]] = words
     return texts
 

@@ -28,7 +28,7 @@ def family_of(folder: Path) -> Family:
     if what := describe(str(folder)):
         raise PqmError(f"{folder} is {what}")
     known = ", ".join(family.NAME for family in FAMILIES)
-    raise PqmError(f"{folder} holds no model that is known here ({known}): run stage 2 (base) first, or check --base")
+    raise PqmError(f"{folder} holds no model of a supported family ({known}): run stage 2 (base), or check --base")
 
 
 def family_named(name: str) -> Family:
@@ -84,6 +84,6 @@ def fetch_base(source: str, out: Path) -> Family:
     if what := describe(source):
         raise PqmError(f"--base {source} is {what}")
     raise PqmError(
-        f"--base {source}: no model that is known here ({', '.join(family.NAME for family in FAMILIES)}); "
+        f"--base {source}: no model of a supported family ({', '.join(family.NAME for family in FAMILIES)}); "
         "give a model's folder, a packed file, its name on a hub, or 'train'"
     )

@@ -57,7 +57,7 @@ def _of_file(path: Path) -> str:
     if path.name == CTRANSLATE2_MODEL and is_ctranslate2(path.parent):
         return f"the weights of a CTranslate2 model: give the folder, {path.parent}"
     other = {
-        ".nemo": "a NeMo model, whose layers are not known here: give an ESPnet Conformer or a Whisper model",
+        ".nemo": "a NeMo model, whose layers are not supported: give an ESPnet Conformer or a Whisper model",
         ".onnx": f"an ONNX graph, from which weights are not read: {_ORIGINAL}",
         ".safetensors": f"weights without their configuration: give the folder that has them and {_CONFIG}",
         ".bin": f"weights without their configuration: give the folder that has them and {_CONFIG}",
@@ -76,7 +76,7 @@ def _of_folder(folder: Path) -> str:
     if config.get("model_type", "whisper") != "whisper":
         kind = _plain(config["model_type"])
         return (
-            f"a {kind} model of Hugging Face, whose layers are not known here: give a Whisper model, or a CTC model "
+            f"a {kind} model of Hugging Face, whose layers are not supported: give a Whisper model, or a CTC model "
             "(ForCTC) of wav2vec2, hubert, wavlm or data2vec-audio"
         )
     if any(folder.glob("*.onnx")) or any(folder.glob("onnx/*.onnx")):
@@ -87,7 +87,7 @@ def _of_folder(folder: Path) -> str:
 
 
 def _of_adapter(folder: Path) -> str:
-    """An adapter is no model; its base, and how the two become one."""
+    """An adapter is not a model; its base, and how the two become one."""
     if (folder / _OURS).is_file():
         return (
             "the adapter of a personal model, not a model: give the model's folder, with `--speaker NAME` for the voice"

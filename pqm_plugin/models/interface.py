@@ -93,7 +93,7 @@ class Recognizer(ABC):
         """Tokens of a transcript, int64 (U,), without start and end."""
 
     @abstractmethod
-    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+    def reason_untrainable(self, features: Tensor, tokens: Tensor) -> str:
         """Why an utterance cannot be trained on, such as "it has 3 frames, too few"; empty if it can."""
 
     def loss(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
@@ -108,7 +108,7 @@ class Recognizer(ABC):
         What learns sees all rows at once, in their order, but for layers behind encoder and decoder.
         """
 
-    def fast_layers(self) -> AbstractContextManager[None]:
+    def optimized_attention(self) -> AbstractContextManager[None]:
         """Within it, layers that this project computes in fewer passes than their library are computed so."""
         return nullcontext()
 
@@ -226,7 +226,7 @@ class Family(ABC):
         """The float32 weights of a base folder."""
 
     def source_files(self, folder: Path) -> list[Path]:
-        """The files of the weights in a folder that can be fetched, whatever their form; none if it is no such one."""
+        """The files of the weights in a folder that can be fetched, in any form; none if the folder is another kind."""
         return [self.weights_file(folder)] if self.claims(folder) else []
 
     def files_elsewhere(self, folder: Path) -> list[str]:
@@ -239,7 +239,7 @@ class Family(ABC):
         By default any language but `auto`: it says what the texts are, and changes no word.
 
         Raises:
-            PqmError: if it is no language, or the model cannot have it.
+            PqmError: if it is not a language, or not one of the model's.
         """
         code = language_code(language)
         if code == AUTO:

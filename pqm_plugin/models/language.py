@@ -45,7 +45,7 @@ def known_language(language: str, languages: Mapping[str, int]) -> str:
     code = language_code(language)
     if not languages:
         if code not in (ENGLISH, AUTO):
-            raise PqmError(f"language {language!r}: this Whisper knows English alone: take a multilingual one")
+            raise PqmError(f"language {language!r}: this Whisper model is English-only: use a multilingual one")
         return ENGLISH
     if code not in (*languages, AUTO):
         raise PqmError(f"language {language!r}: this model knows {' '.join(sorted(languages))}, and {AUTO}")

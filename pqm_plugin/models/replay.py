@@ -55,7 +55,7 @@ def training_losses(
     recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]
 ) -> list[Loss]:
     """The same of groups of rows that are computed together, see `Recognizer.losses`."""
-    with training_products(), recognizer.fast_layers():
+    with training_products(), recognizer.optimized_attention():
         return recognizer.losses(features, tokens, sizes)
 
 
@@ -64,7 +64,7 @@ def losses_by_group(
 ) -> Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[int]], list[Loss]]:
     """`training_losses` of a recogniser, to be called where rows have adapters of their own."""
     # Trials of faster layers now: there they could not be made.
-    with recognizer.fast_layers():
+    with recognizer.optimized_attention():
         return partial(training_losses, recognizer)
 
 

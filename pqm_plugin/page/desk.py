@@ -74,7 +74,7 @@ _MOST_KEPT = 64
 
 @dataclass(frozen=True)
 class Heard:
-    """What was heard with one adapter, in how many seconds, and how large that adapter is (0 bytes for none).
+    """The words with one adapter, the seconds it took to find them, and the adapter's size (0 bytes for none).
 
     `is_kept` where it was known from before, and `seconds` are those of then.
     """
@@ -109,7 +109,7 @@ class Reading:
 
 
 class Desk:
-    """One model, one user at a time; what was heard is not computed twice."""
+    """One model, one user at a time; words are not computed twice."""
 
     def __init__(self, model: PersonalModel, limits: Limits) -> None:
         self._model = model
@@ -130,14 +130,14 @@ class Desk:
 
     @property
     def sample_rate(self) -> int:
-        """Rate in Hz of what the model hears."""
+        """Sample rate in Hz of the model."""
         return self._model.sample_rate
 
     def compare(self, path: Path, speaker: str | None, watch: Callable[[str, float], None]) -> Comparison:
         """Hear a recording without and, where a speaker is named, with the speaker's adapter.
 
         Args:
-            watch: is told what it is heard with, `before` or `after`, and how much of it was heard, in [0, 1].
+            watch: is told the adapter, `before` or `after`, and how much is transcribed, in [0, 1].
 
         Raises:
             PqmError: if the speaker is not enrolled, or the recording is too long or cannot be read.

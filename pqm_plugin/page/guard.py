@@ -16,7 +16,7 @@ from pqm_plugin.errors import PqmError
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that is accepted: bytes of one file, seconds of a recording that is heard or learned from, and of all.
+    """The most that is accepted: bytes of a file, seconds of a recording to transcribe or to train on, and of all.
 
     `total_s` bounds the sum of the recordings of one enrolment. Of the API: `n_waiting` requests are held at once,
     those that are computed among them, and each is answered or given up within `request_s`.

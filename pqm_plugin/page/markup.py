@@ -41,7 +41,7 @@ def _side(title: str, heard: Heard, words: str) -> str:
         "Adapter": megabytes(heard.adapter_bytes) if heard.adapter_bytes else "none",
     }
     return (
-        f'<section class="pqm-side" aria-label="{title}"><h3>{title}</h3><p class="pqm-with">heard with '
+        f'<section class="pqm-side" aria-label="{title}"><h3>{title}</h3><p class="pqm-with">with '
         f'{escape(_with(heard))}</p><p class="pqm-words">{words or "<em>no words</em>"}</p>{_facts(rows)}</section>'
     )
 

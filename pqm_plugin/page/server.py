@@ -56,7 +56,7 @@ def serve(
         application = Guard(_application(desk, script, others), local=is_loopback(host), key=key)
         if not is_loopback(host):
             _log.warning(
-                "whoever reaches %s:%d%s may use the page, and enrol; browsers give it no microphone; what is sent, "
+                "anyone who reaches %s:%d%s can use the page, and enrol; browsers give it no microphone; what is sent, "
                 "%s, goes unencrypted: put a proxy with HTTPS in front",
                 host,
                 port,

@@ -25,7 +25,7 @@ from pqm_plugin.personal.transcript import Segment
 _log = logging.getLogger(__name__)
 
 
-class Hears(Protocol):
+class Transcriber(Protocol):
     """What gives the words of recordings without transcripts: a `PersonalModel`."""
 
     @property
@@ -34,29 +34,29 @@ class Hears(Protocol):
 
 
 def own_words(
-    hears: Hears,
+    transcriber: Transcriber,
     clips: Sequence[Clip],
     threshold: float,
     speaker: str,
-    heard_file: Path,
+    progress_file: Path,
     watch: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Clip], dict[str, float]]:
     """The stretches of speech whose words the model is sure of, with these words as texts, and what the choice was.
 
     Args:
         threshold: confidence in [0, 1] that a stretch must reach.
-        heard_file: keeps what was heard so far, so that a run that is cut off does not listen again.
-        watch: is told how many recordings were listened to, and of how many.
+        progress_file: keeps the words found so far, so that an interrupted run does not transcribe again.
+        watch: is told how many recordings are transcribed, and of how many.
 
     Raises:
         PqmError: if the model is sure of nothing.
     """
-    _log.info("%s: no transcripts: the model listens to %d recordings first", speaker, len(clips))
+    _log.info("%s: no transcripts: transcribing %d recordings first", speaker, len(clips))
     stretches: list[Clip] = []
     confidences: list[float] = []
-    for clip, segments in zip(clips, _heard(hears, clips, speaker, heard_file, watch), strict=True):
+    for clip, segments in zip(clips, _transcribed(transcriber, clips, speaker, progress_file, watch), strict=True):
         for found in segments:
-            first, last = (round(time_s * hears.sample_rate) for time_s in (found.start_s, found.end_s))
+            first, last = (round(time_s * transcriber.sample_rate) for time_s in (found.start_s, found.end_s))
             name = f"{clip.name} from {found.start_s:.1f} s"
             stretches.append(Clip(name, clip.samples[first:last], found.text))
             confidences.append(found.confidence if found.text else 0.0)
@@ -66,20 +66,20 @@ def own_words(
     )
     if not picked:
         raise PqmError(
-            f"{speaker}: the model is not sure of any of {len(stretches)} stretches of speech (highest confidence "
+            f"{speaker}: no word is certain enough in any of {len(stretches)} stretches of speech (highest confidence "
             f"{max(confidences, default=0):.2f}, wanted {threshold:g}): give transcripts, or a lower --min_confidence"
         )
     return [stretches[place] for place in picked], dict(summary(picked, confidences))
 
 
-def _heard(
-    hears: Hears, clips: Sequence[Clip], speaker: str, path: Path, watch: Callable[[int, int], None] | None
+def _transcribed(
+    transcriber: Transcriber, clips: Sequence[Clip], speaker: str, path: Path, watch: Callable[[int, int], None] | None
 ) -> list[list[Segment]]:
     rows = read_json(path) if path.exists() else []
-    for clip in tqdm(clips[len(rows) :], desc=f"{speaker}: listening", unit="recording"):
+    for clip in tqdm(clips[len(rows) :], desc=f"{speaker}: transcribing", unit="recording"):
         if watch is not None:
             watch(len(rows), len(clips))
-        rows.append([asdict(segment) for segment in hears.segments(clip.samples, trimmed=False)])
+        rows.append([asdict(segment) for segment in transcriber.segments(clip.samples, trimmed=False)])
         write_json(path, rows)
     return [[Segment(**row) for row in segments] for segments in rows]
 
@@ -112,7 +112,7 @@ def examples(
 
 
 def _unusable(samples: np.ndarray, sample_rate: int) -> str:
-    """Why a sound (n_samples,) can teach no voice, whatever its text says; nothing if it can."""
+    """Why audio (n_samples,) cannot be trained on, whatever its text; empty if it can."""
     duration_s = len(samples) / sample_rate
     if duration_s < SHORTEST_S:
         return f"it is shorter than {SHORTEST_S} s"

@@ -32,7 +32,7 @@ from pqm_plugin.files import exclusive, refusal_as_error, sha256, whole_folder
 from pqm_plugin.metrics.normalize import CORPUS, MODEL
 from pqm_plugin.models.families import family_of, fetch_base
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.personal.clips import Clip, Hears, examples, own_words
+from pqm_plugin.personal.clips import Clip, Transcriber, examples, own_words
 from pqm_plugin.personal.confidence import held_out
 from pqm_plugin.personal.folder import SPEAKERS, ModelFolder, is_adapter
 from pqm_plugin.personal.opening import Opened, open_packed
@@ -73,32 +73,32 @@ def enroll(
     clips: Sequence[Clip],
     options: EnrollOptions,
     search: SearchOptions,
-    hears: Hears | None = None,
+    transcriber: Transcriber | None = None,
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> Enrolled:
     """Train the adapter of a speaker and write it; quick where the very same is there.
 
     Args:
-        hears: whose words are learned from, where it is sure of them; None: the clips have texts.
+        transcriber: whose words are learned from, where it is sure of them; None: the clips have texts.
 
     Raises:
         PqmError: see `PersonalModel.enroll`.
     """
     target = folder.speaker(speaker)
-    _check(folder, speaker, clips, has_texts=hears is None)
+    _check(folder, speaker, clips, has_texts=transcriber is None)
     listening, learning = (partial(watch, step) if watch else None for step in ("listening", "learning"))
     root = folder.path / SPEAKERS
     with refusal_as_error(target), exclusive(root / f".{speaker}.lock", "another speaker name"):
-        request = _request(folder, clips, options, search, unsupervised=hears is not None)
+        request = _request(folder, clips, options, search, unsupervised=transcriber is not None)
         if earlier := adapter_answering(target, request, aside=(_FOUND, _HELD_OUT)):
             _log.info("%s is there already, from the same recordings", target)
             sweep_scratch(root, {speaker})
             return _enrolled(folder, clips, earlier, is_new=False)
         found: dict[str, float] = {}
-        if hears is not None:
-            heard = scratch_file(target, request, "heard")
-            clips, found = own_words(hears, clips, options.min_confidence, speaker, heard, listening)
+        if transcriber is not None:
+            progress = scratch_file(target, request, "heard")
+            clips, found = own_words(transcriber, clips, options.min_confidence, speaker, progress, listening)
         data = TrainingData([], [], request, target, speaker, _REMEDY, {_FOUND: found})
         _learn(folder, open_packed(folder, search, device), clips, options, data, search.language, learning)
         sweep_scratch(root, {speaker})
@@ -144,9 +144,9 @@ def _request(
     later = ("target_style", "folds", "keep")
     enroll = {name: value for name, value in asdict(options).items() if name not in later}
     style = CORPUS if unsupervised else _style(folder, clips, options)
-    heard = hashlib.sha256()
+    content = hashlib.sha256()
     for clip in clips:
-        heard.update(json.dumps([clip.text, len(clip.samples)]).encode() + clip.samples.tobytes())
+        content.update(json.dumps([clip.text, len(clip.samples)]).encode() + clip.samples.tobytes())
     return {
         "base_sha256": sha256(folder.packed),
         "start_sha256": sha256(sat / WEIGHTS) if sat else "",
@@ -157,7 +157,7 @@ def _request(
         **({"keep": options.keep} if options.keep != EnrollOptions().keep else {}),
         "search": family.search_options(search) if unsupervised else family.training_options(search),
         "unsupervised": unsupervised,
-        "clips": heard.hexdigest(),
+        "clips": content.hexdigest(),
         "n_clips": len(clips),
     }
 

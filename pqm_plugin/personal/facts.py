@@ -69,7 +69,7 @@ def measured(folder: Path) -> Iterator[dict[str, Any]]:
         found = read_object(path)
         meta, systems = found.get("meta"), found.get("systems")
         if not isinstance(meta, Mapping) or not isinstance(systems, Mapping):
-            raise PqmError(f"{path} is no table of results: delete it, or run stage 7 (score) again")
+            raise PqmError(f"{path} is not a table of results: delete it, or run stage 7 (score) again")
         context = {name: meta[name] for name in _SHOWN_META if name in meta}
         for key, row in systems.items():
             if str(key).startswith("nf4") and isinstance(row, Mapping) and isinstance(row.get("wer"), int | float):
@@ -184,4 +184,4 @@ def _adapters(folder: ModelFolder) -> Iterator[str]:
     root = folder.path / SPEAKERS
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         if path.is_dir() and path.name not in ("log",) and not path.name.startswith(".") and not is_adapter(path):
-            yield f"{path} is no whole adapter: remove it, or enrol {path.name} again"
+            yield f"{path} is not a whole adapter: remove it, or enrol {path.name} again"

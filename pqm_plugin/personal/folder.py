@@ -74,7 +74,7 @@ class ModelFolder:
         """
         found = read_object(self.path / META)
         if not _HASH.fullmatch(str(found.get("sha256"))):
-            raise PqmError(f"{self.path / META} does not say the sha256 of {PACKED}: quantize the model again")
+            raise PqmError(f"{self.path / META} does not give the sha256 of {PACKED}: quantize the model again")
         return found
 
     def intact(self) -> str:
@@ -118,7 +118,7 @@ class ModelFolder:
         folder = self.speaker(name)
         if not is_adapter(folder):
             raise PqmError(
-                f"{self.path} knows no speaker {name!r} ({suggest(name, self.speakers())}): "
+                f"{self.path} has no speaker {name!r} ({suggest(name, self.speakers())}): "
                 f"enrol with `pqm enroll {self.path} --speaker {name} RECORDINGS`"
             )
         return folder
@@ -158,5 +158,5 @@ def read_object(path: Path) -> dict[str, Any]:
     except RecursionError:
         found = None
     if not isinstance(found, dict):
-        raise PqmError(f"{path} is no JSON object: fetch or make it again")
+        raise PqmError(f"{path} is not a JSON object: fetch or make it again")
     return found

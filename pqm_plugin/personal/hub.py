@@ -95,7 +95,7 @@ def pull(repository: str, out: str | Path) -> ModelFolder:
 
 def _check(name: str, revision: str = "") -> None:
     if not _NAME.fullmatch(name) or not _REVISION.fullmatch(revision) or ".." in name + revision:
-        raise PqmError(f"{name[:80]!r} is no name on the hub: write owner/name")
+        raise PqmError(f"{name[:80]!r} is not a name on the hub: write owner/name")
 
 
 def _fetched(name: str, commit: str, file: str, most_bytes: int) -> Path:

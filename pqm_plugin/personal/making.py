@@ -36,7 +36,7 @@ class CalibrationSpeech:
     """Recordings to calibrate on, in order, and how long each is in seconds, as its header says.
 
     `n_recordings` and `sound` are known when all was read: how many had words in them, and a hash of that sound. If it
-    `finds_language`, each piece is heard in the language that the model finds in it.
+    `finds_language`, each piece is transcribed in the language that the model finds in it.
     """
 
     paths: tuple[Path, ...]
@@ -91,7 +91,7 @@ def _with_own_words(recognizer: Recognizer, piece: np.ndarray, *, finds_language
     features = recognizer.features(piece)
     [words] = recognizer.greedy([features])
     tokens = recognizer.token_ids(words)
-    if not len(tokens) or recognizer.obstacle(features, tokens):
+    if not len(tokens) or recognizer.reason_untrainable(features, tokens):
         return None
     return features, tokens
 

@@ -1,4 +1,4 @@
-"""A personal model in memory: hear, learn a voice, hear better."""
+"""A personal model in memory: transcribe, enrol a speaker, transcribe better."""
 
 import logging
 import threading
@@ -35,7 +35,7 @@ _TELLING = 8  # recordings that the language of an enrolment is told by
 class PersonalModel(Listening):
     """A packed base and the adapters of its speakers, from a folder of `pqm quantize`, `pqm unpack` or a recipe.
 
-    See `hearing.Listening` for how it hears; torch computes it, so that it can learn, too.
+    See `hearing.Listening` for how it transcribes; torch computes it, so that it can learn, too.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PersonalModel(Listening):
 
     @property
     def language(self) -> str:
-        """The code of the language that is heard where no other is named, or `auto`."""
+        """The code of the language of the speech where no other is named, or `auto`."""
         return self._search.language
 
     def _language(self, language: str | None) -> str:
@@ -158,7 +158,7 @@ class PersonalModel(Listening):
             clips: as `transcribe` takes them, each of one sentence or two, 30 seconds at most.
             texts: what is said in each; None lets the model learn from its own words where it is sure of them.
             sample_rate: of arrays, in Hz; default: the model's own.
-            channel: of every clip, the one that is heard, from 0; None averages all.
+            channel: of every clip, the one that is used, from 0; None averages all.
             options: default: what the model's maker set, see `about.json`.
             watch: is told how far it is, see `enrollment.Watch`.
 
@@ -178,8 +178,8 @@ class PersonalModel(Listening):
             for place, clip in enumerate(clips)
         ]
         search = self._search_for(ready)
-        hears = _Listener(self, search.language) if texts is None else None
-        return enroll(self.folder, speaker, ready, options, search, hears, self._device, watch)
+        transcriber = _Listener(self, search.language) if texts is None else None
+        return enroll(self.folder, speaker, ready, options, search, transcriber, self._device, watch)
 
     def _search_for(self, clips: Sequence[Clip]) -> SearchOptions:
         """The search in one language: where the model is to find it, that of the first recordings together."""
@@ -200,7 +200,7 @@ class PersonalModel(Listening):
 
 @dataclass(frozen=True)
 class _Listener:
-    """A model that hears every recording in one language."""
+    """A model that transcribes every recording in one language."""
 
     model: PersonalModel
     language: str

@@ -1,4 +1,4 @@
-"""A recording of any length as the pieces that a recogniser hears."""
+"""A recording of any length as pieces that a recogniser can take."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ SHORTEST_S = 0.1
 """Shorter sounds, in seconds, hold no word, and are less than the window over which features are computed."""
 
 LONGEST_S = 30.0
-"""Longer sounds, in seconds, are cut at silence to be heard, and not learned from: memory grows with their square."""
+"""Longer audio, in seconds, is cut at silence to be transcribed, and not trained on: memory grows with its square."""
 
 
 def pieces_of(
@@ -31,7 +31,7 @@ def pieces_of(
         recognizer: with `facts` and `pieces` of `models/interface.py:Recognizer`.
         longest_s: seconds; what is longer is cut where nobody speaks, and again where the model's window is shorter.
         sample_rate: of an array, in Hz; default: the recogniser's own.
-        channel: the one that is heard, from 0; None averages all.
+        channel: the one that is used, from 0; None averages all.
 
     Raises:
         PqmError: if the audio cannot be read; what was yielded before stands.

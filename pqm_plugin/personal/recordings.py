@@ -117,7 +117,7 @@ def _listed(file: Path, paths: Sequence[Path]) -> dict[Path, str]:
                 "give each a name of its own"
             )
         if meant in texts:
-            raise PqmError(f"{file}:{number}: {name} stands here twice")
+            raise PqmError(f"{file}:{number}: {name} appears twice here")
         if words.strip():
             texts[meant] = " ".join(words.split())
     if unknown:

@@ -27,7 +27,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The words of one recording; `adapter` says what they were heard with: `speakers/NAME`, `sat` or `none`.
+    """The words of one recording; `adapter` says which one was used: `speakers/NAME`, `sat` or `none`.
 
     `language`: the code of the language that the model found; empty where it was told.
     """

@@ -66,14 +66,14 @@ class Manifest:
             where: what to call it in messages.
 
         Raises:
-            PqmError: if it is damaged, of another version, or names files that a model has not.
+            PqmError: if it is damaged, of another version, or names files that a model does not have.
         """
         try:
             found = json.loads(data.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise PqmError(f"{where}: {MANIFEST} is damaged ({str(error)[:80]}): fetch it again") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise PqmError(f"{where} is no pack of a personal model: make one with `pqm pack`")
+            raise PqmError(f"{where} is not a pack of a personal model: make one with `pqm pack`")
         if found.get("format_version") != FORMAT_VERSION:
             version = str(found.get("format_version"))[:20]
             raise PqmError(
@@ -107,9 +107,9 @@ def check_names(names: Iterable[str], where: str) -> None:
     seen: set[str] = set()
     for name in names:
         if not is_model_file(name):
-            raise PqmError(f"{where}: {name[:100]!r} is no file of a personal model: it is refused")
+            raise PqmError(f"{where}: {name[:100]!r} is not a file of a personal model: it is refused")
         if name.casefold() in seen:
-            raise PqmError(f"{where}: {name!r} stands in it twice, or in two letter cases: it is refused")
+            raise PqmError(f"{where}: {name!r} appears twice, or in two letter cases: it is refused")
         seen.add(name.casefold())
     folders = {name.rpartition("/")[0] for name in names if "/" in name}
     needed = [META, PACKED, *(f"{folder}/{file}" for folder in sorted(folders) for file in _NEEDED)]
@@ -213,7 +213,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]:
         with zipfile.ZipFile(path) as archive:
             entries = _plain_entries(archive, path)
             if MANIFEST not in entries:
-                raise PqmError(f"{path} is no pack of a personal model: it has no {MANIFEST}")
+                raise PqmError(f"{path} is not a pack of a personal model: it has no {MANIFEST}")
             if entries[MANIFEST].file_size > MOST_BYTES:
                 raise PqmError(f"{path}: {MANIFEST} is longer than {MOST_BYTES} bytes: it is refused")
             with archive.open(MANIFEST) as file:
@@ -224,7 +224,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]:
         raise
     except _ZIP_ERRORS as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise PqmError(f"{path} is damaged or no pack ({reason}): fetch it again") from error
+        raise PqmError(f"{path} is damaged or not a pack ({reason}): fetch it again") from error
 
 
 def _plain_entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -236,7 +236,7 @@ def _plain_entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.Zi
     for info in archive.infolist():
         mode = stat.S_IFMT(info.external_attr >> 16)
         if info.filename in entries or info.orig_filename != info.filename:
-            raise PqmError(f"{path}: {info.orig_filename[:100]!r} stands in it twice, or hides its name: it is refused")
+            raise PqmError(f"{path}: {info.orig_filename[:100]!r} appears twice, or hides its name: it is refused")
         if mode not in (0, stat.S_IFREG) or info.is_dir():
             raise PqmError(f"{path}: {info.filename[:100]!r} is a link or a folder, not a file: it is refused")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:

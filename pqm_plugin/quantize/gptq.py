@@ -189,7 +189,7 @@ def moments_of(network: nn.Module, names: Sequence[str]) -> Moments:
 
 
 def listen(network: nn.Module, names: Sequence[str], calls: Iterable[Callable[[], object]]) -> Moments:
-    """Run the float network and take the second moments of what the named layers hear, see `moments_of`.
+    """Run the float network and take the second moments of the inputs of the named layers, see `moments_of`.
 
     Args:
         calls: each runs the network once, on an utterance of its own, without padding; what is computed to get at the

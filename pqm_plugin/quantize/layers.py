@@ -233,7 +233,7 @@ def quantize_layers(network: nn.Module, names: Sequence[str], weight_format: Wei
     """Quantise the weights of the named layers of `network`, in place; layers that share a weight go on sharing it.
 
     Raises:
-        ValueError: if a name is no layer with a weight, or the list is empty.
+        ValueError: if a name is not a layer with a weight, or the list is empty.
     """
     if not names:
         raise ValueError("no layer to quantize was named: an empty list would leave the model as it is")

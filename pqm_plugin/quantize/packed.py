@@ -137,7 +137,7 @@ class PackedTensor(nn.Module):
         """
         found = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
         if not found:
-            raise ValueError("the codes of this weight were let go: open the model in mode 'small', which keeps them")
+            raise ValueError("the codes of this weight were freed: open the model in mode 'small', which keeps them")
         return found
 
     def let_go(self) -> None:

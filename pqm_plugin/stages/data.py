@@ -136,9 +136,9 @@ def prepare_data(
     too: the others then teach. With a `listing` the target speakers and their splits are those it names, whatever the
     rule, and nothing else is read of a set that serves as target alone. `overlap.json` tells what each target's test
     shares with train. The same inputs give the same bytes, and files that hold them already are left alone. Nothing is
-    written before everything was read. `channel`, from 0, is what is heard of every recording whose list names none;
+    written before everything was read. `channel`, from 0, is the one used of every recording whose list names none;
     None averages the channels, with a warning where they seem to be two people's. With `unseen` for `test_sentences`
-    no text of a test utterance is learned from by anybody: speakers of one script would have heard it from another.
+    no text of a test utterance is learned from by anybody: speakers of one script would know it from each other.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
@@ -176,7 +176,7 @@ def prepare_data(
 def _learners(utterances: Sequence[Utterance], min_utterances: int) -> list[str]:
     """Every second speaker of a set that both teaches and learns."""
     speakers = every_second_speaker(utterances, min_utterances)
-    _log.info("every second speaker is a target (%s), the others teach; --speakers chooses", " ".join(speakers))
+    _log.info("every second speaker is a target (%s), the others are for SAT; --speakers chooses", " ".join(speakers))
     return list(speakers)
 
 
@@ -255,7 +255,7 @@ def _say_channels(name: str, averaged: Sequence[Utterance], infos: Mapping[str, 
 
 
 def _say_rates(name: str, infos: Mapping[str, AudioInfo]) -> None:
-    """Say which files will be resampled; most models hear 16 kHz, and stage 2 tells which one the base hears."""
+    """Say which files will be resampled; most models take 16 kHz, and stage 2 tells the rate of the base."""
     rates = Counter(info.sample_rate for info in infos.values())
     if set(rates) != {16000}:
         counts = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
@@ -329,7 +329,7 @@ def _heard_before(
     if not heard:
         return []
     return [
-        f"set {train_set}: {len(heard)} target speakers are in it ({join_first(heard)}): the base has heard them before"
+        f"set {train_set}: {len(heard)} target speakers are in it ({join_first(heard)}): the base was trained on them"
     ]
 
 

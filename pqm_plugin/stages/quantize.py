@@ -97,7 +97,7 @@ class Calibration:
             for utterance in self.utterances:
                 features = recognizer.features(load_audio(utterance, recognizer.facts.sample_rate))
                 tokens = recognizer.token_ids(recognizer.greedy([features])[0])
-                while len(tokens) and recognizer.obstacle(features, tokens):
+                while len(tokens) and recognizer.reason_untrainable(features, tokens):
                     tokens = tokens[: len(tokens) // 2]
                 if len(tokens):
                     found.append(Example(features, tokens))

@@ -126,7 +126,7 @@ class Recipe:
         if self.base == "train":
             return "asr_" + (self.asr_config.stem if self.asr_config else "train")
         path = Path(self.base).expanduser()
-        # A name with a slash that is no path here is a model-zoo tag.
+        # A name with a slash that is not a path here is a model-zoo tag.
         name = path.resolve().name if path.exists() or path.is_absolute() else self.base
         plain = re.sub(r"\.(zip|tgz|tar\.gz|tar|pt)$", "", re.sub(r"[^A-Za-z0-9._-]", "_", name))
         return safe_name(plain, "base")

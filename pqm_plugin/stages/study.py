@@ -82,7 +82,7 @@ def read_cells(path: Path) -> Iterator[Cell]:
     """The cells of a study file, in its order.
 
     Raises:
-        PqmError: if the file is no study.
+        PqmError: if the file is not a study.
     """
     sections = read_yaml(path, "sections of a study, with their `systems` and `cells`")
     for section, body in sections.items():

@@ -403,12 +403,12 @@ def test_a_layer_that_sees_some_rows_alone_and_a_weight_that_learns_beside_are_r
 
     with (
         rows.rows(speakers(rows, 2), [1, 2]),
-        pytest.raises(PqmError, match=r"conv hears 2 of 3 rows at once.*leave it out of lora\.targets"),
+        pytest.raises(PqmError, match=r"conv gets 2 of 3 rows at a time.*leave it out of lora\.targets"),
     ):
         net(torch.randn(2, 6, 10))
     assert net(torch.randn(2, 6, 10)).shape == (2, 5, 5)
     net.inner.base_layer.bias.requires_grad = True
-    with pytest.raises(PqmError, match="inner.base_layer.bias learns, which speakers cannot do in one batch"):
+    with pytest.raises(PqmError, match="inner.base_layer.bias is trained, which several speakers cannot do"):
         LearningRows(model)
     model.requires_grad_(False)
     with pytest.raises(PqmError, match="nothing learns"):

@@ -99,7 +99,7 @@ def test_without_transcripts_the_model_learns_from_its_own_words(conformer, reco
     if "no better than no adapter" not in said.err:
         assert "learned from" in said.out
     assert main(["enroll", str(conformer), str(recordings), "--speaker", "bob", "--min_confidence", "1", *FAST]) == 1
-    assert "not sure of any of" in capsys.readouterr().err
+    assert "no word is certain enough in any of" in capsys.readouterr().err
     assert not (conformer / "speakers/bob").exists()
 
 

@@ -226,7 +226,7 @@ def test_16_bit_integers_in_a_wider_type_are_scaled_as_such_and_that_is_said(kin
 
 
 def test_a_pair_of_rate_and_samples_is_refused_in_one_line() -> None:
-    with pytest.raises(PqmError, match="audio of type tuple is no array"):
+    with pytest.raises(PqmError, match="audio of type tuple is not an array"):
         load_sound((RATE, noise(0.1)), RATE)  # type: ignore[arg-type]
 
 

@@ -102,7 +102,7 @@ def test_a_transcript_is_cut_at_line_ends_only(tmp_path: Path) -> None:
         ("text", "a-1 HELLO\n", "b-1 is not in this file"),
         ("text", "a-1 HELLO\nb-1 X\nc-1 Y\n", "c-1 is only in this file"),
         ("text", "a-1 HELLO\nb-1\n", "text:2: b-1 has no value"),
-        ("wav.scp", "a-1 /x\na-1 /y\n", "wav.scp:2: a-1 stands here twice"),
+        ("wav.scp", "a-1 /x\na-1 /y\n", "wav.scp:2: a-1 appears twice here"),
         ("segments", "a-1 a-1 0 1\nb-1 nowhere 0 1\n", "nowhere"),
         ("utt2spk", None, "utt2spk is missing"),
     ],

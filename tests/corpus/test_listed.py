@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_named_with_the_difference(tmp_path: Path) -> None:
     [
         ({"counts": {"train": 4, "dev": 1, "test": 1}}, "train lists 3 of 4"),
         ({"groups": {"a": {"total": 2, "train": "1..3", "dev": "4", "test": "5"}}}, "a lists 5 of 2"),
-        ({"groups": {"a": {"total": 5, "train": "1..3", "dev": "3", "test": "5"}}}, "stands in it twice"),
+        ({"groups": {"a": {"total": 5, "train": "1..3", "dev": "3", "test": "5"}}}, "appears twice"),
         ({"groups": {"a": {"total": 5, "train": "3..1"}}}, "is not a partition .*ends before it begins"),
         ({"groups": []}, "is not a partition"),
     ],

@@ -1,4 +1,4 @@
-"""Names that differ in Unicode normalisation alone are the same, and a mark of byte order is no part of a text."""
+"""Names that differ in Unicode normalisation alone are the same, and a mark of byte order is not part of a text."""
 
 import unicodedata
 from pathlib import Path

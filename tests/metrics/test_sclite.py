@@ -95,7 +95,7 @@ def test_blanks_or_nothing_may_stand_before_the_id(tmp_path, line):
     [
         ("yes\t(b-a-1)\n", r"ref.trn:1: '\(b-a-1\)' is not"),
         ("yes\t(a-a-1)\n\n", "ref.trn:2: 'an empty line' is not"),
-        ("yes\t(a-a-1)\nno\t(a-a-1)\n", "ref.trn:2: .* stands twice"),
+        ("yes\t(a-a-1)\nno\t(a-a-1)\n", "ref.trn:2: .* appears twice"),
     ],
 )
 def test_a_line_that_is_no_utterance_is_named(tmp_path, lines, message):

@@ -59,7 +59,7 @@ def test_a_whisper_of_english_alone_takes_english_and_auto(tiny_whisper, languag
 
 @pytest.mark.parametrize("act", [opened, lambda folder, language: opened(folder, "en").speak(language)])
 def test_a_whisper_of_english_alone_refuses_other_languages(tiny_whisper, act):
-    with pytest.raises(PqmError, match="language 'de': this Whisper knows English alone: take a multilingual one"):
+    with pytest.raises(PqmError, match="language 'de': this Whisper model is English-only: use a multilingual one"):
         act(tiny_whisper, "de")
 
 

@@ -82,7 +82,7 @@ def page(served: Served, chromium):
     ]
     assert len(urls) > 5 and elsewhere == []
     assert served.asked.read_text() == "", "the server asked another machine"
-    # The player says so of a file that is no audio.
+    # The player says so of a file that is not an audio.
     assert [each for each in wrong if "Waveform load error" not in each] == []
 
 

@@ -35,7 +35,7 @@ def recordings(tmp_path):
 def test_recordings_without_texts_decide_the_codes_and_nothing_else(
     base, request, packed, recordings, tmp_path, capsys, monkeypatch
 ):
-    # What the tiny Whisper writes of noise is bytes that are no text.
+    # What the tiny Whisper writes of noise is bytes that are not text.
     monkeypatch.setattr(
         "pqm_plugin.models.whisper.model.Whisper.greedy", lambda self, features: ["go on"] * len(features)
     )

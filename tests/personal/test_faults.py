@@ -61,7 +61,9 @@ def test_a_model_that_may_not_be_written_is_heard_with_and_an_enrolment_says_wha
         allow_writing(conformer)
 
     assert heard.said == ""
-    assert str(conformer / "speakers") in learned.said and "permission denied; mend its access rights" in learned.said
+    assert (
+        str(conformer / "speakers") in learned.said and "permission denied; correct its access rights" in learned.said
+    )
     assert contents(conformer) == before
 
 

@@ -89,7 +89,7 @@ def test_nothing_is_learned_from_words_that_are_repeated(looping, tmp_path):
     model = pqm_plugin.load(shutil.copytree(looping, tmp_path / "model"))
     options = EnrollOptions(rank=1, epochs=1, min_confidence=0.01)
 
-    with pytest.raises(PqmError, match=r"not sure of any of 2 stretches of speech \(highest confidence 0\.00"):
+    with pytest.raises(PqmError, match=r"certain enough in any of 2 stretches of speech \(highest confidence 0\.00"):
         model.enroll("ada", [noise(0), noise(1)], options=options)
 
 

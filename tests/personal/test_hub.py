@@ -134,5 +134,5 @@ def test_without_a_network_or_a_name_it_is_one_line(conformer, python_with_hub, 
 
         said = [line for line in done.stderr.splitlines() if line.startswith("pqm ")]
         assert done.returncode == 1 and len(said) == 1
-        assert "could not be reached" in said[0] or "is no name on the hub" in said[0]
+        assert "could not be reached" in said[0] or "is not a name on the hub" in said[0]
         assert "Traceback" not in done.stderr

@@ -71,7 +71,7 @@ def test_recordings_of_phones_are_found_by_name_and_files_of_unknown_endings_are
 
 @pytest.mark.parametrize(
     ("lines", "why"),
-    [("x A", "names none of the 3"), ("a A\na B", "stands here twice"), ("same A", "two recordings")],
+    [("x A", "names none of the 3"), ("a A\na B", "appears twice here"), ("same A", "two recordings")],
 )
 def test_a_list_that_cannot_be_meant_is_refused(desk, lines, why):
     for name in ("one/same.wav", "two/same.wav") if "same" in lines else ():

@@ -110,7 +110,8 @@ def test_small_layers_use_it_on_a_gpu_and_unpack_where_it_is_not_for_them(monkey
         with PretendedDevice():
             found = net.to("cuda")(x.to("cuda")).cpu()
 
-    assert used == [(130, 128)]
+    # The kernel is tried on a matrix of (40, 128) first, once in a process.
+    assert [shape for shape in used if shape != (40, 128)] == [(130, 128)]
     assert torch.allclose(found, expected, atol=1e-5)
 
 

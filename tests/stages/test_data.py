@@ -93,7 +93,7 @@ def test_check_rows_and_targets_that_the_base_has_heard(corpus: Path, tmp_path: 
     summary = prepare_data(corpus, "librispeech", tmp_path / "data", "dev", ["train"], "train", check_set="held")
 
     assert Partition.read(summary.partition).utterances("check") == ["7-6-0000"]
-    assert summary.warnings == ("set train: 1 target speakers are in it (1): the base has heard them before",)
+    assert summary.warnings == ("set train: 1 target speakers are in it (1): the base was trained on them",)
 
 
 def test_broken_audio_stops_the_stage_and_leaves_earlier_results(

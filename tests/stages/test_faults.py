@@ -147,7 +147,7 @@ def test_a_stage_that_may_not_write_says_where_and_changes_nothing(line, stage, 
     finally:
         allow()
 
-    reason = "permission denied; mend its access rights" if "right" in fault else "read-only file system; mount it"
+    reason = "permission denied; correct its access rights" if "right" in fault else "read-only file system; mount it"
     assert reason in said and str(top) in said and "\n" not in said
     assert line.results() == earlier
 

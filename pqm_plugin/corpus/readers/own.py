@@ -90,7 +90,7 @@ def _read_speaker(folder: Path, names: Names) -> Iterator[Utterance]:
     audio = [path for path in files if is_audio_name(path)]
     for path in files:
         if path.suffix.lower() not in (*AUDIO_ENDINGS, *COMPANION_ENDINGS):
-            why = f"is of no kind that is known ({path.suffix or 'no ending'}): convert it to WAV, or take it out"
+            why = f"is not of a supported kind ({path.suffix or 'no ending'}): convert it to WAV, or take it out"
             yield bad(str(path), why, path.stem, folder.name)
     if not files:
         yield bad(str(folder), "holds no recordings: put them there, or delete the folder", speaker=folder.name)
@@ -244,7 +244,7 @@ def read_table(table: Path) -> Iterator[Utterance]:
     """Yield an utterance for each line below the header; paths are relative to the table's folder.
 
     With a column `start_s` or `end_s`, in seconds, an utterance is that part of its recording; an empty field is the
-    recording's start or end. A column `channel`, from 0, says which channel is heard; an empty field averages all.
+    recording's start or end. A column `channel`, from 0, says which channel is used; an empty field averages all.
     Without a column `utterance`, names are made from speaker and path.
 
     Raises:
@@ -347,7 +347,7 @@ def _span(row: Mapping[str, str]) -> tuple[float | None, float | None]:
         raise PqmError(f"{error}: write start_s and end_s in seconds") from None
     behind = math.nextafter(math.inf, 0) if end_s is None else end_s
     if not 0 <= start_s < behind < math.inf:
-        raise PqmError(f"{start_s:g} s to {row.get('end_s') or 'the end'} is no part of a recording: 0 <= start < end")
+        raise PqmError(f"{start_s:g} s to {row.get('end_s') or 'the end'} is not part of a recording: 0 <= start < end")
     return start_s, end_s
 
 
@@ -394,5 +394,5 @@ def available_sets(corpus: Path) -> list[str]:
     found = "holds recordings that are in no speaker's folder" if loose else "holds no recordings"
     endings = {path.suffix.lower() for path in corpus.rglob("*") if path.is_file()} - {"", *COMPANION_ENDINGS}
     if endings and not loose:
-        found += f" of a kind that is known (but files of {join_first(sorted(endings), 5)})"
+        found += f" of a supported kind (but files of {join_first(sorted(endings), 5)})"
     raise PqmError(f"{corpus} {found}: give with --corpus {_FORMS}")

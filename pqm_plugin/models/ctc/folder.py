@@ -48,7 +48,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path, config = folder / CONFIG, _object(folder / CONFIG)
     if not claims(folder):
-        raise PqmError(f"{path} describes no CTC model ({', '.join(MODEL_TYPES)}): give a whole folder")
+        raise PqmError(f"{path} does not describe a CTC model ({', '.join(MODEL_TYPES)}): give a whole folder")
     for name, what in _REFUSED.items():
         if config.get(name):
             raise PqmError(f"{path}: this model has {what}, which are not supported: give a model without")
@@ -70,12 +70,12 @@ def read_vocabulary(folder: Path) -> dict[str, int]:
         raise PqmError(f"{path} does not map tokens to whole numbers: copy it from where the model was published")
     kind = _object(folder / _TOKENIZER[0]).get("tokenizer_class") or _TOKENIZERS[0]
     if kind not in _TOKENIZERS:
-        raise PqmError(f"{folder / _TOKENIZER[0]}: its tokeniser is a {str(kind)[:80]}; characters alone are supported")
+        raise PqmError(f"{folder / _TOKENIZER[0]}: its tokeniser is a {str(kind)[:80]}; only characters are supported")
     return found
 
 
 def source_files(folder: Path) -> list[Path]:
-    """The files of the weights in a folder that can be a base, whatever their form; none if it is no such folder."""
+    """The files of the weights in a folder that can be a base, whatever their form; none if it is not such a folder."""
     if not claims(folder):
         return []
     if (folder / WEIGHTS).is_file():

@@ -90,7 +90,7 @@ class CtcRecognizer(Recognizer):
         """Characters of a transcript, int64 (U,)."""
         return torch.tensor(self._tokenizer(text.strip()).input_ids, dtype=torch.long)
 
-    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+    def reason_untrainable(self, features: Tensor, tokens: Tensor) -> str:
         """Fewer frames than a path with these tokens has: one for each, and a blank between two that are the same."""
         needed = max(1, len(tokens) + int((tokens[1:] == tokens[:-1]).sum()))
         return "" if len(features) >= needed else f"it has {len(features)} frames, its text needs {needed}"

@@ -20,7 +20,7 @@ def misfit(decoder: Any) -> str:
     if lacking or decoder.output_layer is None:
         return lacking or f"{type(decoder).__name__} without an output layer"
     if len(decoder.embed) != 2 or not hasattr(decoder.embed[0], "num_embeddings"):
-        return f"{type(decoder).__name__} whose input is no embedding and position"
+        return f"{type(decoder).__name__} whose input is not an embedding and position"
     layers = list(decoder.decoders)
     if lacking := _lacking(layers, _LAYER):
         return lacking

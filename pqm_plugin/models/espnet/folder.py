@@ -71,7 +71,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise PqmError(f"{path} cannot be read ({reason}): give a whole ESPnet experiment folder") from error
     if not isinstance(config, dict) or not config.get("token_list"):
-        raise PqmError(f"{path} is no configuration of an ESPnet ASR model: it has no token_list")
+        raise PqmError(f"{path} is not a configuration of an ESPnet ASR model: it has no token_list")
     return config
 
 
@@ -116,7 +116,7 @@ def config_file(folder: Path) -> Iterator[Path]:
     config |= {f"{part}_conf": {} for part in _PARTS if config[f"{part}_conf"] is None}
     for name, value in config.items():
         if str(value).startswith(("hugging_face", "huggingface")):
-            raise PqmError(f"{folder / CONFIG}: {name} {value} is of Hugging Face, and such parts are not known here")
+            raise PqmError(f"{folder / CONFIG}: {name} {value} is of Hugging Face: such parts are not supported")
     with tempfile.TemporaryDirectory(prefix="pqm_config") as scratch:
         path = Path(scratch) / CONFIG
         with no_space_as_error(path):
@@ -165,7 +165,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise PqmError(f"{path} is damaged or no plain checkpoint ({str(error).splitlines()[0]})") from error
+        raise PqmError(f"{path} is damaged or not a plain checkpoint ({str(error).splitlines()[0]})") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise PqmError(f"{path} holds more than tensors: save the model's state_dict alone")
     return state
@@ -195,7 +195,7 @@ def _unpack(archive: Path, scratch: Path) -> Mapping[str, Any]:
     except PqmError:
         raise
     except Exception as error:
-        raise PqmError(f"{archive} is no model packed by espnet2.bin.pack ({error})") from error
+        raise PqmError(f"{archive} is not a model packed by espnet2.bin.pack ({error})") from error
 
 
 def _download(tag: str) -> Mapping[str, Any]:

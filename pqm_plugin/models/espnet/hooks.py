@@ -152,7 +152,7 @@ def build(folder: Path, search: SearchOptions, device: str) -> Any:
             raise PqmError(f"{folder}: its configuration builds no model ({reason}): fetch or make it again") from error
     check_borrowed(made)
     if getattr(made.asr_model, "decoder", None) is None or getattr(made.asr_model, "ctc", None) is None:
-        raise PqmError(f"{folder}: no hybrid CTC/attention model; this family needs a decoder and a CTC layer")
+        raise PqmError(f"{folder}: no hybrid CTC/attention model; a decoder and a CTC layer are needed")
     if made.tokenizer is None:
         path = folder / espnet_folder.CONFIG
         raise PqmError(f"{path} names no tokeniser: give its token_type (char, word, …), or bpemodel for type bpe")

@@ -67,7 +67,7 @@ def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, positions:
     Args:
         query: (B, T, D), as are `key` and `value`.
         positions: (1 or B, 2T - 1, D), from T - 1 frames ahead to T - 1 frames behind.
-        mask: bool (B, 1, T) or (B, T, T): frames that are heard; None for all.
+        mask: bool (B, 1, T) or (B, T, T): frames that are attended to; None for all.
 
     Source: Dai et al. 2019 (Transformer-XL), section 3.3 and appendix B.
     """
@@ -79,7 +79,7 @@ def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, positions:
     by_distance = _shifted((q + attention.pos_bias_v) * scale, p)
     queries = (q + attention.pos_bias_u).transpose(1, 2)
     on_cpu = query.device.type == "cpu"
-    # Where all is heard a pass over the scores is saved. A GPU would have to be waited for.
+    # Where nothing is masked a pass over the scores is saved. A GPU would have to be waited for.
     unheard = None if mask is None or (on_cpu and bool(mask.all())) else mask[:, None].eq(0)
     weigh = _weighted if on_cpu and by_distance.requires_grad else _fused
     found = weigh(queries, k, v, by_distance, unheard, scale)
@@ -241,7 +241,7 @@ def attach_lora(network: nn.Module, targets: Sequence[str], rank: int, alpha: fl
         Parameters that learn in what ESPnet has made, before anything is frozen.
 
     Raises:
-        PqmError: if loralib is not installed, alpha is no whole number, or ESPnet has no LoRA for such layers.
+        PqmError: if loralib is not installed, alpha is not a whole number, or ESPnet has no LoRA for such layers.
 
     Source: Hu et al. 2021 (LoRA), section 4.1; loralib's `mark_only_lora_as_trainable`.
     """
@@ -250,7 +250,7 @@ def attach_lora(network: nn.Module, targets: Sequence[str], rank: int, alpha: fl
     except ImportError as error:
         raise PqmError("ESPnet's LoRA needs loralib: pip install 'pqm_plugin[study]'") from error
     if alpha != int(alpha):
-        raise PqmError(f"lora.alpha {alpha}: ESPnet's LoRA takes whole numbers alone")
+        raise PqmError(f"lora.alpha {alpha}: ESPnet's LoRA takes only whole numbers")
     settings = {"rank": rank, "alpha": int(alpha), "dropout_rate": dropout, "target_modules": list(targets)}
     try:
         espnet_library.create_adapter(network, "lora", settings)

@@ -103,7 +103,7 @@ class EspnetAed(Recognizer):
         pieces = self._made.tokenizer.text2tokens(text)
         return torch.tensor(self._made.converter.tokens2ids(pieces), dtype=torch.long)
 
-    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+    def reason_untrainable(self, features: Tensor, tokens: Tensor) -> str:
         """Fewer frames than the subsampling needs."""
         return "" if len(features) >= _MIN_FRAMES else f"it has {len(features)} frames, too few to train on"
 
@@ -111,7 +111,7 @@ class EspnetAed(Recognizer):
         """ESPnet's mixture of CTC and attention losses, see `_losses`."""
         return _losses(self._espnet, *self._encode(features), tokens, sizes)
 
-    def fast_layers(self) -> AbstractContextManager[None]:
+    def optimized_attention(self) -> AbstractContextManager[None]:
         """Self-attention over relative positions, where it is ESPnet's as it is known here and without dropout."""
         return fast_attention(self._attentions)
 
@@ -130,7 +130,7 @@ class EspnetAed(Recognizer):
             if self._batched is None:
                 return without_loops([self._search_alone(audio) for audio in pieces], self._search, None)
             # Of the encoder alone: the decoder's products are so many and so small that the detour costs more.
-            with torch.no_grad(), fast_products(), self.fast_layers():
+            with torch.no_grad(), fast_products(), self.optimized_attention():
                 encoded, lengths = self._encode([self.features(audio) for audio in pieces])
             found = [self._hypothesis(each) for each in self._batched(encoded, lengths)]
             return without_loops(found, self._search, partial(self._ctc_words, encoded, lengths))
@@ -161,7 +161,7 @@ class EspnetAed(Recognizer):
             alone, _ = self._encode([short])
         if alone.shape[1] == int(lengths[1]) and torch.allclose(together[1, : alone.shape[1]], alone[0], atol=_APART):
             return True
-        logging.warning("one utterance after the other: this model's encoder hears the padding of a batch")
+        logging.warning("batching disabled: the encoder's output depends on padding")
         return False
 
     def layer_kinds(self) -> Mapping[str, str]:
@@ -278,7 +278,7 @@ def _losses(model: Any, encoded: Tensor, lengths: Tensor, tokens: Sequence[Tenso
 
     Args:
         model: ESPnet's, with a decoder and a CTC layer.
-        encoded: (B, T, D), of which `lengths`, int64 (B,), are heard.
+        encoded: (B, T, D), of which `lengths`, int64 (B,), are not padding.
         tokens: of each row, int64 (U,).
         sizes: rows of each group, one after another.
     """
@@ -314,7 +314,7 @@ def _decoded(model: Any, encoded: Tensor, lengths: Tensor, tokens: Sequence[Tens
 def without_loops(
     found: Sequence[Hypothesis], search: SearchOptions, ctc_words: Callable[[], list[str]] | None
 ) -> list[Hypothesis]:
-    """The hypotheses of a batch; one that repeats itself gives way to what the CTC layer heard, or is cut.
+    """The hypotheses of a batch; one that repeats itself is replaced by the words of the CTC layer, or is cut.
 
     An attention decoder may go round in circles where the share of the CTC score is small; the best path of the CTC
     layer is bound to the frames of the audio. The score of such a one is still the search's.
@@ -326,17 +326,17 @@ def without_loops(
     repeating = [place for place, each in enumerate(found) if compression_ratio(each.text) > most]
     if search.guard != "always" or not repeating:
         return list(found)
-    heard, mended = ctc_words() if ctc_words else [], list(found)
+    heard, repaired = ctc_words() if ctc_words else [], list(found)
     for place in repeating:
         other = heard[place] if heard else ""
         text = other if 0 < compression_ratio(other) <= most else without_repetition(found[place].text, most)
-        mended[place] = replace(found[place], text=text, is_repaired=True)
+        repaired[place] = replace(found[place], text=text, is_repaired=True)
         _log.warning(
             "the search repeated itself (%.40r…): %s",
             found[place].text,
             f"{text[:80]!r} is taken" if text else "no words are taken",
         )
-    return mended
+    return repaired
 
 
 def espnet_nbest(recognizer: Recognizer, speech: Any, n: int) -> list[tuple[Any, ...]]:

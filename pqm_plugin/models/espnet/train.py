@@ -107,7 +107,7 @@ def train_base(
 
 
 def training_sample_rate(config: Path) -> int:
-    """The rate in Hz at which a model of this training config hears."""
+    """The sample rate in Hz of a model of this training config."""
     return sample_rate(read_yaml(config, _SETTINGS).get("frontend_conf") or {})
 
 
@@ -213,7 +213,7 @@ def _espnet(run: _Run, arguments: Sequence[str], ngpu: int = 0) -> None:
             process.wait()
     if process.returncode != 0:
         raise PqmError(
-            f"ESPnet stopped with status {process.returncode} ({progress.last_line}); see {log}, mend it and run the "
+            f"ESPnet stopped with status {process.returncode} ({progress.last_line}); see {log}, fix it and run the "
             "same command again"
         )
 

@@ -53,7 +53,7 @@ def convert_openai(path: Path, out: Path) -> None:
     loaded = whisper_folder.read_checkpoint(path)
     dims, state = loaded.get("dims"), loaded.get("model_state_dict")
     if not isinstance(dims, Mapping) or not isinstance(state, Mapping):
-        raise PqmError(f"{path} is no checkpoint of openai-whisper: it lacks dims or model_state_dict")
+        raise PqmError(f"{path} is not a checkpoint of openai-whisper: it lacks dims or model_state_dict")
     try:
         tokenizer = _published_tokenizer(dims["n_vocab"], path)
         config = openai_config(dims, tokenizer.eot)
@@ -153,7 +153,7 @@ def _halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
 
 
 def _generation_config(config: "whisper_library.WhisperConfig", tokenizer: Any) -> dict[str, Any]:
-    """As the published models have it: no timestamps, tokens that are no speech suppressed."""
+    """As the published models have it: no timestamps, tokens that are not speech suppressed."""
     specials: dict[str, int] = tokenizer.encoding._special_tokens
     never = ("translate", "transcribe", "startoftranscript", "startofprev", "startoflm", "nospeech")
     suppressed = {*tokenizer.non_speech_tokens, *(specials[f"<|{name}|>"] for name in never)}

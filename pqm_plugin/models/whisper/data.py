@@ -181,7 +181,7 @@ IGNORED = -100
 _log = logging.getLogger(__name__)
 _FLOOR_RANGE = 2.0  # Whisper's features lie at most 8 powers of ten under their maximum, and a power of ten is 1/4
 _LOWEST = -1.5  # what it makes of power 1e-10, its least
-_BLUR = 2  # frames behind the last sample that still hear it
+_BLUR = 2  # frames behind the last sample that still depend on it
 _JITTER = 0.1  # by how much lengths are blurred when utterances are sorted into batches
 
 
@@ -262,10 +262,10 @@ def _audio(path: Path) -> np.ndarray:
         samples = whisper_library.load_audio(str(path), sampling_rate=SAMPLE_RATE, backend="soundfile")
     except (RuntimeError, ValueError, OSError) as error:
         raise PqmError(
-            f"{path} cannot be read ({' '.join(str(error).split())}): mend it or drop the utterance"
+            f"{path} cannot be read ({' '.join(str(error).split())}): fix it or drop the utterance"
         ) from error
     if not len(samples):
-        raise PqmError(f"{path} holds no sound: mend it or drop the utterance")
+        raise PqmError(f"{path} holds no audio: fix it or drop the utterance")
     return np.asarray(samples)
 
 

@@ -38,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PqmError(f"{path} cannot be read ({error}): give a whole Whisper folder") from error
     if not isinstance(config, dict) or config.get("model_type") != "whisper":
-        raise PqmError(f"{path} is no configuration of a Whisper model")
+        raise PqmError(f"{path} is not a configuration of a Whisper model")
     return config
 
 
@@ -138,7 +138,7 @@ def tied_output(path: Path, state: Mapping[str, Tensor], config: Any) -> dict[st
 
 
 def source_files(folder: Path) -> list[Path]:
-    """The files of the weights in a folder that can be a base, whatever their form; none if it is no such folder."""
+    """The files of the weights in a folder that can be a base, whatever their form; none if it is not such a folder."""
     if is_ctranslate2(folder):
         return [folder / CTRANSLATE2_MODEL]
     if not claims(folder):
@@ -206,9 +206,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise PqmError(f"{path} is damaged or no plain checkpoint ({str(error).splitlines()[0]})") from error
+        raise PqmError(f"{path} is damaged or not a plain checkpoint ({str(error).splitlines()[0]})") from error
     if not isinstance(loaded, dict):
-        raise PqmError(f"{path} is no checkpoint of a Whisper model")
+        raise PqmError(f"{path} is not a checkpoint of a Whisper model")
     return loaded
 
 
@@ -234,7 +234,7 @@ def _from_hub(source: str, out: Path) -> bool:
 
 
 def _wanted(folder: Path) -> Sequence[str]:
-    """Names of the files of a hub's model whose configuration is in `folder`; none if it is no Whisper model."""
+    """Names of the files of a hub's model whose configuration is in `folder`; none if it is not a Whisper model."""
     if is_ctranslate2_config(read_json(folder / CONFIG)):
         return [CONFIG, CTRANSLATE2_MODEL, *TOKENIZER]
     return [*_NEEDED, *TOKENIZER, hub.PROCESSOR, _SHARDS, "*.safetensors"] if claims(folder) else []

@@ -190,5 +190,5 @@ def _say(first: Attempt, text: str, length_s: float) -> None:
     said = f"{first.hypothesis.text[:40]}…" if len(first.hypothesis.text) > 40 else first.hypothesis.text
     left = f"{text[:80]!r} is left of them" if text else "they are left out"
     _log.warning(
-        "words that nobody said in %.1f s of sound (%r, no-speech %.2f): %s", length_s, said, first.no_speech, left
+        "words that nobody said in %.1f s of audio (%r, no-speech %.2f): %s", length_s, said, first.no_speech, left
     )

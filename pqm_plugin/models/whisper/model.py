@@ -134,7 +134,7 @@ class Whisper(Recognizer):
         rate, hop = self._extractor.sampling_rate, self._extractor.hop_length
         found = self._extractor(audio, sampling_rate=rate, padding="max_length", truncation=False, return_tensors="pt")
         frames = found.input_features[0].T
-        # Frames that hear the clip, and one that hears silence alone.
+        # Frames that depend on the clip, and one of silence.
         heard = (len(audio) + self._extractor.n_fft // 2) // hop + 2
         return frames[:heard].contiguous().to(self._device)
 
@@ -143,10 +143,10 @@ class Whisper(Recognizer):
         ids = self._tokenizer(f" {text.strip()}", add_special_tokens=False).input_ids
         return torch.tensor(ids, dtype=torch.long)
 
-    def obstacle(self, features: Tensor, tokens: Tensor) -> str:
+    def reason_untrainable(self, features: Tensor, tokens: Tensor) -> str:
         """More audio than the window, or more tokens than the decoder has positions."""
         if len(features) > self._window:
-            return f"it is longer than the {self._window / 100:g} seconds that the model hears at once"
+            return f"it is longer than the {self._window / 100:g} seconds of the model's window"
         if len(tokens) >= self._max_tokens:
             return f"it has {len(tokens)} tokens, the model writes {self._max_tokens - 1} at most"
         return ""
@@ -224,7 +224,7 @@ class Whisper(Recognizer):
     def _attempts(self, encoded: "whisper_library.BaseModelOutput", beam_size: int, **options: Any) -> list[Attempt]:
         n_rows = len(encoded["last_hidden_state"])
         found = self._whisper.generate(
-            # A copy: `generate` repeats the rows for its beams in what it is given, and a second search would hear
+            # A copy: `generate` repeats the rows for its beams in what it is given, and a second search would see
             # the first piece in the place of the others.
             encoder_outputs=whisper_library.BaseModelOutput(last_hidden_state=encoded["last_hidden_state"]),
             attention_mask=torch.ones(n_rows, self._window, dtype=torch.long, device=self._device),
@@ -327,7 +327,7 @@ class WhisperFamily(Family):
         """What transformers' search takes, and how audio is laid before it.
 
         Raises:
-            PqmError: for options that this family has not.
+            PqmError: for options that this family does not have.
         """
         default = SearchOptions()
         for name in ("length_bonus", "max_length_ratio"):

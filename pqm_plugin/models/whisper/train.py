@@ -206,7 +206,7 @@ def train_base(
 
 
 def training_sample_rate(config: Path) -> int:
-    """The rate in Hz at which a model of this training config hears: Whisper knows one only."""
+    """The sample rate in Hz of a model of this training config: Whisper has only one."""
     load_options(config)
     return SAMPLE_RATE
 

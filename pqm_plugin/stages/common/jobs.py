@@ -53,11 +53,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that did not end well; `mendable` says that the user can mend it, so that another try would fail too."""
+    """A job that failed; `is_users` says that the user has to correct something, so another try would fail too."""
 
     job: Job
     reason: str
-    mendable: bool = False
+    is_users: bool = False
 
     def __str__(self) -> str:
         return f"{self.job.name}: {self.reason} (see {self.job.log})"
@@ -100,7 +100,7 @@ class Backend(Protocol):
 
 
 def execute(job: Job, *, again: bool, where: str) -> str:
-    """Inside the process of a job: run it, return what the user can mend, or else nothing.
+    """Inside the process of a job: run it, return what the user has to correct, or else nothing.
 
     Anything but a `PqmError` is raised, after it was written to the log.
     """
@@ -174,7 +174,7 @@ class Local:
 
 
 def _start(context: Any, job: Job, again: bool) -> tuple[BaseProcess, Connection]:
-    """A running process, and where it says what the user can mend."""
+    """A running process, and where it says what the user has to correct."""
     said, say = context.Pipe(duplex=False)
     process: BaseProcess = context.Process(target=_run, args=(job, os.getpid(), say, again), name=job.name)
     process.start()
@@ -197,7 +197,7 @@ def _failure(job: Job, exitcode: int, said: Connection) -> Failure:
     except EOFError:
         error = ""
     if error:
-        return Failure(job, error, mendable=True)
+        return Failure(job, error, is_users=True)
     if exitcode < 0:
         return Failure(job, f"killed by signal {-exitcode}{', perhaps for memory' if exitcode == -9 else ''}")
     lines = last_lines(job.log)
@@ -234,11 +234,11 @@ def run_jobs(jobs: Sequence[Job], n_parallel: int, label: str, backend: Backend 
     backend = backend or Local()
     with Progress(jobs, label) as progress:
         failures = backend.run(jobs, n_parallel, progress, again=False)
-        again = [failure.job for failure in failures if not failure.mendable]
+        again = [failure.job for failure in failures if not failure.is_users]
         for failure in failures:
-            _name(label, failure, "no second try" if failure.mendable else "trying it once more")
+            _name(label, failure, "no second try" if failure.is_users else "trying it once more")
         if again:
-            failures = [failure for failure in failures if failure.mendable]
+            failures = [failure for failure in failures if failure.is_users]
             second = backend.run(again, n_parallel, progress, again=True)
             for failure in second:
                 _name(label, failure, "failed twice")

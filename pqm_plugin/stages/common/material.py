@@ -80,7 +80,7 @@ class Material:
         return [speaker for speaker in known if speaker in chosen]
 
     def has_sat(self) -> bool:
-        """Whether there are speakers to pre-train on; without, adapters start from zero and `sat` is no system."""
+        """Whether there are speakers to pre-train on; without, adapters start from zero and `sat` is not a system."""
         return bool(self.partition.utterances("sat_train"))
 
     def _left_out(self) -> set[str]:

@@ -175,7 +175,7 @@ class Slurm:
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
             said = " ".join(str(error).split())
             raise PqmError(
-                f"Slurm does not take the jobs: {said}: mend --slurm_partition, _time, _mem or _extra"
+                f"Slurm does not take the jobs: {said}: correct --slurm_partition, _time, _mem or _extra"
             ) from None
         return [job.job_id for job in submitted]
 
@@ -254,7 +254,7 @@ def _failure(folder: Path, number: str, job: Job) -> Failure | None:
     except submitit.core.utils.FailedJobError as failed:
         lines = last_lines(job.log) or str(failed).strip().splitlines()
         return Failure(job, lines[-1].strip())
-    return Failure(job, error, mendable=True) if error else None
+    return Failure(job, error, is_users=True) if error else None
 
 
 def _waits_for(tasks: Mapping[str, Task] | None, left: Mapping[str, Job]) -> str:

@@ -177,7 +177,7 @@ def check_toolkit(recipe: Recipe) -> None:
     """See that the base's toolkit has the LoRA that the recipe's systems name.
 
     Raises:
-        PqmError: if it has not.
+        PqmError: if there is no such system.
     """
     wanted = [system for system in _adapted(recipe) if system.adapter in TOOLKIT_LORAS]
     if wanted:

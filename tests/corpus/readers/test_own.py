@@ -87,7 +87,7 @@ def test_every_bad_line_is_named_and_the_good_ones_go_on(tmp_path: Path) -> None
         found,
         [
             *("text is empty", "u1 is named in t.tsv:2 already", "'ann smith' cannot be a folder", "2.5 s to 1 is no"),
-            *("-1 s to 1 is no part", "could not convert", "a quote is not closed", "is a command", "not UTF-8"),
+            *("-1 s to 1 is not part", "could not convert", "a quote is not closed", "is a command", "not UTF-8"),
         ],
         strict=True,
     ):
@@ -197,7 +197,7 @@ def test_a_speaker_whose_recordings_are_from_a_phone_or_of_no_known_kind_never_v
 
     assert [name for name, *_ in good(read(tmp_path, "own"))] == ["ann-1", "bob-1"]
     assert [line.partition(":")[0] for line in found] == ["ann/notes.docx", "cem/1.xyz", "dan"]
-    assert "of no kind that is known (.xyz): convert it to WAV" in found[1]
+    assert "not of a supported kind (.xyz): convert it to WAV" in found[1]
 
 
 def kaldi(folder: Path, **files: str) -> Path:
@@ -289,7 +289,7 @@ def test_what_is_no_corpus_is_an_error_that_says_what_is(tmp_path: Path, record:
     with pytest.raises(PqmError, match="holds no recordings: give with --corpus a Kaldi data folder"):
         available_sets(tmp_path)
     table(tmp_path, "", "note.xyz")
-    with pytest.raises(PqmError, match="holds no recordings of a kind that is known .but files of .xyz."):
+    with pytest.raises(PqmError, match="holds no recordings of a supported kind .but files of .xyz."):
         available_sets(tmp_path)
     record("a.wav")
     with pytest.raises(PqmError, match="recordings that are in no speaker's folder"):

@@ -85,8 +85,8 @@ def test_every_layer_of_a_preset_has_an_adapter_that_learns(model, preset):
 def test_an_utterance_with_fewer_frames_than_its_path_has_is_told(tiny_ctc):
     ours = opened(tiny_ctc)
 
-    assert ours.obstacle(torch.zeros(3, 16), ours.token_ids("ABA")) == ""
-    assert ours.obstacle(torch.zeros(3, 16), ours.token_ids("AAB")) == "it has 3 frames, its text needs 4"
+    assert ours.reason_untrainable(torch.zeros(3, 16), ours.token_ids("ABA")) == ""
+    assert ours.reason_untrainable(torch.zeros(3, 16), ours.token_ids("AAB")) == "it has 3 frames, its text needs 4"
 
 
 def test_tokens_that_the_best_path_has_count_as_right(tiny_ctc):

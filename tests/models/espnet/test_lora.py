@@ -85,7 +85,7 @@ def test_it_computes_what_our_lora_computes_with_the_same_factors(tiny_conformer
 def test_settings_that_espnet_does_not_take_are_named(recognizer):
     targets = recognizer.adapter_targets("qv")
 
-    with pytest.raises(PqmError, match=r"lora\.alpha 2\.5: ESPnet's LoRA takes whole numbers"):
+    with pytest.raises(PqmError, match=r"lora\.alpha 2\.5: ESPnet's LoRA takes only whole numbers"):
         recognizer.attach_toolkit_lora(targets, 2, 2.5, 0.0)
     with pytest.raises(PqmError, match=r"lora\.targets: .* not found"):
         recognizer.attach_toolkit_lora(["encoder.nothing"], 2, 2.0, 0.0)

@@ -50,17 +50,17 @@ def test_a_damaged_checkpoint_and_one_that_would_run_code_are_refused(copy):
             return (print, ("run",))
 
     torch.save({"x": Evil()}, copy / "valid.acc.ave.pth")
-    with pytest.raises(PqmError, match="damaged or no plain checkpoint"):
+    with pytest.raises(PqmError, match="damaged or not a plain checkpoint"):
         family_of(copy).load_float(copy, SEARCH, "cpu")
     (copy / "valid.acc.ave.pth").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(PqmError, match="damaged or no plain checkpoint"):
+    with pytest.raises(PqmError, match="damaged or not a plain checkpoint"):
         family_of(copy).load_float(copy, SEARCH, "cpu")
 
 
 def test_a_folder_without_a_model_and_a_base_that_does_not_exist_are_named(tmp_path):
-    with pytest.raises(PqmError, match="holds no model that is known here"):
+    with pytest.raises(PqmError, match="holds no model of a supported family"):
         family_of(tmp_path)
-    with pytest.raises(PqmError, match="no model that is known here"):
+    with pytest.raises(PqmError, match="no model of a supported family"):
         fetch_base(str(tmp_path / "nothing"), tmp_path / "out")
 
 

@@ -116,10 +116,12 @@ def test_audio_longer_than_the_window_is_cut_and_cannot_be_trained_on(recognizer
 
     assert np.array_equal(np.concatenate(pieces), audio)
     assert all(len(piece) <= 2 * 16000 for piece in pieces)
-    obstacle = recognizer.obstacle(recognizer.features(audio), recognizer.token_ids("no"))
-    assert obstacle == "it is longer than the 2 seconds that the model hears at once"
-    assert "tokens, the model writes" in recognizer.obstacle(torch.zeros(9, 20), recognizer.token_ids("no" * 20))
-    assert recognizer.obstacle(recognizer.features(pieces[0]), recognizer.token_ids("no")) == ""
+    reason = recognizer.reason_untrainable(recognizer.features(audio), recognizer.token_ids("no"))
+    assert reason == "it is longer than the 2 seconds of the model's window"
+    assert "tokens, the model writes" in recognizer.reason_untrainable(
+        torch.zeros(9, 20), recognizer.token_ids("no" * 20)
+    )
+    assert recognizer.reason_untrainable(recognizer.features(pieces[0]), recognizer.token_ids("no")) == ""
 
 
 def test_encoding_the_clip_alone_computes_what_the_encoder_does(tiny_whisper):

@@ -101,7 +101,7 @@ def test_what_is_no_checkpoint_of_openai_whisper_is_named(tmp_path):
             return (print, ("run",))
 
     for name, content, message in (
-        ("evil.pt", {"dims": Evil()}, "damaged or no plain checkpoint"),
+        ("evil.pt", {"dims": Evil()}, "damaged or not a plain checkpoint"),
         ("other.pt", {"state": torch.zeros(1)}, "lacks dims or model_state_dict"),
         ("short.pt", {"dims": {"n_vocab": 51864}, "model_state_dict": {}}, "its dims lack 'n_audio_state'"),
     ):

@@ -216,7 +216,7 @@ def test_what_is_longer_than_the_window_is_left_out_with_a_warning(data, config,
     [
         ("text", "", "text is empty"),
         ("wav.scp", "u0 sox a.wav - |\n", "write segments and pipes out as files first"),
-        ("u5.wav", "no sound", r"u5.wav cannot be read \(.*\): mend it or drop the utterance"),
+        ("u5.wav", "no sound", r"u5.wav cannot be read \(.*\): fix it or drop the utterance"),
     ],
 )
 def test_a_data_folder_that_does_not_do_is_named(data, config, tmp_path, file, content, message):
