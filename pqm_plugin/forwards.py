@@ -31,7 +31,7 @@ def is_replaced(module: nn.Module) -> bool:
 
 
 def hides_forward(module: nn.Module) -> bool:
-    """Whether `module` computes by another forward than that of its class, whoever gave it."""
+    """Whether `module` computes by another forward than that of its class, whatever replaced it."""
     return _FORWARD in vars(module)
 
 

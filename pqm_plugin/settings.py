@@ -45,7 +45,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 
 def fill[T](cls: type[T], values: Any, where: str) -> T:
-    """An instance of the dataclass `cls` from names and values over its defaults; they may be a stranger's.
+    """An instance of the dataclass `cls` from names and values over its defaults; they may be untrusted.
 
     Nested dataclasses are filled likewise. Lists become tuples, and text that spells a number becomes one where a
     number is wanted: YAML reads 1e-3 as text, for it wants a dot before the exponent. An element of a dataclass with

@@ -71,7 +71,7 @@ class TrainOptions:
         if self.lora_plus <= 0:
             raise ValueError(f"lora_plus {self.lora_plus}: a factor above 0, 1 for none")
         if self.top_layers < 0:
-            raise ValueError(f"top_layers {self.top_layers}: use 0 for all, or how many learn")
+            raise ValueError(f"top_layers {self.top_layers}: use 0 for all, or how many are trained")
 
     def rate(self, epoch: int, share: float) -> float:
         """The learning rate in an epoch, counted from 1, of whose batches `share` in [0, 1) are done."""

@@ -102,7 +102,7 @@ _SILENT_S = 10.0
 async def enrolling(
     service: Service, speaker: str, readings: Sequence[Reading], *, anew: bool
 ) -> AsyncGenerator[bytes]:
-    """Learn, and yield server-sent events: progress, then what was learned, or an error.
+    """Enrol, and yield server-sent events: progress, then the result, or an error.
 
     A caller who goes ends it after the batch that is being computed; the same recordings go on from there.
     """

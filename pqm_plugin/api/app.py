@@ -235,7 +235,7 @@ def _check_temperature(value: str) -> None:
 
 
 def _clips(form: FormData) -> tuple[list[UploadFile], list[str]]:
-    """Recordings to learn from, and their texts in the same order, or none."""
+    """Recordings to train on, and their texts in the same order, or none."""
     files = [file for file in form.getlist("file") if isinstance(file, UploadFile)]
     texts = [" ".join(text.split()) for text in form.getlist("text") if isinstance(text, str)]
     if not files:

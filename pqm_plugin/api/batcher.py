@@ -102,7 +102,7 @@ class Batcher:
                 row.call.is_wanted()
 
     def close(self) -> None:
-        """Compute nothing more; whoever waits is told that it is gone."""
+        """Compute nothing more; who waits is told that it is gone."""
         with self._changed:
             self._is_closed = True
             for row in self._rows:

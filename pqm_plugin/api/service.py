@@ -198,7 +198,7 @@ class Service:
         forget(self.desk.folder, speaker)
 
     def close(self) -> None:
-        """End what is being computed and learned."""
+        """End transcriptions and enrolments that run."""
         self.desk.stop_all()
         self._batcher.close()
         self._threads.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Show a page in the browser: record, compare, teach a voice; for this machine alone unless told otherwise."""
+"""Show a page in the browser: record, compare, enrol; for this machine alone unless told otherwise."""
 
 import argparse
 import os
@@ -46,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Show a page in the browser: record, compare, teach a voice; for this machine alone unless told otherwise."""
+    """Show a page in the browser: record, compare, enrol; for this machine alone unless told otherwise."""
     from contextlib import ExitStack
 
     from pqm_plugin.page.guard import Limits, is_loopback

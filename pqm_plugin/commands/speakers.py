@@ -17,20 +17,20 @@ def add_enroll(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="lines of a recording's name and its words, as Kaldi's `text`; default: a .txt beside each recording, "
-        "and if there is none, the model learns from the words that it is sure of",
+        "and if there is none, the model is trained on the words that it is sure of",
     )
-    parser.add_argument("--unsupervised", action="store_true", help="heed no transcripts, even where there are some")
+    parser.add_argument("--unsupervised", action="store_true", help="use no transcripts, even where there are some")
     parser.add_argument("--epochs", type=int, help="most passes over the recordings")
     parser.add_argument("--learning_rate", "--learning-rate", type=float, help="step size of the first pass")
     parser.add_argument("--rank", type=int, help="of an adapter that starts from zero")
     parser.add_argument(
-        "--min_confidence", "--min-confidence", type=float, help="from 0 to 1: of own words that are learned from"
+        "--min_confidence", "--min-confidence", type=float, help="from 0 to 1: of own words that are trained on"
     )
     parser.add_argument(
         "--target_style",
         "--target-style",
         metavar="STYLE",
-        help="of the texts learned: auto, corpus as they are, or "
+        help="of the training texts: auto, corpus as they are, or "
         "model, in the case and punctuation that the model writes; auto: the latter where the texts have neither",
     )
     parser.add_argument(
@@ -50,7 +50,7 @@ def add_enroll(parser: argparse.ArgumentParser) -> None:
 
 
 def run_enroll(parsed: argparse.Namespace) -> int:
-    """Learn the voice of a speaker from recordings, with transcripts or without."""
+    """Enrol a speaker from recordings, with transcripts or without."""
     from pqm_plugin.personal.folder import ModelFolder
     from pqm_plugin.personal.recordings import find_recordings
 
@@ -121,7 +121,7 @@ def add_speakers(parser: argparse.ArgumentParser) -> None:
 
 
 def run_speakers(parsed: argparse.Namespace) -> int:
-    """List whose voices a model knows."""
+    """List the speakers of a model."""
     from pqm_plugin.personal.facts import adapter_facts
     from pqm_plugin.personal.folder import SPEAKERS, ModelFolder
 

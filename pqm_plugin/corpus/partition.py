@@ -1,4 +1,4 @@
-"""The speaker partition, who adapts, who teaches and what is decoded: by rule or by list; and overlaps."""
+"""The speaker partition, targets, SAT speakers and what is decoded: by rule or by list; and overlaps."""
 
 import logging
 import re
@@ -143,7 +143,7 @@ def make_partition(
 def with_teachers(
     target_rows: Sequence[Row], targets: Sequence[str], sat: Sets, check: Sets | None, left_out: dict[str, str]
 ) -> Partition:
-    """Add SAT and control rows to those of the target speakers; `targets` are all who must not teach.
+    """Add SAT and control rows to those of the target speakers; `targets` are all who must not be SAT speakers.
 
     Raises:
         PqmError: when fewer than two SAT speakers are left, and when one utterance would stand in two rows.
@@ -257,10 +257,10 @@ def overlap(partition: Partition, sets: Mapping[str, Sequence[Utterance]]) -> di
 
 
 def without_test_sentences(partition: Partition, sets: Mapping[str, Sequence[Utterance]]) -> Partition:
-    """Leave out what is learned from, or chosen by, and has the whole text of any test utterance, letter case aside.
+    """Leave out train and dev utterances that have the whole text of any test utterance, letter case aside.
 
     Raises:
-        PqmError: if a speaker or SAT has nothing left to learn from.
+        PqmError: if a speaker or SAT has nothing left to train on.
     """
     texts = {(name, each.utterance): _text(each) for name, utterances in sets.items() for each in utterances}
     tested = {texts[row.set, row.utterance] for row in partition.rows if row.split == "test"}

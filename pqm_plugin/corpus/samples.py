@@ -20,7 +20,7 @@ _WINDOW = 4
 _LAGS = range(-_WINDOW, _WINDOW + 1)
 # What is this far below the loud parts of both channels says nothing of either.
 _PAUSE_DB = 15.0
-# A voice of its own stands out against the other channel by this much, in this share of what is loud.
+# Speech of its own stands out against the other channel by this much, in this share of what is loud.
 _APART_DB = 6.0
 _LEAST_SHARE = 0.05
 # A channel this far below the loudest one carries nobody.
@@ -78,9 +78,9 @@ class Channels:
     def trouble(self) -> str:
         """Why the average of the channels so far is not useful; empty if it is.
 
-        Either each of two channels has a voice of its own (each now and then stands out against the other, measured by
+        Either each of two channels has speech of its own (each now and then stands out against the other, measured by
         its own loudness), or the channels cancel each other out. The same sound on both, delayed by up to
-        0.1 s, softer, or with noise, is one voice, and so is a channel beside a silent one.
+        0.1 s, softer, or with noise, is one speaker, and so is a channel beside a silent one.
         """
         energies = np.concatenate(self._energies) if self._energies else np.zeros((0, 2))
         if len(energies) * _STEP_S < _LEAST_S or energies.shape[1] < 3:
@@ -105,7 +105,7 @@ def trouble_of(blocks: Iterable[tuple[_Samples, int]]) -> str:
 
 
 def _are_two(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> bool:
-    """Whether energies `(n_steps,)` of two channels are those of two voices, however one is delayed."""
+    """Whether energies `(n_steps,)` of two channels are those of two speakers, however one is delayed."""
     levels = _levels_db(one), _levels_db(other)
     if min(level.std() for level in levels) < _LEAST_SPREAD_DB:
         return False

@@ -34,7 +34,7 @@ def examples_of(
 
     Args:
         fit: brings the words to what the model can spell.
-        reason_unusable: says of samples (n_samples,) why nobody can learn from them, "" if one can.
+        reason_unusable: says of samples (n_samples,) why they cannot be trained on, "" if they can.
     """
     ready = []
     for clip in clips:

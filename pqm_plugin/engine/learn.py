@@ -114,7 +114,7 @@ class TrainingData:
 def learn(setup: TrainingSetup, data: TrainingData, watch: Callable[[int, int], None] | None = None) -> int:
     """Train what is trainable, say how much that is, and write it; returns the epoch that is kept.
 
-    A control that no epoch makes better is written as it starts; an adapter must have learned, or start from another.
+    A control that no epoch makes better is written as it starts; an adapter must have improved, or start from another.
 
     Args:
         watch: is told how many batches are done, and of how many, see `train_adapter`.
@@ -159,17 +159,17 @@ def learn_together(setup: TrainingSetup, all_data: Sequence[TrainingData], label
 
 
 def save_as_it_starts(setup: TrainingSetup, data: TrainingData) -> None:
-    """Write the speaker-independent adapter as the adapter of a speaker with no speech to learn from.
+    """Write the speaker-independent adapter as the adapter of a speaker with no speech to train on.
 
     Raises:
         PqmError: if there is none.
     """
     if not data.request["start_sha256"]:
         raise PqmError(
-            f"{data.name}: nothing to learn from, and no speaker-independent adapter to keep: leave the speaker out "
+            f"{data.name}: nothing to train on, and no speaker-independent adapter to keep: leave the speaker out "
             "with --speakers, or give transcripts"
         )
-    _log.warning("%s: nothing to learn from; the speaker-independent adapter is kept", data.name)
+    _log.warning("%s: nothing to train on; the speaker-independent adapter is kept", data.name)
     save_start(setup, data)
 
 
@@ -212,7 +212,7 @@ def _save(setup: TrainingSetup, result: TrainResult, counts: tuple[int, int], da
     may_stay = setup.own is not None or data.request.get("start_sha256") or not setup.options.epochs
     if result.best_epoch == 0 and not may_stay:
         raise PqmError(
-            f"{data.name}: what was learned from {len(data.train)} recordings is no better than no adapter at all: "
+            f"{data.name}: the adapter trained on {len(data.train)} recordings is no better than no adapter at all: "
             f"{data.remedy}"
         )
     request = data.request | data.found

@@ -120,5 +120,5 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _plain(text: Any) -> str:
-    """What a stranger's file says, as a part of one line."""
+    """What an untrusted file says, as a part of one line."""
     return "".join(char for char in str(text) if char.isprintable())[:_LONGEST]

@@ -105,7 +105,7 @@ class Recognizer(ABC):
     def losses(self, features: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> list[Loss]:
         """The same of groups of rows that are computed together: the first `sizes[0]` rows, the next, and so on.
 
-        What learns sees all rows at once, in their order, but for layers behind encoder and decoder.
+        Trained layers see all rows at once, in their order, but for layers behind encoder and decoder.
         """
 
     def optimized_attention(self) -> AbstractContextManager[None]:
@@ -125,7 +125,7 @@ class Recognizer(ABC):
         """Search for the words of each piece; an adapter that differs by row sees one row a piece."""
 
     def speak(self, language: str) -> None:  # noqa: B027
-        """Search and learn in the language of this code from now on; nothing where the family has no choice.
+        """Search and train in the language of this code from now on; nothing where the family has no choice.
 
         Raises:
             PqmError: if the model does not know it.
@@ -144,10 +144,10 @@ class Recognizer(ABC):
         """Full names of the layers of a LoRA preset: `qv`, `attention` or `all_linear`."""
 
     def attach_toolkit_lora(self, targets: Sequence[str], rank: int, alpha: float, dropout: float) -> int:
-        """Give the named layers the LoRA of the family's own toolkit, in place, and let nothing else learn.
+        """Give the named layers the LoRA of the family's own toolkit, in place, and train nothing else.
 
         Returns:
-            How many parameters the toolkit would let learn, which may be more.
+            How many parameters the toolkit would train, which may be more.
 
         Raises:
             PqmError: if the toolkit has none, is not installed, or takes no such layers or settings.
@@ -249,7 +249,7 @@ class Family(ABC):
         return code
 
     def languages(self, folder: Path) -> tuple[str, ...]:
-        """Codes of the languages that the model in `folder` can be told, sorted; none where it writes what it learned.
+        """Codes of the languages that the model in `folder` can be told, sorted; none where it cannot choose.
 
         Raises:
             PqmError: if its configuration cannot be read.

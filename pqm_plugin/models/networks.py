@@ -102,7 +102,7 @@ class SameDropout(TorchFunctionMode):
 
 
 class FastProducts(TorchFunctionMode):
-    """Within it, linear layers and convolutions compute with oneDNN, their gradients too where weights do not learn.
+    """Within it, linear layers and convolutions compute with oneDNN, their gradients too where weights are frozen.
 
     Dropout is that of `SameDropout`.
 
@@ -128,7 +128,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Frozen(torch.autograd.Function):
-    """A product with a weight (out, in) that does not learn: a gradient passes to what came in alone."""
+    """A product with a weight (out, in) that is frozen: a gradient passes to what came in alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

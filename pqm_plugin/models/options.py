@@ -12,7 +12,7 @@ GUARDS = ("auto", "always", "never")
 class SearchOptions:
     """How the best words are searched for.
 
-    Each family heeds those that it knows, see its `search_options`.
+    Each family uses those that it knows, see its `search_options`.
 
     `ctc_weight` in [0, 1]: share of the CTC score, the rest is the attention decoder's; `length_bonus`: added log
     probability per token; `max_length_ratio`: longest hypothesis in tokens per encoder frame, 0 for the family's own;

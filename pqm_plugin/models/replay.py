@@ -1,4 +1,4 @@
-"""What the lowest layers give for a batch, computed once, where nothing in them learns and nothing is random."""
+"""What the lowest layers give for a batch, computed once, where nothing in them is trained and nothing is random."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +20,7 @@ class _EnoughError(Exception):
 
 @dataclass(frozen=True)
 class PreparedLoss:
-    """The loss of one batch, to be called again and again while what is above `modules` learns.
+    """The loss of one batch, to be called again and again while what is above `modules` is trained.
 
     `outputs` holds what each of `modules` gave: the last one's whole, of the others, which nothing reads any more,
     tensors of no rows.
@@ -44,8 +44,8 @@ class PreparedLoss:
 def training_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> Loss:
     """The recogniser's loss, computed by the faster products and layers that recognition has.
 
-    Products are, as far as weights are frozen. So an adapter learns on the very numbers that it is used with, up to the
-    order of sums.
+    Products are, as far as weights are frozen. So an adapter is trained on the very numbers that it is used with, up to
+    the order of sums.
     """
     [found] = training_losses(recognizer, features, tokens, [len(tokens)])
     return found
@@ -71,7 +71,7 @@ def losses_by_group(
 def prepare_loss(recognizer: Recognizer, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> PreparedLoss:
     """The loss of a batch with the fixed layers of the recogniser's `layer_stack` already computed.
 
-    Fixed are the lowest layers without a parameter that learns and without dropout at work, as the network is now. The
+    Fixed are the lowest layers without a trained parameter and without dropout at work, as the network is now. The
     batch is computed as a whole, since sums of float32 depend on the shapes that they are computed in. No random number
     is drawn.
     """

@@ -102,7 +102,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Reading:
-    """A recording to learn from: `text` None where nobody wrote down what is said."""
+    """A recording to train on; `text` is None where there is no transcript."""
 
     path: Path
     text: str | None
@@ -179,10 +179,10 @@ class Desk:
         watch: Watch,
         warn: Warn | None = None,
     ) -> Enrolled:
-        """Learn a voice; recordings without texts are left out if others have some, as `pqm enroll` does.
+        """Enrol a speaker; recordings without texts are left out if others have some, as `pqm enroll` does.
 
         Args:
-            user: whoever may stop it, see `stop`.
+            user: who may stop it, see `stop`.
             anew: whether an adapter that this speaker has may be replaced.
             watch: see `personal.enrollment.Watch`.
             warn: is told what is odd about a recording's channels.
@@ -206,7 +206,7 @@ class Desk:
     def _may_be(self, speaker: str, *, anew: bool) -> None:
         self.folder.speaker(speaker)
         if not anew and speaker in self.folder.speakers():
-            raise PqmError(f"{speaker} is enrolled already: choose another name, or tick that it is to be learned anew")
+            raise PqmError(f"{speaker} is enrolled already: choose another name, or tick to enrol it anew")
 
     def _load(self, paths: Sequence[Path], warn: Warn | None) -> list[Samples]:
         clips, left_s = [], self.limits.total_s
@@ -225,7 +225,7 @@ class Desk:
         return found is not None
 
     def stop_all(self) -> None:
-        """End whatever is being learned."""
+        """End any enrolment that runs."""
         for user in list(self._stops):
             self.stop(user)
 

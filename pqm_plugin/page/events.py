@@ -98,7 +98,7 @@ class Events:
         """Keep what was read, with the words that were said.
 
         Raises:
-            PqmError: if there is no recording, no text, or the recording cannot be learned from.
+            PqmError: if there is no recording, no text, or the recording cannot be trained on.
         """
         if not recording:
             raise PqmError("there is no recording: press the microphone, read, and press stop")
@@ -140,5 +140,5 @@ class Events:
         return markup.notes(told) + markup.enrolled(done, adapter_facts(done.folder))
 
     def stop(self, user: str) -> str:
-        """What to say to whoever pressed stop."""
+        """What to say when stop is pressed."""
         return "It stops after this step." if self._desk.stop(user) else "Nothing of yours is being learned."

@@ -17,7 +17,7 @@ _PROGRESS = gr.Progress()
 
 
 def _in_words[**P, R](handler: Callable[P, R]) -> Callable[P, R]:
-    """Show a `PqmError` as what it says; it may quote what a stranger named a file, and gradio takes it for HTML."""
+    """Show a `PqmError` as what it says; it may quote a file name, and gradio takes it for HTML."""
 
     @functools.wraps(handler)
     def answering(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -114,7 +114,7 @@ class Script:
         return replace(self, place=place, kept=self.kept[:-1])
 
     def readings(self) -> "list[Reading]":
-        """What can be learned from.
+        """What can be trained on.
 
         Raises:
             PqmError: if nothing is kept.

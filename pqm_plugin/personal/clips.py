@@ -1,4 +1,4 @@
-"""Recordings to learn from: with their texts, or with the words that the model itself is sure of."""
+"""Recordings to train on: with their texts, or with the words that the model itself is sure of."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +62,7 @@ def own_words(
             confidences.append(found.confidence if found.text else 0.0)
     picked = pick(confidences, [stretch.text for stretch in stretches], threshold)
     _log.info(
-        "%s: learns from %d of %d stretches, of confidence %g and more", speaker, len(picked), len(stretches), threshold
+        "%s: training on %d of %d stretches, of confidence %g and more", speaker, len(picked), len(stretches), threshold
     )
     if not picked:
         raise PqmError(
@@ -91,7 +91,7 @@ def examples(
 
     Args:
         case: of the texts, see `corpus.text.fit_text`.
-        style: `corpus`, or `model` to learn the texts as the recogniser would write them, see `engine.styling`.
+        style: `corpus`, or `model` to train on the texts as the recogniser would write them, see `engine.styling`.
 
     Raises:
         PqmError: if none is left.
@@ -107,7 +107,7 @@ def examples(
     named = (replace(clip, name=f"{speaker}: {clip.name}") for clip in clips)
     ready = examples_of(recognizer, named, fit, partial(_unusable, sample_rate=recognizer.facts.sample_rate))
     if not ready:
-        raise PqmError(f"{speaker}: none of {len(clips)} recordings can be learned from, see the lines above")
+        raise PqmError(f"{speaker}: none of {len(clips)} recordings can be trained on, see the lines above")
     return ready
 
 

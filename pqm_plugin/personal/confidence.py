@@ -1,4 +1,4 @@
-"""How sure the model is of its words, and which of them are sure enough to be learned from."""
+"""How sure the model is of its words, and which of them are sure enough to be trained on."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def sureness(found: Hypothesis) -> float:
 
 
 def pick(confidences: Sequence[float], texts: Sequence[str], threshold: float) -> list[int]:
-    """Indices of the utterances to learn from, in their order: those with words, at least as sure as `threshold`.
+    """Indices of the utterances to train on, in their order: those with words, at least as sure as `threshold`.
 
     Source: Kahn et al. 2020 (self-training for end-to-end speech recognition), section 3.2: filtering by the
     normalised log probability.

@@ -1,4 +1,4 @@
-"""Learn one voice: from recordings, or from an adapter that plain PEFT made, to an adapter in the model's folder."""
+"""Enrol one speaker: from recordings, or from an adapter that plain PEFT made, to an adapter in the model's folder."""
 
 import hashlib
 import json
@@ -50,9 +50,9 @@ What it raises ends the enrolment as a kill would: an earlier adapter stays, and
 
 @dataclass(frozen=True)
 class Enrolled:
-    """What an enrolment gave: where the adapter is, from how much it learned, and which epoch was kept.
+    """What an enrolment gave: where the adapter is, from how much speech, and which epoch was kept.
 
-    `is_new` is False where the same recordings had been learned from already. `held_out` is what recordings say that
+    `is_new` is False where the same recordings had been trained on already. `held_out` is what recordings say that
     were kept aside in turn, None where there were too few, or no texts; `keeps_own` is False where they got no better,
     so that the speaker-independent model is kept for the speaker.
     """
@@ -80,7 +80,7 @@ def enroll(
     """Train the adapter of a speaker and write it; quick where the very same is there.
 
     Args:
-        transcriber: whose words are learned from, where it is sure of them; None: the clips have texts.
+        transcriber: whose words are trained on, where it is sure of them; None: the clips have texts.
 
     Raises:
         PqmError: see `PersonalModel.enroll`.
@@ -130,7 +130,7 @@ def _check(folder: ModelFolder, speaker: str, clips: Sequence[Clip], *, has_text
         if known != speaker and known.lower() == speaker.lower():
             raise PqmError(f"speaker name {speaker!r}: there is {known!r}; names must differ in more than letter case")
     if not clips:
-        raise PqmError(f"{speaker}: there are no recordings to learn from")
+        raise PqmError(f"{speaker}: there are no recordings to train on")
     if has_texts and not any(clip.text.strip() for clip in clips):
         raise PqmError(f"{speaker}: the texts are empty: give the words, or leave the texts out")
 
@@ -151,9 +151,9 @@ def _request(
         "base_sha256": sha256(folder.packed),
         "start_sha256": sha256(sat / WEIGHTS) if sat else "",
         "enroll": enroll | ({} if unsupervised else {"min_confidence": None}),
-        # Adapters of earlier versions learned texts as they were given, and say nothing of it.
+        # Adapters of earlier versions were trained on texts as they were given, and say nothing of it.
         **({"target_style": MODEL} if style == MODEL else {}),
-        # What is learned in any case is what earlier versions did; where it helps, it is the same.
+        # To keep the adapter in any case is what earlier versions did; where it helps, it is the same.
         **({"keep": options.keep} if options.keep != EnrollOptions().keep else {}),
         "search": family.search_options(search) if unsupervised else family.training_options(search),
         "unsupervised": unsupervised,
@@ -196,7 +196,7 @@ def _learn(
 
 
 def _style(folder: ModelFolder, clips: Sequence[Clip], options: EnrollOptions) -> str:
-    """How the texts of clips are learned, see `EnrollOptions.target_style`."""
+    """How the texts of clips are styled, see `EnrollOptions.target_style`."""
     writes_case = family_of(folder.path).facts(folder.path).writes_case
     return style_of(options.target_style, [clip.text for clip in clips], writes_case=writes_case)
 

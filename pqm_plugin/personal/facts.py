@@ -46,7 +46,7 @@ def facts(folder: ModelFolder) -> dict[str, Any]:
 
 
 def adapter_facts(folder: Path) -> dict[str, Any]:
-    """Size in bytes, hashes, parameters of one adapter, and what it was learned from, in words."""
+    """Size in bytes, hashes, parameters of one adapter, and what it was trained on, in words."""
     info = read_object(folder / INFO)
     request = _request(info)
     n_clips = request.get("n_clips")

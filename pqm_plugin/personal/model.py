@@ -35,7 +35,7 @@ _TELLING = 8  # recordings that the language of an enrolment is told by
 class PersonalModel(Listening):
     """A packed base and the adapters of its speakers, from a folder of `pqm quantize`, `pqm unpack` or a recipe.
 
-    See `hearing.Listening` for how it transcribes; torch computes it, so that it can learn, too.
+    See `hearing.Listening` for how it transcribes; torch computes it, so that it can be trained, too.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class PersonalModel(Listening):
         options: EnrollOptions | None = None,
         watch: Watch | None = None,
     ) -> Enrolled:
-        """Learn a voice from recordings, and keep it in the model's folder as an ordinary PEFT adapter.
+        """Enrol a speaker from recordings, and keep it in the model's folder as an ordinary PEFT adapter.
 
         A minute of speech is a good beginning, ten are better. The same recordings again: nothing is done. A run that
         was cut off goes on where it was.
@@ -156,7 +156,7 @@ class PersonalModel(Listening):
         Args:
             speaker: a name that can be a folder's, see `files.safe_name`.
             clips: as `transcribe` takes them, each of one sentence or two, 30 seconds at most.
-            texts: what is said in each; None lets the model learn from its own words where it is sure of them.
+            texts: what is said in each; None trains on the model's own words where it is sure of them.
             sample_rate: of arrays, in Hz; default: the model's own.
             channel: of every clip, the one that is used, from 0; None averages all.
             options: default: what the model's maker set, see `about.json`.
@@ -164,7 +164,7 @@ class PersonalModel(Listening):
 
         Raises:
             PqmError: if the name or the recordings are of no use, another process enrols the same speaker, or what
-                was learned is no better than nothing.
+                was trained is no better than nothing.
         """
         options = options or enroll_options(self.folder.about())
         if texts is not None and len(texts) != len(clips):

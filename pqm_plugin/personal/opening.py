@@ -1,4 +1,4 @@
-"""Bring a personal model's packed weights into memory, within a bound; the folder may be a stranger's."""
+"""Bring a personal model's packed weights into memory, within a bound; the folder may be untrusted."""
 
 import logging
 import math

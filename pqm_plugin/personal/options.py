@@ -18,18 +18,18 @@ JUDGED = 10
 
 @dataclasses.dataclass(frozen=True)
 class EnrollOptions:
-    """How a voice is learned.
+    """How a speaker is enrolled.
 
     `targets`, `rank`, `alpha` and `dropout` shape an adapter that starts from zero; one that starts from `sat` has its
     shape. `rank` 4 on the attention layers is under 1 % of a Conformer of 15 M parameters, or of a Whisper base.
     `few_epochs` is for one or two recordings, of which none can be spared to choose the epoch. `min_confidence` in
-    [0, 1] is what the model's own words must reach to be learned from, see `confidence.pick`. `target_style` is how the
-    texts are written that are learned: `corpus` as they are given, `model` in the case and punctuation of the model's
+    [0, 1] is what the model's own words must reach to be trained on, see `confidence.pick`. `target_style` is how the
+    training texts are written: `corpus` as they are given, `model` in the case and punctuation of the model's
     own hypothesis, `auto` for the latter where the model writes both and the texts have neither.
 
     `folds` is into how many blocks recordings are parted to see what an adapter does for those that it was not trained
     on, see `engine.judging`; 0 sees nothing. It is done from `JUDGED` recordings with texts on. `keep` is `better` for
-    the speaker-independent model where the held-out words get no better, or `own` for what was learned in any case.
+    the speaker-independent model where the held-out words get no better, or `own` for the new adapter in any case.
     """
 
     targets: str = "attention"

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recordings:
-    """Paths, sorted, and the text of each; without texts the model learns from its own words."""
+    """Paths, sorted, and the text of each; without texts the model's own words are trained on."""
 
     paths: tuple[Path, ...]
     texts: tuple[str, ...] | None
@@ -28,7 +28,7 @@ def find_recordings(
     Args:
         transcripts: lines of name and words, the name being a file's with or without its ending; default: a text file
             beside each recording. Where only some recordings have a text, the others are left out, and that is said.
-        unsupervised: heed no texts.
+        unsupervised: use no texts.
 
     Raises:
         PqmError: if there is no recording, or `transcripts` names none of them.

@@ -1,4 +1,4 @@
-"""Take a model out of a pack that may be a stranger's: only files that its manifest lists, whole, or nothing."""
+"""Take a model out of a pack that may be untrusted: only files that its manifest lists, whole, or nothing."""
 
 import hashlib
 import json

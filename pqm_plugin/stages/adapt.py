@@ -59,7 +59,7 @@ SHARES = {"train": 2 / 3, "dev": 1 / 3}
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """A speaker's utterances, how their texts are fitted to the base, and in whose style they are learned."""
+    """A speaker's utterances, how their texts are fitted to the base, and in whose style they are trained on."""
 
     train: Sequence[Utterance]
     dev: Sequence[Utterance]
@@ -68,7 +68,7 @@ class Speech:
 
 
 def speech_of(material: Material, adapter_set: AdapterSet, speaker: str) -> Speech:
-    """The utterances to learn from; without transcripts those that the model is sure enough of."""
+    """The utterances to train on; without transcripts those that the model is sure enough of."""
     allowed = {split: allowed_speech(material, split, speaker) for split in SHARES}
     if not adapter_set.rounds:
         return Speech(allowed["train"], allowed["dev"], material.fit, material.style)
@@ -92,7 +92,7 @@ def allowed_speech(material: Material, split: str, speaker: str) -> list[Utteran
 
 
 def first_pass(material: Material, adapter_set: AdapterSet) -> list[DecodeTask]:
-    """The decodes whose words the adapters learn from: by the round before, and first by what there is without one.
+    """The decodes whose words the adapters are trained on: by the round before, and first by what there is without one.
 
     They are searched for as `pqm_config` says: a second decoding setting is for what is measured, not for what is
     learned.
@@ -131,7 +131,7 @@ Groups = list[list[str]]
 
 
 def speakers_per_batch(recipe: Recipe, adapter_set: AdapterSet) -> int:
-    """How many speakers learn in the same batches; controls have no form by row, each learns alone.
+    """How many speakers are trained in the same batches; controls have no form by row, each is trained alone.
 
     Raises:
         PqmError: if they are fewer than one, or more than a job has.
@@ -170,7 +170,7 @@ def dealt(material: Material, groups: Sequence[Sequence[str]]) -> list[Groups]:
 
 
 def work_of(material: Material, speaker: str) -> float:
-    """About how much there is to learn from: seconds of segments, or else bytes of files, or else utterances."""
+    """About how much there is to train on: seconds of segments, or else bytes of files, or else utterances."""
     found = [utterance for split in SHARES for utterance in material.utterances(split, speaker)]
     return sum(
         size_bytes(utterance) or 1 if utterance.end_s is None else utterance.end_s - (utterance.start_s or 0)
@@ -179,11 +179,11 @@ def work_of(material: Material, speaker: str) -> float:
 
 
 def start_of(material: Material, adapter_set: AdapterSet) -> TrainingSetup:
-    """Load the base and put into it what is to learn.
+    """Load the base and put into it what is to be trained.
 
     An adapter goes on from the speaker-independent one, if there is one. A copy starts from the base with that one
-    merged into it, so that it knows of the domain what adapters know, and every weight learns. ESPnet's own LoRA starts
-    from the base as it is: its toolkit has no such adapter.
+    merged into it, so that it knows of the domain what adapters know, and every weight is trained. ESPnet's own LoRA
+    starts from the base as it is: its toolkit has no such adapter.
     """
     config = material.recipe.config
     opened = open_base(material.recipe, adapter_set.base_kind)
@@ -217,7 +217,7 @@ def _copy(material: Material, adapter_set: AdapterSet, opened: Opened) -> nn.Mod
     network = opened.recognizer.network
     if sat := _sat(material, adapter_set):
         merge(load_adapter(network, sat, opened.weights_sha256))
-    # What the architecture itself determines does not learn.
+    # What the architecture itself determines is not trained.
     built_in = opened.recognizer.built_in
     for name, parameter in network.named_parameters():
         parameter.requires_grad = name not in built_in
@@ -226,7 +226,7 @@ def _copy(material: Material, adapter_set: AdapterSet, opened: Opened) -> nn.Mod
 
 @dataclass(frozen=True)
 class SpeakerJob:
-    """A speaker, the utterances to learn from, all that the adapter depends on, and where it is written."""
+    """A speaker, the utterances to train on, all that the adapter depends on, and where it is written."""
 
     speaker: str
     speech: Speech
@@ -238,7 +238,7 @@ class SpeakerJob:
         return adapter_answering(self.folder, self.request) is not None
 
     def data(self, setup: TrainingSetup, seed: int) -> TrainingData:
-        """What is learned from, ready for the recogniser; `seed` joins utterances, if any are to be."""
+        """What is trained on, ready for the recogniser; `seed` joins utterances, if any are to be."""
         recognizer, speech = setup.recognizer, self.speech
         fit, options, style = speech.fit, setup.options, speech.style
         train = training_examples(recognizer, speech.train, fit, options, seed, style)

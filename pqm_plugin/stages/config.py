@@ -34,8 +34,8 @@ class QuantizeConfig:
 class CopyConfig:
     """How a speaker's own copy of the whole model is trained, where `--systems` names `full+copy`; the rest as `adapt`.
 
-    Every weight learns, so the learning rate is a hundredth of an adapter's. By the loss on a LibriSpeech reader's dev
-    utterances 1e-4 is worse than where a copy starts, 3e-5 as good and 1e-5 better; choose it with `--split dev`.
+    Every weight is trained, so the learning rate is a hundredth of an adapter's. By the loss on a LibriSpeech reader's
+    dev utterances 1e-4 is worse than where a copy starts, 3e-5 as good and 1e-5 better; choose it with `--split dev`.
     """
 
     epochs: int = 6
@@ -46,7 +46,7 @@ class CopyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class UnsupervisedConfig:
-    """Which of its own words the model learns from: those of at least so much log probability a token, in nats.
+    """Which of its own words the model is trained on: those of at least so much log probability a token, in nats.
 
     In the YAML the bound is `min_confidence`; `pqm enroll` has one of the same name, which is a probability.
     """
@@ -61,7 +61,7 @@ class Config:
     `text_case` is the letter case of references and training texts: `auto` for that which the base writes.
     `target_style` is how training texts are written: `corpus` as they are, `model` with the reference's words in the
     case and punctuation of the model's own hypothesis, `auto` for the latter where the model writes both and the corpus
-    has none. `adapt_minutes` bounds the speech that a speaker's adapter learns from, two thirds of it for train and
+    has none. `adapt_minutes` bounds the speech that a speaker's adapter is trained on, two thirds of it for train and
     one for dev; 0 is all there is.
     """
 

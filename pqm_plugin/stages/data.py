@@ -133,12 +133,13 @@ def prepare_data(
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
     `speakers` chooses the target speakers, None takes all of `target_set`, or every second one if that is a SAT set
-    too: the others then teach. With a `listing` the target speakers and their splits are those it names, whatever the
-    rule, and nothing else is read of a set that serves as target alone. `overlap.json` tells what each target's test
-    shares with train. The same inputs give the same bytes, and files that hold them already are left alone. Nothing is
-    written before everything was read. `channel`, from 0, is the one used of every recording whose list names none;
-    None averages the channels, with a warning where they seem to be two people's. With `unseen` for `test_sentences`
-    no text of a test utterance is learned from by anybody: speakers of one script would know it from each other.
+    too: the others are then SAT speakers. With a `listing` the target speakers and their splits are those it names,
+    whatever the rule, and nothing else is read of a set that is only a target set. `overlap.json` tells what each
+    target's test shares with train. The same inputs give the same bytes, and files that hold them already are left
+    alone. Nothing is written before everything was read. `channel`, from 0, is the one used of every recording
+    whose list names none; None averages the channels, with a warning where they seem to be two people's. With
+    `unseen` for `test_sentences` nothing is trained on the text of a test utterance: speakers of one script would
+    know it from each other.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
@@ -174,7 +175,7 @@ def prepare_data(
 
 
 def _learners(utterances: Sequence[Utterance], min_utterances: int) -> list[str]:
-    """Every second speaker of a set that both teaches and learns."""
+    """Every second speaker of a set that has both SAT and target speakers."""
     speakers = every_second_speaker(utterances, min_utterances)
     _log.info("every second speaker is a target (%s), the others are for SAT; --speakers chooses", " ".join(speakers))
     return list(speakers)

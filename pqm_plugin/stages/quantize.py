@@ -82,7 +82,7 @@ class Calibration:
         if self._material.has_sat():
             whose, ready = "SAT speakers", examples(recognizer, self.utterances, self._material.fit)
         else:
-            # What a target's adapter may learn from must not have taught its base before, so by the model's own words.
+            # Transcripts that a target's adapter may be trained on must not shape its base: the model's own words do.
             whose, ready = "target speakers, by the model's own words", self._untranscribed(recognizer)
         if not ready:
             raise PqmError(f"{self.recipe.partition_file}: none of {len(self.utterances)} utterances can be used")

@@ -85,7 +85,7 @@ class Recipe:
     speakers_per_job: int = _option(100, "most speakers of one job of stages 5 and 6, for which it loads the base once")
     speakers_per_batch: int = _option(
         1,
-        "speakers of stage 5 that learn in one batch, for a GPU; their adapters depend on it by dropout's draws",
+        "speakers of stage 5 that are trained in one batch, for a GPU; their adapters depend on it by dropout's draws",
     )
     slurm_partition: str = _option("", "partition of the jobs; default: the cluster's")
     slurm_time: str = _option("12:00:00", "time limit of a job, as sbatch takes it; 0 is none")

@@ -48,7 +48,7 @@ class Errors:
 
 
 def comparisons(raw: Errors, normalized: Errors, speakers: Sequence[str]) -> list[dict[str, Any]]:
-    """Each pair by WER as it is, and by normalised WER, in which a format that was learned counts for nothing.
+    """Each pair by WER as it is, and by normalised WER, in which a learned format counts for nothing.
 
     The last row is the speaker's own adapter against the mean of all others' where there are several.
     """

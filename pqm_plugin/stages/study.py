@@ -97,8 +97,8 @@ def read_cells(path: Path) -> Iterator[Cell]:
 def variant_of(recipe: Recipe, cell: Cell) -> Recipe:
     """The recipe of a cell, with its YAML on disk; what its settings share with the recipe's own it starts from.
 
-    A second decoding setting stays one: what a cell learns, and the words that it learns from, are the same under every
-    `--tag`.
+    A second decoding setting stays one: what a cell trains, and the words that it is trained on, are the same under
+    every `--tag`.
     """
     name = safe_name(cell.variant, "cell")
     folder = recipe.expdir / "study"

@@ -86,7 +86,7 @@ def test_a_silent_recording_has_no_words_and_is_not_learned_from(conformer, tmp_
     model, options = pqm_plugin.load(conformer), EnrollOptions(rank=1, epochs=1, learning_rate=0.01)
 
     assert model.transcribe(tmp_path / "silent.wav").text == ""
-    with pytest.raises(PqmError, match="none of 1 recordings can be learned from"):
+    with pytest.raises(PqmError, match="none of 1 recordings can be trained on"):
         model.enroll("ada", [tmp_path / "silent.wav"], ["GO ON"], options=options)
     model.enroll("ada", [tmp_path / "silent.wav", noise(0), noise(1)], TEXTS[:3], options=options)
 

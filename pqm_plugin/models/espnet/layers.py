@@ -231,14 +231,14 @@ def attach_lora(network: nn.Module, targets: Sequence[str], rank: int, alpha: fl
     """Let ESPnet put its LoRA around the named linear layers, in place, and freeze all else; counts what ESPnet trains.
 
     ESPnet's `create_lora_adapter` freezes nothing: it gives loralib's layers, whose weights would be frozen, the base's
-    own parameters, which learn. Its recipes have `freeze_param` for that.
+    own parameters, which are trained. Its recipes have `freeze_param` for that.
 
     Args:
         targets: full layer names. ESPnet takes the ends of names, so that a short one would hit other layers too.
         alpha: a whole number, as ESPnet takes no other.
 
     Returns:
-        Parameters that learn in what ESPnet has made, before anything is frozen.
+        Trained parameters of what ESPnet has made, before anything is frozen.
 
     Raises:
         PqmError: if loralib is not installed, alpha is not a whole number, or ESPnet has no LoRA for such layers.

@@ -106,7 +106,7 @@ class Material:
     def training_request(self) -> dict[str, Any]:
         """How text and audio are taken, on which an adapter depends beside base, options and utterances."""
         family = family_of(self.recipe.base_dir)
-        # Adapters of earlier versions learned from texts as the corpus writes them, and say nothing of it.
+        # Adapters of earlier versions were trained on texts as the corpus writes them, and say nothing of it.
         style = {"target_style": MODEL} if self.style == MODEL else {}
         return {"text_case": self.fit.case, **style, **family.training_options(self.recipe.config.decode)}
 
@@ -134,7 +134,7 @@ def training_examples(
     seed: int,
     style: str = CORPUS,
 ) -> list[Example]:
-    """What is learned from: each utterance by itself, several of a speaker joined, or both, as `options` asks for.
+    """What is trained on: each utterance by itself, several of a speaker joined, or both, as `options` asks for.
 
     An utterance that fits into no joined example is by itself in any case.
     """

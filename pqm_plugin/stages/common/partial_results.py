@@ -209,7 +209,7 @@ def _modes(task: DecodeTask, lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def _trainable(infos: Sequence[AdapterInfo]) -> dict[str, Any]:
-    """For a toolkit's own LoRA how many parameters it would have let learn, how many did, and those of the base."""
+    """For a toolkit's own LoRA how many parameters it would have trained, how many were, and those of the base."""
     for info in infos:
         if info.toolkit_trains:
             counts = {"by_default": info.toolkit_trains, "frozen": info.parameters, "base": info.base_parameters}
