@@ -114,24 +114,6 @@ def test_the_first_screen_says_what_it_is_how_to_use_it_and_what_it_brings():
     assert "4 bits, the speaker's own adapter" in first and "*Lossy dev-clean" in first
 
 
-def test_a_table_speaks_of_its_own_base_and_condition_alone():
-    page = (ROOT / "egs/librispeech/RESULTS.md").read_text(encoding="utf-8")
-    sections = {part.partition("\n")[0]: part for part in page.split("\n## ")}
-
-    [ctc] = [part for heading, part in sections.items() if "CTC alone" in heading]
-    assert "attention decoder: see" not in ctc and "Lossy dev-clean" in ctc
-    [joint] = [part for heading, part in sections.items() if "joint" in heading and "device" not in heading]
-    assert "attention decoder: see" in joint and "simulated devices and rooms" not in joint
-
-
-def test_goals_of_the_evidence_stand_in_the_page_met_or_missed():
-    page = (ROOT / "egs/librispeech/RESULTS.md").read_text(encoding="utf-8")
-    rows = page.partition("\n## Goals\n")[2].partition("\n## ")[0].splitlines()
-
-    assert sum(line.endswith(("| yes |", "| no |", "| – |")) for line in rows) >= 15
-    assert "## Goals" not in (ROOT / "egs/demo/RESULTS.md").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("path", "stock"),
     [(f"{recipe}/results.json", "espnet") for recipe in ("demo", "librispeech", "own", "tedlium3")]
@@ -150,20 +132,5 @@ def test_all_seven_systems_are_there_and_the_float_ones_agree(path, stock):
     )
 
 
-def test_real_numbers_say_beside_them_what_may_be_claimed():
-    page = (ROOT / "egs/librispeech/RESULTS.md").read_text(encoding="utf-8")
-
-    assert page.count("Lossy dev-clean") >= page.count("\n## ") - 3
-    assert "no gain is claimed on those readers" in page
-    own = (ROOT / "egs/own/RESULTS.md").read_text(encoding="utf-8")
-    assert "closed vocabulary" in own and "nf4+other" in own
-    assert "Overlap: of" in own
-    assert "Synthetic" in (ROOT / "egs/demo/RESULTS.md").read_text(encoding="utf-8")
+def test_four_bits_are_a_seventh_of_the_published_model():
     assert read_json(ROOT / "egs/librispeech/results.json")["systems"]["nf4"]["model_bytes"] * 7 < 62278339
-
-
-def test_the_talks_are_said_to_be_a_stand_in_wherever_a_number_stands():
-    page = (ROOT / "egs/tedlium3/RESULTS.md").read_text(encoding="utf-8")
-
-    assert "stand-in" in page.splitlines()[0]
-    assert page.count("Not TED-LIUM 3") >= page.count("\n### ") - 1 > 0
