@@ -1,4 +1,4 @@
-"""Where a network computes, and what that device has and can do."""
+"""The device of a network, and what it has and can do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

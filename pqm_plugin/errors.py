@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read."""
+"""The error for users: a message without a traceback."""
 
 
 class PqmError(ValueError):

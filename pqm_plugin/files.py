@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write aside, then rename."""
+"""Write files and folders whole or not at all: write aside, then rename."""
 
 import contextlib
 import ctypes

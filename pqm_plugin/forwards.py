@@ -1,4 +1,4 @@
-"""Modules that compute otherwise than by the forward of their class, and for how long."""
+"""Replace the forward of modules for a while."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Imports of libraries: as late as they are needed, and without what they do for uses that are not here."""
+"""Import libraries late, and without the parts that are not used here."""
 
 import contextlib
 import importlib

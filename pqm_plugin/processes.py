@@ -1,4 +1,4 @@
-"""What every process of a recipe does first: log, and end with the one that started it."""
+"""Processes: logging, ending with the parent, workers, memory and cores."""
 
 import codecs
 import contextlib

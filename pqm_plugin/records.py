@@ -1,4 +1,4 @@
-"""Whether what is on disk was made as it is asked for now: each record holds the request that it answers."""
+"""Records of requests: whether a result on disk was made as it is asked for now."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Options from YAML, JSON and the command line, as frozen dataclasses: their fields say names, types and defaults."""
+"""Read options from YAML, JSON and the command line into frozen dataclasses."""
 
 import dataclasses
 import difflib

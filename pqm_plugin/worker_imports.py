@@ -1,4 +1,4 @@
-"""What the process that workers are forked from imports: the libraries of their jobs, and its own end with the recipe.
+"""Imported by the server that workers are forked from: it imports their libraries, and ends with the recipe.
 
 By itself it would import on, for seconds, for a recipe that had nothing to do or was killed.
 """

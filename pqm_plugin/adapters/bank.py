@@ -1,4 +1,4 @@
-"""Several adapters around one network: in a batch each row is computed with its own, at decoding and in training."""
+"""Several LoRA adapters in one network: each row of a batch is computed with its own, in decoding and training."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

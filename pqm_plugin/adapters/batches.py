@@ -1,4 +1,4 @@
-"""Utterances grouped into batches, each with its loss, and SpecAugment, which hides parts of them."""
+"""Group utterances into batches with a loss for each, and mask features (SpecAugment)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

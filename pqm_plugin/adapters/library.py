@@ -1,4 +1,4 @@
-"""What this project calls of peft, imported when it is first used: what decodes has no use for it."""
+"""The names of peft that are used here, imported on first use: decoding does not need it."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""One LoRA around a frozen network."""
+"""Attach one LoRA to a frozen network, and merge it."""
 
 from collections.abc import Sequence
 

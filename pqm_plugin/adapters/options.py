@@ -1,4 +1,4 @@
-"""How an adapter is trained, and what its files are called; needs no library to be read."""
+"""How an adapter is trained, and the names of its files; imports no library."""
 
 from dataclasses import dataclass, field
 

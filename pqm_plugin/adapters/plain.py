@@ -1,4 +1,4 @@
-"""Adapters that plain PEFT made: taken where the same LoRA can be written as this project writes them, else refused."""
+"""Convert adapters made by plain PEFT, where they are the same LoRA, or refuse them."""
 
 import json
 import math

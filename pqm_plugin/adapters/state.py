@@ -1,4 +1,4 @@
-"""The state of a training run, kept whole in one file so that it can be killed at any instant."""
+"""The state of a training run in one file, written whole, so that the run can be killed at any time."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence

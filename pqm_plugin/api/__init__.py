@@ -1,1 +1,1 @@
-"""A recogniser that other programs call: OpenAI's transcription API and Wyoming, beside the page."""
+"""The transcription server for other programs: OpenAI's API and Wyoming."""

@@ -1,4 +1,4 @@
-"""What OpenAI's clients are answered besides words: errors, and the events of an enrolment."""
+"""Error bodies and enrolment events in the form of OpenAI's API."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""OpenAI's transcription API over HTTP: a speaker is a model."""
+"""OpenAI's transcription API over HTTP; a speaker is a model."""
 
 import asyncio
 import math

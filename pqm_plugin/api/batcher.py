@@ -1,4 +1,4 @@
-"""Pieces of speech of many calls at once, searched together: one queue, one thread, rows with adapters of their own."""
+"""Search pieces of speech of many requests together: one queue, one thread, each row with its own adapter."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Wyoming, the protocol of Home Assistant's voice assistants: events over TCP, a speaker is a model."""
+"""Wyoming, the protocol of Home Assistant's voice assistants: events over TCP; a speaker is a model."""
 
 import asyncio
 import logging

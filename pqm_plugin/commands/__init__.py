@@ -1,1 +1,1 @@
-"""The command `pqm`: a personal model from a float one to a pack; one file a subcommand."""
+"""The command `pqm`: make, use and hand on a personal model."""

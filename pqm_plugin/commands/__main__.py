@@ -1,4 +1,4 @@
-"""The command line `pqm`, also `python -m pqm_plugin.commands`; nothing heavy is imported before a command needs it."""
+"""The command line `pqm`, also `python -m pqm_plugin.commands`; heavy libraries are imported on use."""
 
 import argparse
 import logging

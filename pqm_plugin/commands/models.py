@@ -1,4 +1,4 @@
-"""Commands for a model as a whole: made of a float one, described, checked, packed, handed on and fetched."""
+"""Commands for a whole model: quantize, info, check, pack, unpack, push and pull."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Show a page in the browser: record, compare, enrol; for this machine alone unless told otherwise."""
+"""The command `pqm serve`."""
 
 import argparse
 import os

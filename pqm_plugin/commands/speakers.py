@@ -1,4 +1,4 @@
-"""Commands for the speakers of a model: enrolled from recordings, adopted from plain PEFT, listed."""
+"""Commands for the speakers of a model: enroll, adopt and speakers."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Write down what is said in recordings, as it is found."""
+"""The command `pqm transcribe`."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Fetch a corpus's archives: resumable, checked against their published sums, unpacked whole or not at all."""
+"""Download a corpus's archives: resumable, checked against published checksums, unpacked whole or not at all."""
 
 import contextlib
 import hashlib

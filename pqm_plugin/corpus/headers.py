@@ -1,4 +1,4 @@
-"""What the bytes of an audio file say: the length that a header promises, and where joined recordings begin."""
+"""What the header of an audio file promises, and where joined recordings begin."""
 
 import io
 import mmap

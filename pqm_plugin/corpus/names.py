@@ -1,4 +1,4 @@
-"""Help for a name that is not there, and the names that recordings have."""
+"""Suggestions for a misspelt name, and how recordings are named."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""Open an audio file as what it is: whole or joined, for libsndfile or for FFmpeg; what is wrong or odd is said."""
+"""Open an audio file by its content: whole or joined, with libsndfile or FFmpeg, with errors and warnings."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""The speaker partition, targets, SAT speakers and what is decoded: by rule or by list; and overlaps."""
+"""The speaker partition (targets, SAT speakers, splits), by rule or by list, and the overlap of test and training."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Sound from wherever a user has it: a path, an open file, or an array."""
+"""Audio of a user: a path, an open file, or an array."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Samples in memory: channels picked, averaged and looked at, and another rate, scale or size of blocks."""
+"""Audio samples in memory: choose or average channels, resample, scale, and cut into blocks."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""Audio that is open, by who decodes it: libsndfile, FFmpeg (PyAV is imported here alone), or joined parts in turn."""
+"""Decode an open audio file with libsndfile or FFmpeg (PyAV is imported only here), or joined parts in turn."""
 
 import functools
 import os

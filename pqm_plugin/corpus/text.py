@@ -1,4 +1,4 @@
-"""Fit transcripts to what a model can spell: letter case, typographic variants, characters it has no symbol for."""
+"""Fit transcripts to a model's symbols: letter case, typographic variants, characters without a symbol."""
 
 import unicodedata
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What every corpus comes down to: one spoken sentence of one speaker."""
+"""One utterance of one speaker, the unit of every corpus."""
 
 import hashlib
 import json

@@ -1,1 +1,1 @@
-"""What recipes and personal models share: pack a base and open one; both decide only where speech and results are."""
+"""What recipes and personal models share: pack and open a base, train adapters; callers choose speech and output."""

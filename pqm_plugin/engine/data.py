@@ -1,4 +1,4 @@
-"""From speech with its words to what an adapter is trained on, its texts in the style of the model."""
+"""Training examples of adapters from audio and transcripts, in the style of the model where wanted."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence

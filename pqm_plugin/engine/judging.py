@@ -1,4 +1,4 @@
-"""What an adapter would do for its speaker, by recordings that it is not trained on.
+"""Estimate by held-out recordings whether an adapter helps its speaker.
 
 Recordings are held out in blocks: neighbours share a session, a room and often a text. Words are counted, not the
 teacher-forced loss, which falls on such neighbours whether or not a single word gets better.

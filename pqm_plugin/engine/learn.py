@@ -1,4 +1,4 @@
-"""Attach an adapter and train it on a speaker's speech, or several at once; then write it.
+"""Attach an adapter, train it on a speaker's speech, or several at once, and write it.
 
 A recipe's speaker and a person's enrolment differ in where speech comes from and where the result goes.
 """

@@ -1,4 +1,4 @@
-"""Pack a float base in 4 bits, each weight to its nearest level or by speech, and open float and packed models."""
+"""Pack a float base in 4 bits, rounding to nearest levels or by calibration; open float and packed models."""
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Whether a difference is one: paired bootstrap over speakers and their utterances, and a sign test over speakers."""
+"""Significance: paired bootstrap over speakers and their utterances, and a sign test over speakers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Text made comparable before it is scored, and references in the style of a model: its case and punctuation."""
+"""Normalise text before scoring, and write references in the style of a model: its case and punctuation."""
 
 import re
 from collections.abc import Callable, Iterable

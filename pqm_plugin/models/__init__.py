@@ -1,1 +1,1 @@
-"""The only folder that knows ESPnet: model families behind one small interface."""
+"""Model families behind one interface; the only folder that imports ESPnet."""

@@ -1,4 +1,4 @@
-"""Which model families there are, and which one a folder or a name belongs to."""
+"""The model families, and which one a folder or a name belongs to."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Models of other tools, known by their first bytes and small files: what a path is, and the way on from it."""
+"""Recognise model files of other tools by their first bytes, and say how to convert them."""
 
 import json
 import struct

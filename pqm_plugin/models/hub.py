@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, and what all folders in its format share."""
+"""Download from the Hugging Face hub, and what all folders in its format share."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the stages ask of a recogniser, whatever its family."""
+"""The interface of a recogniser and of its model family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of float32: built without random weights, loaded whole, computed on a CPU by the faster of torch's ways."""
+"""Build networks without random weights, load them strictly, and use the faster CPU kernels of torch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -1,4 +1,4 @@
-"""Options that need no library to be read."""
+"""Search options; imports no library."""
 
 import math
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""Texts in which a decoder repeats itself: how they are known, and what is left without the repetition."""
+"""Detect and remove repetitions in decoded text."""
 
 import re
 import zlib

@@ -1,4 +1,4 @@
-"""What the lowest layers give for a batch, computed once, where nothing in them is trained and nothing is random."""
+"""Compute the frozen lowest layers once for a batch that is trained on many times."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Where nobody speaks: long audio is cut there, and times of words leave it out."""
+"""Find silence: to cut long audio there, and to trim the times of words."""
 
 from collections.abc import Iterable, Iterator
 

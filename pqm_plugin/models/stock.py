@@ -1,4 +1,4 @@
-"""Run a stock tool in a process of its own: any command, or the program that knows transformers alone."""
+"""Run a stock decoder in its own process: any command, or the program that knows only transformers."""
 
 import json
 import os

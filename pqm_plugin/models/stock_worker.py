@@ -1,4 +1,4 @@
-"""A program that decodes with transformers and nothing of this package: the stock baseline of Whisper and CTC models.
+"""A program that decodes with transformers alone: the stock baseline of Whisper and CTC models.
 
     python -P stock_worker.py --model FOLDER --wav_scp FILE --out FOLDER [--int8]
 

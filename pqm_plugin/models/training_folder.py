@@ -1,4 +1,4 @@
-"""What training does with its folders, whatever the family: read Kaldi lists, claim the folder it fills, tidy it."""
+"""Folders of training, for all families: read Kaldi lists, claim the output folder, tidy it."""
 
 import hashlib
 import shutil

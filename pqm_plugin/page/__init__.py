@@ -1,1 +1,1 @@
-"""A local page in the browser: transcribe with and without one's adapter, read a few sentences, be enrolled."""
+"""A local web page: transcribe with and without an adapter, and enrol by reading a few sentences."""

@@ -1,4 +1,4 @@
-"""Where the users of the page take their turns with the one model in memory, and the audio that they bring."""
+"""Share one model among the users of the page, one at a time, and check the audio that they upload."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""What happens when something on the page is pressed; what is shown is HTML, what is wrong a `PqmError`."""
+"""Handlers of the page's buttons: they return HTML, or raise `PqmError`."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""What stands before the page: limits of what it takes in, and who may talk to it: this machine's own page alone."""
+"""Limits of uploads, and an ASGI wrapper that refuses requests from other sites, names or without the key."""
 
 import base64
 import binascii

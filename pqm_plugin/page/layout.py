@@ -1,4 +1,4 @@
-"""The page as gradio draws it: what stands where, which event answers which button, and how events reach gradio."""
+"""The page in gradio: its elements, and which handler answers which button."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: words side by side, what differs told by shape and in words, not by colour alone."""
+"""The HTML of results: words side by side, differences marked by shape and text, not by colour alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape

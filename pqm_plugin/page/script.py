@@ -1,4 +1,4 @@
-"""What a new speaker is asked to read, and how far they are."""
+"""Sentences for a new speaker to read, and how many are read."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

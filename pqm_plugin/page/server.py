@@ -1,4 +1,4 @@
-"""Serve the page until it is interrupted; nothing of it is left behind but adapters."""
+"""Run the page until it is interrupted; only adapters stay on disk."""
 
 import logging
 import os

@@ -1,1 +1,1 @@
-"""A model that its user keeps: one packed base, an adapter for each speaker, and how both are used and handed on."""
+"""A personal model: one packed base, an adapter for each speaker, and how both are used and handed on."""

@@ -1,4 +1,4 @@
-"""Recordings to train on: with their texts, or with the words that the model itself is sure of."""
+"""Training clips of a speaker: with transcripts, or with words that the model is confident of."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence

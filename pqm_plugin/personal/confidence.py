@@ -1,4 +1,4 @@
-"""How sure the model is of its words, and which of them are sure enough to be trained on."""
+"""The model's confidence in its words, and which of them are trained on."""
 
 import math
 from collections.abc import Mapping, Sequence

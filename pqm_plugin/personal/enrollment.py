@@ -1,4 +1,4 @@
-"""Enrol one speaker: from recordings, or from an adapter that plain PEFT made, to an adapter in the model's folder."""
+"""Enrol a speaker: train an adapter on recordings, or adopt one that plain PEFT made."""
 
 import hashlib
 import json

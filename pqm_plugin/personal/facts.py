@@ -1,4 +1,4 @@
-"""What is known of a personal model without loading it, and every problem of its folder."""
+"""Describe a personal model without loading it, and check its folder for problems."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

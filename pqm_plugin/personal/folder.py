@@ -1,4 +1,4 @@
-"""The folder of a personal model: what lies where; nothing heavy is imported to know it."""
+"""The folder of a personal model and its files; imports no heavy library."""
 
 import re
 from collections.abc import Mapping

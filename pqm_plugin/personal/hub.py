@@ -1,4 +1,4 @@
-"""A model on the Hugging Face hub: the files of a pack, one by one, with the manifest that vouches for them."""
+"""Push to and pull from the Hugging Face hub: the files of a pack with the manifest of their hashes."""
 
 import hashlib
 import re

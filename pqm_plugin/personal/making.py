@@ -1,4 +1,4 @@
-"""Make a personal model of a float one: fetch it, pack it in 4 bits, by recordings if any, and describe it."""
+"""Make a personal model of a float one: fetch it, pack it in 4 bits, calibrated if recordings are given."""
 
 import hashlib
 import logging

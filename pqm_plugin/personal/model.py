@@ -1,4 +1,4 @@
-"""A personal model in memory: transcribe, enrol a speaker, transcribe better."""
+"""A personal model in memory: transcribe, and enrol speakers."""
 
 import logging
 import threading

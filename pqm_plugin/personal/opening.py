@@ -1,4 +1,4 @@
-"""Bring a personal model's packed weights into memory, within a bound; the folder may be untrusted."""
+"""Load a personal model's packed weights within a memory bound; the folder may be untrusted."""
 
 import logging
 import math

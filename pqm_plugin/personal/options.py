@@ -1,4 +1,4 @@
-"""How a personal model is used and taught where nothing else is said."""
+"""Default options of search and enrolment."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Put a model into one file: an uncompressed zip, which every system can look into, with its manifest first."""
+"""Pack a model into one file: an uncompressed zip with its manifest first, and a model card."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""A recording of any length as pieces that a recogniser can take."""
+"""Cut a recording of any length into pieces that a recogniser can take."""
 
 from collections.abc import Iterator
 from typing import Any

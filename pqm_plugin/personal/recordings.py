@@ -1,4 +1,4 @@
-"""A user's recordings and what is said in them; nothing is opened but texts."""
+"""Find a user's recordings and their transcripts; audio is not opened."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""A stand-in for ESPnet's `Speech2Text`: the same call, a 4-bit model that knows its speaker."""
+"""A replacement for ESPnet's `Speech2Text`: the same call, with a packed model and a speaker's adapter."""
 
 from dataclasses import replace
 from pathlib import Path

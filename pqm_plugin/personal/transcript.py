@@ -1,4 +1,4 @@
-"""What was said: words with times, and the forms they are written in."""
+"""Transcripts: words with times, and their output formats."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

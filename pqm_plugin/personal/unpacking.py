@@ -1,4 +1,4 @@
-"""Take a model out of a pack that may be untrusted: only files that its manifest lists, whole, or nothing."""
+"""Unpack a model from a pack that may be untrusted: only files of the manifest, whole, or nothing."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Quantise layers so that their outputs on given speech change least, in the manner of GPTQ."""
+"""Quantise layers by calibration, so that their outputs on given speech change least (GPTQ)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

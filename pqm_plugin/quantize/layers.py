@@ -1,4 +1,4 @@
-"""Layers whose weight is packed: the same class and forward, but `weight` is unpacked; and the error this makes."""
+"""Layers with packed weights: same class and forward, with `weight` unpacked on use; and the quantisation error."""
 
 import ctypes
 import functools

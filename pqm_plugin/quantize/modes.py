@@ -1,4 +1,4 @@
-"""The names of a packed model's files and the modes that it is computed in; needs no library to be read."""
+"""Computing modes and file names of a packed model; imports no library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

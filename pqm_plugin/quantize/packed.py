@@ -1,4 +1,4 @@
-"""One tensor in 4 bits; bitsandbytes is imported here, without the compiler that it loads for other functions."""
+"""One tensor in 4 bits; bitsandbytes is imported only here, without the compiler that it loads."""
 
 import functools
 from collections.abc import Mapping, Sequence

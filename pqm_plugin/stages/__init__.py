@@ -1,4 +1,4 @@
-"""The eight stages of a recipe, each a function of a `Recipe`; the shell calls nothing else."""
+"""The eight stages of a recipe, each a function of a `Recipe`."""
 
 import contextlib
 from importlib import import_module

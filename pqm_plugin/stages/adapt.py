@@ -1,4 +1,4 @@
-"""Stage 5: for each target speaker an adapter, from the speaker-independent one on if there is one."""
+"""Stage 5: train an adapter for each target speaker, from the speaker-independent one if there is one."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""Stage 2: the float model that is going to be quantised."""
+"""Stage 2: fetch or train the float base."""
 
 import hashlib
 import logging

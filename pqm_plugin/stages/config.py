@@ -1,4 +1,4 @@
-"""What a recipe's YAML may say: frozen defaults here, the file holds what differs."""
+"""The options of a recipe's YAML, with their defaults."""
 
 import dataclasses
 from pathlib import Path

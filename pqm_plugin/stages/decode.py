@@ -1,4 +1,4 @@
-"""Stage 6: the words that each system finds in each target speaker's test utterances.
+"""Stage 6: decode each target speaker's test utterances with each system.
 
 What is missing of each system is shared out over jobs, processes here or on a cluster, and merged.
 """

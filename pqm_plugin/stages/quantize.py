@@ -1,4 +1,4 @@
-"""Stage 3: the base in 4 bits, and the speech that weights are rounded by."""
+"""Stage 3: quantise the base to 4 bits, with the speech that calibrates it."""
 
 import dataclasses
 import functools

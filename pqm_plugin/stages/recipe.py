@@ -1,4 +1,4 @@
-"""What a recipe passes to every stage, and where its files lie."""
+"""The options of all stages, and the paths of a recipe's files."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Stage 7: count the errors of every decoded system, on the very same utterances."""
+"""Stage 7: score every decoded system, on the same utterances."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which kinds of layer pay for 4 bits: each alone, all, and all but some, on the target speakers' dev utterances."""
+"""Sensitivity study: 4 bits for each kind of layer alone, for all, and for all but some, on dev utterances."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A study beside the stages: the same recipe with other settings, seeds or minutes, each a variant of its own.
+"""Study: the same recipe with other settings, seeds or minutes, each as a variant.
 
 The file that `--study` names lists sections of cells; a cell says what differs from the recipe's YAML. Every cell is
 `exp/<base>_nf4-<section>-<cell>/`, made and decoded by the stages themselves, so a cell that is done is cheap to run

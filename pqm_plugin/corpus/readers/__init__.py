@@ -1,4 +1,4 @@
-"""Readers of corpus layouts: one small module each, found by its name."""
+"""Readers of corpus layouts, one module each, found by name."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""A CTC model in Hugging Face's folder format: its configuration, vocabulary and weights, and how it comes here."""
+"""A CTC model in Hugging Face's folder format: configuration, vocabulary, weights, and how it is fetched."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

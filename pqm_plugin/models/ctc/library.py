@@ -1,4 +1,4 @@
-"""What this project calls of transformers for CTC models, imported when it is first used."""
+"""The names of transformers that CTC models use, imported on first use."""
 
 from typing import TYPE_CHECKING
 

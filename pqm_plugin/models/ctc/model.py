@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and models like it with a CTC layer over characters, by transformers; best-path decoding."""
+"""wav2vec 2.0 and similar encoders with a CTC layer over characters, by transformers; best-path decoding."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""An ESPnet experiment folder: its configuration, weights and side files, and how it comes here."""
+"""An ESPnet experiment folder: configuration, weights, side files, and how it is fetched."""
 
 import contextlib
 import os

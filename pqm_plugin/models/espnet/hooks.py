@@ -1,4 +1,4 @@
-"""Where our search holds on to ESPnet: what it takes from it, and whether that is still what it was."""
+"""What our search takes from ESPnet, and a check that ESPnet still provides it."""
 
 import inspect
 from collections.abc import Iterator

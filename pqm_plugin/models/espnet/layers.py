@@ -1,4 +1,4 @@
-"""Layers of an ESPnet encoder-decoder by ESPnet's names; relative attention in fewer passes over its scores."""
+"""Layers of an ESPnet encoder-decoder by ESPnet's names, and a faster relative self-attention."""
 
 import logging
 import math

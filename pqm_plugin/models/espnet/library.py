@@ -1,4 +1,4 @@
-"""What this project calls of ESPnet, imported when it is first used and in a quarter of the usual time."""
+"""The names of ESPnet that are used here, imported on first use and in a quarter of the usual time."""
 
 from typing import TYPE_CHECKING
 

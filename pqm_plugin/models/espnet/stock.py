@@ -1,4 +1,4 @@
-"""ESPnet's own decoding, untouched: the baselines that every number is compared with."""
+"""Decode with ESPnet's own program: the baselines that every number is compared with."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""ESPnet's own `asr_train`, made safe to kill: a checkpoint is whole or not there, and no orphan goes on writing.
+"""ESPnet's `asr_train`, safe to kill: checkpoints are written whole, and no orphan process goes on writing.
 
 Run as a program in the experiment folder, with the arguments of `espnet2.bin.asr_train`.
 """

@@ -1,4 +1,4 @@
-"""Whisper models of openai-whisper (`.pt`) and CTranslate2 (`model.bin`) made Hugging Face folders."""
+"""Convert Whisper models of openai-whisper (`.pt`) and CTranslate2 (`model.bin`) to Hugging Face folders."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What a Whisper-shaped model is trained with: settings, tokeniser, and speech as features and tokens."""
+"""Settings, tokeniser and batches for training a Whisper-shaped model."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A Whisper model in Hugging Face's folder format, and how it comes here."""
+"""A Whisper model in Hugging Face's folder format, and how it is fetched."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Whisper repeats itself and makes words up, most of all where nobody speaks: searches that notice, and try again.
+"""Guard Whisper against repetitions and hallucinations: detect them, and search again.
 
 Source: Radford et al. 2022 (Whisper), section 4.5, and openai-whisper, `transcribe.decode_with_fallback`: its tests and
 thresholds. Where it draws tokens at rising temperatures, here the beam becomes smaller, so that the same sound has the

@@ -1,4 +1,4 @@
-"""What this project calls of transformers, imported when it is first used: not all who have models have Whisper's."""
+"""The names of transformers that Whisper uses, imported on first use."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Whisper: encoder-decoders over a window of fixed length, in Hugging Face's format, as transformers computes them."""
+"""Whisper as transformers computes it: an encoder-decoder over a window of fixed length."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Whisper's special tokens: the tables of generation_config.json, made where they lack, and a decoder's prompt."""
+"""Whisper's special tokens: the tables of generation_config.json, completed where entries lack, and the prompt."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Train a small Whisper-shaped model from nothing: the network in training, epochs, averaged weights."""
+"""Train a small Whisper-shaped model from scratch: network, epochs, averaged weights."""
 
 import json
 import math

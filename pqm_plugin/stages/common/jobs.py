@@ -1,4 +1,4 @@
-"""Run jobs in parallel, here or on a cluster; one that fails is named with its log and does not take others along."""
+"""Run jobs in parallel, here or on a cluster; a failed job is named with its log and does not stop the others."""
 
 import contextlib
 import heapq

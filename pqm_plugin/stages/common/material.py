@@ -1,4 +1,4 @@
-"""From names in the partition to audio, text and examples."""
+"""Audio, text and training examples of the speakers in the partition."""
 
 import logging
 import random

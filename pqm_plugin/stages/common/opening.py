@@ -1,4 +1,4 @@
-"""Open a model of a recipe: float or packed, with or without an adapter, and in which mode."""
+"""Open a model of a recipe: float or packed, with or without an adapter, in which mode."""
 
 import logging
 from dataclasses import dataclass

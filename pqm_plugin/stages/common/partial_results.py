@@ -1,4 +1,4 @@
-"""A decode on disk: what is to be decoded, the words found so far of each speaker, and all of them merged.
+"""A decode on disk: what is to be decoded, each speaker's partial results, and their merging.
 
 The merged files have the forms that ESPnet's and Kaldi's tools read.
 """

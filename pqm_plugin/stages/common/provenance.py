@@ -1,4 +1,4 @@
-"""Where a number comes from."""
+"""Provenance of a number: command, commit, versions, processor."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Jobs as arrays of a Slurm cluster, through submitit, over a shared file system."""
+"""Run jobs as Slurm job arrays through submitit, over a shared file system."""
 
 import logging
 import os

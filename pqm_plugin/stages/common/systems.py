@@ -1,4 +1,4 @@
-"""The systems that are compared, from their keys: base, `+`, adapter; and the index of adapters that are done."""
+"""The systems that are compared, parsed from their keys (base, `+`, adapter), and the index of finished adapters."""
 
 import bisect
 import logging
