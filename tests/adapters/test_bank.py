@@ -411,5 +411,5 @@ def test_a_layer_that_sees_some_rows_alone_and_a_weight_that_learns_beside_are_r
     with pytest.raises(PqmError, match="inner.base_layer.bias is trained, which several speakers cannot do"):
         LearningRows(model)
     model.requires_grad_(False)
-    with pytest.raises(PqmError, match="nothing learns"):
+    with pytest.raises(PqmError, match="nothing is trained"):
         LearningRows(model)

@@ -144,7 +144,7 @@ def test_every_command_refuses_what_the_model_cannot_speak(
     ]
     for call in calls:
         assert main([*call, "--language", language]) == 1
-        refusal = f"pqm {call[0]}: language '{language}': this Whisper knows English alone"
+        refusal = f"pqm {call[0]}: language '{language}': this Whisper model is English-only"
         assert refusal in capsys.readouterr().err
 
     assert not (tmp_path / "out").exists()

@@ -92,5 +92,5 @@ def test_a_configuration_that_is_no_mapping_is_one_line(tiny_conformer, tmp_path
     folder = shutil.copytree(tiny_conformer, tmp_path / "list")
     (folder / "config.yaml").write_text("- a\n- b\n")
 
-    with pytest.raises(PqmError, match="no configuration of an ESPnet ASR model"):
+    with pytest.raises(PqmError, match="not a configuration of an ESPnet ASR model"):
         quantize(str(folder), tmp_path / "packed")

@@ -147,7 +147,7 @@ def test_what_is_not_as_the_manifest_says_is_refused(small_pack, tmp_path):
         "listed are": {"manifest": other_size},
         "format version 2": {"manifest": other_version},
         "alone": {"config.yaml": None},
-        "no pack of a personal model": {"manifest.json": None},
+        "not a pack of a personal model": {"manifest.json": None},
         "is missing": {"manifest": lambda found: found | {"files": {}}},
     }.items():
         bad = rewritten(small_pack, tmp_path / "bad.pqm", **changes)

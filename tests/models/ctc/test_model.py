@@ -170,7 +170,7 @@ REFUSED = {
     ),
     "vocabularies": (changed("vocab.json", eng={"a": 1}), r"a vocabulary for each language \(MMS\)"),
     "convolutions": (changed("config.json", add_adapter=True), "convolutions behind its encoder"),
-    "phonemes": (changed("tokenizer_config.json", tokenizer_class="Wav2Vec2PhonemeCTCTokenizer"), "characters alone"),
+    "phonemes": (changed("tokenizer_config.json", tokenizer_class="Wav2Vec2PhonemeCTCTokenizer"), "only characters"),
     "blank": (changed("config.json", pad_token_id=3), "pad_token_id is 3 in config.json and 0 in the vocabulary"),
     "weights": (without_output, "1 weights are missing or of another shape, such as lm_head.weight"),
     "shape": (changed("config.json", vocab_size=40), "weights are missing or of another shape"),

@@ -69,7 +69,7 @@ def test_a_loop_is_stopped_early_cut_and_said(looping, beam_size, caplog):
     assert math.isfinite(cut.score) and cut.score < 0
     # Three searches of 28 tokens, one that may not repeat itself, and the scores of what they found.
     assert len(steps) < POSITIONS / 2
-    assert caplog.text.count("words that nobody said in 1.9 s of sound") == 1
+    assert caplog.text.count("words that nobody said in 1.9 s of audio") == 1
     assert "'o' is left of them" in caplog.text
 
 
