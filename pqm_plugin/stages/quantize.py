@@ -27,6 +27,7 @@ from pqm_plugin.records import is_done
 from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.material import Material, examples
 from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash
+from pqm_plugin.stages.common.style import write_styles
 from pqm_plugin.stages.common.systems import packed_kinds
 from pqm_plugin.stages.config import QuantizeConfig
 from pqm_plugin.stages.recipe import Recipe
@@ -109,13 +110,14 @@ KEEP = "quantize.keep"
 
 
 def run(recipe: Recipe) -> None:
-    """Pack the base's weights, measure what that cost in bytes and error, and check that the file loads."""
+    """Pack the base's weights, measure what that cost, check that the file loads; write down how the base writes."""
     for kind in packed_kinds(recipe):
         config = recipe.config.quantize
         if kind == ROUNDED:
             config = dataclasses.replace(config, calibrate=0)
         _pack(recipe, recipe.adapter_dir(kind), config)
         _say_how_to_search(recipe, recipe.adapter_dir(kind) / ABOUT)
+    write_styles(recipe)
 
 
 def _pack(recipe: Recipe, target: Path, config: QuantizeConfig) -> None:

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,9 @@ from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance, digest
-from pqm_plugin.engine.data import Clip, examples_of, in_model_style, style_of
+from pqm_plugin.engine.data import Clip, examples_of, style_of
 from pqm_plugin.errors import PqmError
-from pqm_plugin.metrics.normalize import CORPUS, MODEL
+from pqm_plugin.metrics.normalize import MODEL
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
@@ -103,19 +103,17 @@ class Material:
         writes_case = family_of(base).facts(base).writes_case
         return style_of(self.recipe.config.target_style, texts, writes_case=writes_case)
 
+    @property
+    def learned_fit(self) -> TextFit:
+        """How texts are fitted that are learned from: in the model's style they are what it can spell."""
+        return AS_WRITTEN if self.style == MODEL else self.fit
+
     def training_request(self) -> dict[str, Any]:
         """How text and audio are taken, on which an adapter depends beside base, options and utterances."""
         family = family_of(self.recipe.base_dir)
         # Adapters of earlier versions learned from texts as the corpus writes them, and say nothing of it.
         style = {"target_style": MODEL} if self.style == MODEL else {}
         return {"text_case": self.fit.case, **style, **family.training_options(self.recipe.config.decode)}
-
-
-def styled(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Utterance]:
-    """The utterances with their texts as the recogniser would write them, see `engine.styling`."""
-    audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in utterances]
-    texts = in_model_style(recognizer, audio, [fit.apply(utterance.text) for utterance in utterances])
-    return [replace(utterance, text=text) for utterance, text in zip(utterances, texts, strict=True)]
 
 
 def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
@@ -132,14 +130,11 @@ def training_examples(
     fit: TextFit,
     options: TrainOptions,
     seed: int,
-    style: str = CORPUS,
 ) -> list[Example]:
     """What is learned from: each utterance by itself, several of a speaker joined, or both, as `options` asks for.
 
     An utterance that fits into no joined example is by itself in any case.
     """
-    if style == MODEL:
-        utterances, fit = styled(recognizer, utterances, fit), AS_WRITTEN
     joined = [
         group for copy in range(options.joined_copies) for group in _groups(utterances, options.joined_s, seed + copy)
     ]
