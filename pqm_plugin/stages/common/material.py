@@ -116,12 +116,19 @@ class Material:
         return {"text_case": self.fit.case, **style, **family.training_options(self.recipe.config.decode)}
 
 
-def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
-    """Features and tokens of each utterance; audio is read and analysed once.
+def examples(
+    recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, joined_s: float = 0.0
+) -> list[Example]:
+    """Features and tokens of each utterance, or of as many at once as fit into `joined_s`; audio is read once.
 
-    An utterance that the base cannot be trained on, or of whose text nothing can be spelled, is named and left out.
+    What the base cannot be trained on, or of whose text nothing can be spelled, is named and left out.
     """
-    return _examples(recognizer, [[utterance] for utterance in utterances], fit)
+    return _examples(recognizer, filled(utterances, joined_s), fit)
+
+
+def joined_samples(utterances: Sequence[Utterance], sample_rate: int) -> np.ndarray:
+    """The audio of utterances one after another, float32 (n_samples,)."""
+    return np.concatenate([load_audio(utterance, sample_rate) for utterance in utterances])
 
 
 def training_examples(
@@ -141,6 +148,20 @@ def training_examples(
     found = {utterance.utterance for group in joined for utterance in group} if options.joined_alone else set()
     alone = [[utterance] for utterance in utterances if utterance.utterance not in found]
     return _examples(recognizer, alone + joined, fit)
+
+
+def filled(utterances: Sequence[Utterance], longest_s: float) -> list[list[Utterance]]:
+    """Utterances in their order, in groups of `longest_s` seconds at most or of one; with 0 each by itself."""
+    groups: list[list[Utterance]] = []
+    room_s = 0.0
+    for utterance in utterances:
+        room_s -= duration_s(utterance) if longest_s else 0.0
+        if groups and longest_s and room_s >= 0:
+            groups[-1].append(utterance)
+        else:
+            groups.append([utterance])
+            room_s = longest_s - (duration_s(utterance) if longest_s else 0.0)
+    return groups
 
 
 def _groups(utterances: Sequence[Utterance], longest_s: float, seed: int) -> list[list[Utterance]]:
@@ -171,6 +192,5 @@ def _examples(recognizer: Recognizer, groups: Sequence[Sequence[Utterance]], fit
 
 def _clip(group: Sequence[Utterance], sample_rate: int) -> Clip:
     """Utterances one after another as one."""
-    samples = np.concatenate([load_audio(utterance, sample_rate) for utterance in group])
     name = " + ".join(utterance.utterance for utterance in group)
-    return Clip(name, samples, " ".join(utterance.text for utterance in group))
+    return Clip(name, joined_samples(group, sample_rate), " ".join(utterance.text for utterance in group))
