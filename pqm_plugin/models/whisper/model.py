@@ -273,8 +273,7 @@ class Whisper(Recognizer):
 
 def _context(search: SearchOptions) -> dict[str, Any]:
     """What is encoded; of places, how many, since what was learned or measured with others is not the same."""
-    places = {"clip_places": [MARGIN, SAMPLED]} if search.context == "clip" else {}
-    return {"context": search.context, **places}
+    return {"context": "clip", "clip_places": [MARGIN, SAMPLED]} if search.context == "clip" else {"context": "window"}
 
 
 def read_facts(folder: Path) -> Facts:

@@ -1,15 +1,23 @@
 """Whisper that encodes what is spoken: places, weights, and what an untouched model makes of them."""
 
-import math
+import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+import pqm_plugin
+from pqm_plugin.adapters.files import read_info
+from pqm_plugin.commands.__main__ import main
+from pqm_plugin.files import write_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.replay import prepare_loss
 from pqm_plugin.models.whisper.context import MARGIN, SAMPLED, spoken
+from pqm_plugin.personal.making import quantize
+from pqm_plugin.personal.options import EnrollOptions
+from pqm_plugin.personal.runtime import open_hearing
 
 CLIP = SearchOptions(beam_size=2, context="clip")
 
@@ -129,5 +137,45 @@ def test_what_was_learned_or_decoded_with_other_places_is_not_the_same_request(s
     for options in (family.training_options, family.search_options):
         assert options(CLIP)["clip_places"] == [MARGIN, SAMPLED]
         assert "clip_places" not in options(SearchOptions(beam_size=2))
+        assert options(SearchOptions(beam_size=2))["context"] == "window"
     assert family.describe_search(CLIP) == "beam 2, encoding what is spoken"
-    assert math.isclose(MARGIN / 50, 0.5)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_a_person_hears_by_what_is_spoken_unless_the_maker_says_otherwise(spacious_whisper, tmp_path, runtime):
+    folder = tmp_path / "model"
+    quantize(str(spacious_whisper), folder)
+
+    assert open_hearing(folder, runtime=runtime).recognizer._clip
+    assert not open_hearing(folder, SearchOptions(context="window"), runtime=runtime).recognizer._clip
+    write_json(folder / "about.json", {"decode": {"context": "window"}})
+    assert not open_hearing(folder, runtime=runtime).recognizer._clip
+
+
+def test_a_voice_is_learned_on_what_is_encoded_and_its_record_says_so(spacious_whisper, tmp_path):
+    folder = tmp_path / "model"
+    quantize(str(spacious_whisper), folder)
+    options = EnrollOptions(epochs=1, few_epochs=1, learning_rate=0.05)
+    model = pqm_plugin.load(folder)
+
+    model.enroll("ada", [noise(0.5)], ["GO ON"], options=options)
+
+    assert read_info(folder / "speakers" / "ada").request["search"]["clip_places"] == [MARGIN, SAMPLED]
+
+
+def test_the_command_line_chooses_the_context(spacious_whisper, tmp_path, capsys):
+    folder, path = tmp_path / "model", str(tmp_path / "clip.wav")
+    quantize(str(spacious_whisper), folder)
+    soundfile.write(path, noise(0.5), 16000)
+
+    found = []
+    for context in ("clip", "window", "auto"):
+        assert (
+            main(["transcribe", str(folder), path, "--context", context, "--guard", "never", "--format", "json"]) == 0
+        )
+        found.append(json.loads(capsys.readouterr().out))
+
+    assert found[0] == found[2] != found[1]
+    write_json(folder / "about.json", {"decode": {"context": "all"}})
+    assert main(["transcribe", str(folder), path]) == 1
+    assert "context 'all': use auto, window, clip" in capsys.readouterr().err
