@@ -88,20 +88,19 @@ def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     x = layers.gelu(layers.convolution(x, f"{at}.conv1", (width, sizes.n_mels, 3), 1))
     x = layers.gelu(layers.convolution(x, f"{at}.conv2", (width, width, 3), 2))
     x = graph.add("Transpose", x, perm=[0, 2, 1])
-    table, bias = graph.constant(positions_of(model, sizes)), ""
+    table, weights = graph.constant(positions_of(model, sizes)), ""
     if clip:
         positions = graph.input("positions", ["pieces", "rows"], INT64)
         n_rows = graph.add("Slice", graph.add("Shape", positions), graph.ints(1), graph.ints(2))
         x = graph.add("Slice", x, graph.ints(0), n_rows, graph.ints(1))
         x = graph.add("Add", x, graph.add("Gather", table, positions, axis=0))
-        weights = graph.add("Unsqueeze", graph.input("weights", ["pieces", "rows"]), graph.ints(1, 2))
-        bias = graph.add("Expand", weights, graph.add("Concat", graph.ints(1, 1), n_rows, graph.ints(1), axis=0))
+        weights = graph.add("Unsqueeze", graph.input("weights", ["pieces", "rows"]), graph.ints(2, 3))
     else:
         n_rows = graph.add("Slice", graph.add("Shape", x), graph.ints(1), graph.ints(2))
         x = graph.add("Add", x, graph.add("Slice", table, graph.ints(0), n_rows, graph.ints(0)))
     for place in range(sizes.n_encoder):
         name = f"{at}.layers.{place}"
-        x = graph.add("Add", x, _self_attention(layers, x, name, width, heads, bias))
+        x = graph.add("Add", x, _self_attention(layers, x, name, width, heads, weights))
         x = graph.add("Add", x, _feed_forward(layers, x, name, width, sizes.encoder_inner))
     x = layers.norm(x, f"{at}.layer_norm", width)
     each = width // sizes.decoder_heads
@@ -116,15 +115,32 @@ def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     return graph.serialized()
 
 
-def _self_attention(layers: Layers, x: str, name: str, width: int, heads: int, bias: str) -> str:
+def _self_attention(layers: Layers, x: str, name: str, width: int, heads: int, weights: str) -> str:
     x = layers.norm(x, f"{name}.self_attn_layer_norm", width)
     names = [f"{name}.self_attn.{kind}_proj" for kind in "qkv"]
     query, key, value = layers.linear(x, names, width, [width] * 3, unbiased=names[1:2])
     scale = float((width // heads) ** -0.5)
-    # Neither biases of the three nor a mask of padding.
-    inputs = [query, key, value, *(["", "", bias] if bias else [])]
-    found = layers.graph.add("MultiHeadAttention", *inputs, domain="com.microsoft", num_heads=heads, scale=scale)
+    if weights:
+        query, key = _weighed(layers.graph, query, key, weights, heads, width // heads, scale)
+    found = layers.graph.add(
+        "MultiHeadAttention", query, key, value, domain="com.microsoft", num_heads=heads, scale=scale
+    )
     return layers.linear(found, [f"{name}.self_attn.out_proj"], width, [width])[0]
+
+
+def _weighed(graph: Graph, query: str, key: str, weights: str, heads: int, each: int, scale: float) -> tuple[str, str]:
+    """Queries and keys (B, P, heads * each) with one more feature a head, which adds the key's weight to a score.
+
+    ONNX Runtime could add a matrix to the scores, but then computes the scores of all places at once, in memory that
+    grows with their square.
+    """
+    split, joined = graph.ints(0, 0, heads, each), graph.ints(0, 0, heads * (each + 1))
+    query = graph.add("Reshape", query, split)
+    one = graph.constant(np.float32(1 / scale))
+    query = graph.add("Pad", query, graph.ints(0, 0, 0, 0, 0, 0, 0, 1), one)
+    own = graph.add("Expand", weights, graph.ints(1, 1, heads, 1))
+    key = graph.add("Concat", graph.add("Reshape", key, split), own, axis=3)
+    return graph.add("Reshape", query, joined), graph.add("Reshape", key, joined)
 
 
 def _feed_forward(layers: Layers, x: str, name: str, width: int, inner: int) -> str:
