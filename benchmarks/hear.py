@@ -1,9 +1,9 @@
 """From files to words: time and peak memory of whole processes, ours by either runtime and faster-whisper, in turns.
 
 `python benchmarks/hear.py --model PACKED [--peer CTRANSLATE2] --out FILE` hears the same clips with `pqm transcribe`
-through ONNX Runtime and through torch, and with faster-whisper in 8 bits where a folder for it is given. Each way runs
-in a process of its own, they take turns, and memory is the `VmHWM` that the system has of the process. WER stands
-beside each, of words with Whisper's normaliser.
+through ONNX Runtime and through torch over a Whisper's whole window, through the former over what is spoken, and with
+faster-whisper in 8 bits where a folder for it is given. Each way runs in a process of its own, they take turns, and
+memory is the `VmHWM` that the system has of the process. WER stands beside each, of words with Whisper's normaliser.
 """
 
 import argparse
@@ -96,9 +96,13 @@ def main() -> None:
     truth = clips_of(wanted.corpus, wanted.clips)
     settings = ["--beam_size", str(wanted.beam_size), "--threads", str(wanted.threads), "--format", "json"]
     ours = [sys.executable, "-m", "pqm_plugin.commands", "transcribe", "--quiet", str(wanted.model), *truth, *settings]
-    ways = {"onnx": [*ours, "--runtime", "onnx"]}
+    window = ["--context", "window"]
+    ways = {
+        "onnx": [*ours, "--runtime", "onnx", *window],
+        "onnx, what is spoken": [*ours, "--runtime", "onnx", "--context", "clip"],
+    }
     if not wanted.without_torch:
-        ways["torch"] = [*ours, "--runtime", "torch"]
+        ways["torch"] = [*ours, "--runtime", "torch", *window]
     if wanted.peer:
         program = [str(wanted.peer), str(wanted.beam_size), str(wanted.threads)]
         ways["faster-whisper int8"] = [sys.executable, "-c", _PEER, *program, *truth]

@@ -92,6 +92,14 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def spacious_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with such a Whisper whose window of six seconds leaves silence to be spared."""
+    from tests.tiny import make_tiny_whisper
+
+    return make_tiny_whisper(tmp_path_factory.mktemp("tiny") / "spacious_whisper", window_s=6)
+
+
+@pytest.fixture(scope="session")
 def tiny_ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a genuine wav2vec 2.0 with a CTC layer, of 24,000 random weights and 32 character tokens."""
     from tests.tiny import make_tiny_ctc

@@ -48,8 +48,8 @@ LANGUAGES = ("en", "de", "hi")
 """What the tiny multilingual Whisper knows."""
 
 
-def make_tiny_whisper(folder: Path, n_positions: int = 24, languages: Sequence[str] = ()) -> Path:
-    """Write a genuine Whisper of 15,000 random weights, bytes as tokens and a window of two seconds.
+def make_tiny_whisper(folder: Path, n_positions: int = 24, languages: Sequence[str] = (), window_s: int = 2) -> Path:
+    """Write a genuine Whisper of 15,000 random weights, bytes as tokens and a window of two seconds or so many.
 
     It is multilingual where `languages` are given.
     """
@@ -66,13 +66,13 @@ def make_tiny_whisper(folder: Path, n_positions: int = 24, languages: Sequence[s
     named = ["<|endoftext|>", "<|startoftranscript|>", *spoken, *tasks, "<|notimestamps|>"]
     tokenizer.add_tokens(named, special_tokens=True)
     tokenizer.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=20, chunk_length=window_s).save_pretrained(folder)
     layers = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
     config = WhisperConfig(
         vocab_size=len(tokenizer),
         num_mel_bins=20,
         d_model=16,
-        max_source_positions=100,
+        max_source_positions=50 * window_s,
         max_target_positions=n_positions,
         init_std=0.3,
         decoder_start_token_id=257,

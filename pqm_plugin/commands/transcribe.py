@@ -46,6 +46,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="search again, then cut, what repeats itself or is made up where nobody speaks (default: the maker's, "
         "or always)",
     )
+    parser.add_argument(
+        "--context",
+        choices=("auto", "window", "clip"),
+        help="what Whisper encodes: its whole window of 30 s, or of a clip what is spoken, in a fraction of the time "
+        "(default: the maker's, or clip)",
+    )
     for name, what in _THRESHOLDS.items():
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, help=what)
     parser.add_argument(
@@ -87,7 +93,7 @@ def _search(parsed: argparse.Namespace, about: Any) -> Any:
     from pqm_plugin.personal.options import search_options
     from pqm_plugin.settings import over
 
-    names = ("beam_size", "ctc_weight", "guard", *_THRESHOLDS)
+    names = ("beam_size", "ctc_weight", "guard", "context", *_THRESHOLDS)
     given = {name: getattr(parsed, name) for name in names}
     if not 0 <= (given["ctc_weight"] or 0) <= 1:
         raise PqmError("--ctc_weight is from 0 to 1")

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.text import TextFit
@@ -73,12 +75,16 @@ def in_model_style(recognizer: Recognizer, audio: Sequence[np.ndarray], texts: S
     """
     was_training = recognizer.network.training
     recognizer.network.eval()
-    written = []
-    with torch.no_grad():
-        for samples, text in zip(audio, texts, strict=True):
-            pieces = recognizer.pieces(samples)
-            heard = " ".join(recognizer.greedy([recognizer.features(piece) for piece in pieces]))
-            written.append(in_style(text, heard))
+    pieces = [recognizer.pieces(samples) for samples in audio]
+    every = [piece for those in pieces for piece in those]
+    heard: list[str] = []
+    with torch.no_grad(), tqdm(total=len(every), desc="style", unit="piece", leave=False) as progress:
+        for first in range(0, len(every), recognizer.max_batch):
+            some = every[first : first + recognizer.max_batch]
+            heard += recognizer.greedy([recognizer.features(piece) for piece in some])
+            progress.update(len(some))
     recognizer.network.train(was_training)
+    left = iter(heard)
+    written = [in_style(text, " ".join(islice(left, len(those)))) for text, those in zip(texts, pieces, strict=True)]
     _log.info("%d texts in the style of the model, such as: %s", len(written), next(iter(written), ""))
     return written

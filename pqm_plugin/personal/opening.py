@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ class Opened:
 
 
 def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu", mode: str = "exact") -> Opened:
-    """Load the packed base, in evaluation mode; where `search.guard` is `auto`, its words are guarded.
+    """Load the packed base, in evaluation mode; what is `auto` in `search` is as for a person.
 
     Raises:
         PqmError: if the weights are not those of the record, or the configuration is not theirs: it names files
@@ -88,8 +88,7 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
     """
     found = folder.intact()
     family_of(folder.path)
-    if search.guard == "auto":
-        search = replace(search, guard="always")
+    search = search.of_a_person()
     _refuse(folder, files_elsewhere(folder.path))
     budget = folder.packed.stat().st_size * _MEMORY_FACTOR + _MEMORY_SLACK_BYTES
     try:

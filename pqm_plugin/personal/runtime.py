@@ -4,7 +4,6 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,7 @@ class RuntimeModel(Listening):
         """
         self.folder = ModelFolder.of(path)
         self._sha256 = self.folder.intact()
-        search = search or search_options(self.folder.about())
-        if search.guard == "auto":
-            search = replace(search, guard="always")
+        search = (search or search_options(self.folder.about())).of_a_person()
         self._recognizer = open_runtime(self.folder.path, search, whole=whole, n_threads=n_threads)
         self._spoken = self._recognizer.known_language(language, search.language)
         self._held: OrderedDict[Path, Lora] = OrderedDict()

@@ -13,6 +13,7 @@ from pqm_plugin.models.interface import Facts, Hypothesis
 from pqm_plugin.models.language import AUTO, ENGLISH, known_language
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
+from pqm_plugin.models.whisper.context import spoken
 from pqm_plugin.models.whisper.guard import Attempt, Guard
 from pqm_plugin.models.whisper.tables import CONFIG, read_settings
 from pqm_plugin.processes import freed_memory_returned
@@ -25,7 +26,6 @@ from pqm_plugin.runtime.weights import Lora, NotHereError, Packed, PackedModel
 from pqm_plugin.runtime.whisper_search import Limits
 
 _TASK = "transcribe"
-_CLIP_SILENCE = 100  # mel frames, one second
 _EMBEDDING, _POSITIONS = "model.decoder.embed_tokens", "model.decoder.embed_positions.weight"
 # Settings of generation that would change the search; those of transformers that are not named here do not.
 _USUAL: Mapping[str, Any] = {
@@ -64,6 +64,7 @@ class RuntimeWhisper:
         self._mel = _mel_of(_read(folder / "preprocessor_config.json"), self._sizes)
         self._words = Words(folder)
         self._search, self._n_threads, self._whole = search, n_threads, whole
+        self._clip = search.context == "clip"
         self._guard = Guard(search) if search.guard != "never" else None
         self._folder, self._window = folder, 2 * self._sizes.n_frames
         self.facts = Facts(self._mel.rate, None)
@@ -88,7 +89,8 @@ class RuntimeWhisper:
                 own = {
                     layer: shapes for layer, shapes in self._adapted.items() if _is_encoder_side(layer) == bool(place)
                 }
-                setattr(self, name, processor.session(build(model, sizes, own, whole=self._whole), self._n_threads))
+                graph = build(model, sizes, own, whole=self._whole, clip=self._clip)
+                setattr(self, name, processor.session(graph, self._n_threads))
         model.check_all_used()
 
     def _known_languages(self) -> dict[str, int]:
@@ -157,14 +159,16 @@ class RuntimeWhisper:
         rows = [adapter.factors for adapter in adapters]
         self._adapt(rows)
         features = [self._mel(piece) for piece in pieces]
-        longest = max(len(row) for row in features)
-        clip = self._search.context == "clip"
-        n_frames = min(self._window, 2 * -(-(longest + _CLIP_SILENCE) // 2)) if clip else self._window
+        n_frames, weights, places = self._window, {}, {}
+        if self._clip:
+            found = spoken([len(row) for row in features], self._window)
+            n_frames, places = found.n_frames, {"positions": found.positions}
+            weights = _values({"weights": found.weights})
         mel = np.stack([np.concatenate([row, np.tile(row[-1:], (n_frames - len(row), 1))]) for row in features])
-        inputs = {"mel": np.ascontiguousarray(mel.transpose(0, 2, 1)), **self._lora(rows, encoder=True)}
-        found = self._encoder.run_with_ort_values(None, _values(inputs))
+        inputs = {"mel": np.ascontiguousarray(mel.transpose(0, 2, 1)), **places, **self._lora(rows, encoder=True)}
+        encoded = self._encoder.run_with_ort_values(None, _values(inputs) | weights)
         names = [output.name for output in self._encoder.get_outputs()]
-        known = dict(zip(names, found, strict=True)) | _values(self._lora(rows, encoder=False))
+        known = dict(zip(names, encoded, strict=True)) | _values(self._lora(rows, encoder=False)) | weights
         return _Heard(self, known, len(pieces))
 
     def _adapt(self, rows: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> None:

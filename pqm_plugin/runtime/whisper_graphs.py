@@ -75,8 +75,12 @@ def positions_of(model: PackedModel, sizes: Sizes) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], 1)
 
 
-def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = False) -> bytes:
-    """From `mel` float32 (B, D, T) to `key_<i>` (B, heads, width, T / 2) and `value_<i>` (B, heads, T / 2, width)."""
+def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = False, clip: bool = False) -> bytes:
+    """From `mel` float32 (B, D, T) to `key_<i>` (B, heads, width, P) and `value_<i>` (B, heads, P, width).
+
+    P is T / 2. With `clip` it is that of two more inputs, `positions` int64 (B, P) and `weights` float32 (B, P) of
+    places, see `models/whisper/context.py`; the last of T are then left out.
+    """
     graph = Graph()
     layers = Layers(graph, model, adapted, whole)
     width, heads, at = sizes.width, sizes.encoder_heads, "model.encoder"
@@ -84,12 +88,19 @@ def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     x = layers.gelu(layers.convolution(x, f"{at}.conv1", (width, sizes.n_mels, 3), 1))
     x = layers.gelu(layers.convolution(x, f"{at}.conv2", (width, width, 3), 2))
     x = graph.add("Transpose", x, perm=[0, 2, 1])
-    n_rows = graph.add("Slice", graph.add("Shape", x), graph.ints(1), graph.ints(2))
-    positions = graph.constant(positions_of(model, sizes))
-    x = graph.add("Add", x, graph.add("Slice", positions, graph.ints(0), n_rows, graph.ints(0)))
+    table, weights = graph.constant(positions_of(model, sizes)), ""
+    if clip:
+        positions = graph.input("positions", ["pieces", "rows"], INT64)
+        n_rows = graph.add("Slice", graph.add("Shape", positions), graph.ints(1), graph.ints(2))
+        x = graph.add("Slice", x, graph.ints(0), n_rows, graph.ints(1))
+        x = graph.add("Add", x, graph.add("Gather", table, positions, axis=0))
+        weights = graph.add("Unsqueeze", graph.input("weights", ["pieces", "rows"]), graph.ints(2, 3))
+    else:
+        n_rows = graph.add("Slice", graph.add("Shape", x), graph.ints(1), graph.ints(2))
+        x = graph.add("Add", x, graph.add("Slice", table, graph.ints(0), n_rows, graph.ints(0)))
     for place in range(sizes.n_encoder):
         name = f"{at}.layers.{place}"
-        x = graph.add("Add", x, _self_attention(layers, x, name, width, heads))
+        x = graph.add("Add", x, _self_attention(layers, x, name, width, heads, weights))
         x = graph.add("Add", x, _feed_forward(layers, x, name, width, sizes.encoder_inner))
     x = layers.norm(x, f"{at}.layer_norm", width)
     each = width // sizes.decoder_heads
@@ -104,15 +115,32 @@ def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     return graph.serialized()
 
 
-def _self_attention(layers: Layers, x: str, name: str, width: int, heads: int) -> str:
+def _self_attention(layers: Layers, x: str, name: str, width: int, heads: int, weights: str) -> str:
     x = layers.norm(x, f"{name}.self_attn_layer_norm", width)
     names = [f"{name}.self_attn.{kind}_proj" for kind in "qkv"]
     query, key, value = layers.linear(x, names, width, [width] * 3, unbiased=names[1:2])
     scale = float((width // heads) ** -0.5)
+    if weights:
+        query, key = _weighed(layers.graph, query, key, weights, heads, width // heads, scale)
     found = layers.graph.add(
         "MultiHeadAttention", query, key, value, domain="com.microsoft", num_heads=heads, scale=scale
     )
     return layers.linear(found, [f"{name}.self_attn.out_proj"], width, [width])[0]
+
+
+def _weighed(graph: Graph, query: str, key: str, weights: str, heads: int, each: int, scale: float) -> tuple[str, str]:
+    """Queries and keys (B, P, heads * each) with one more feature a head, which adds the key's weight to a score.
+
+    ONNX Runtime could add a matrix to the scores, but then computes the scores of all places at once, in memory that
+    grows with their square.
+    """
+    split, joined = graph.ints(0, 0, heads, each), graph.ints(0, 0, heads * (each + 1))
+    query = graph.add("Reshape", query, split)
+    one = graph.constant(np.float32(1 / scale))
+    query = graph.add("Pad", query, graph.ints(0, 0, 0, 0, 0, 0, 0, 1), one)
+    own = graph.add("Expand", weights, graph.ints(1, 1, heads, 1))
+    key = graph.add("Concat", graph.add("Reshape", key, split), own, axis=3)
+    return graph.add("Reshape", query, joined), graph.add("Reshape", key, joined)
 
 
 def _feed_forward(layers: Layers, x: str, name: str, width: int, inner: int) -> str:
@@ -120,13 +148,14 @@ def _feed_forward(layers: Layers, x: str, name: str, width: int, inner: int) -> 
     return layers.linear(layers.gelu(found), [f"{name}.fc2"], inner, [width])[0]
 
 
-def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = False) -> bytes:
+def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = False, clip: bool = False) -> bytes:
     """A step of R hypotheses of B pieces, R a multiple of B, over T tokens after L earlier ones.
 
     Inputs: `x` float32 (R, T, width), embeddings with positions; `order` int64 (R,), the rows of the earlier keys and
     values that each hypothesis goes on from; `mask` float32 (T, L + T), added to scores; `pieces` int64 (1,), B;
     `places` int64 (P,), which of the T are asked; `banned` float32 (V,), added to log probabilities; `k` int64 (1,);
-    `labels` int64 (R, P, Q); earlier `past_key_<i>`, `past_value_<i>` (R', heads, L, width); `key_<i>`, `value_<i>`.
+    `labels` int64 (R, P, Q); earlier `past_key_<i>`, `past_value_<i>` (R', heads, L, width); `key_<i>`, `value_<i>`;
+    with `clip` the `weights` float32 (B, P') of the places that were encoded.
 
     Outputs: `top` float32 and `tokens` int64 (R, k), the likeliest after the last asked place, `chosen` float32
     (R, P, Q), the log probabilities of the labels, `new_key_<i>` and `new_value_<i>` (R, heads, L + T, width).
@@ -140,10 +169,11 @@ def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     graph.input("pieces", [1], INT64)
     places, banned = graph.input("places", ["asked"], INT64), graph.input("banned", [sizes.n_tokens])
     k, labels = graph.input("k", [1], INT64), graph.input("labels", ["rows", "asked", "each"], INT64)
+    bias = graph.add("Unsqueeze", graph.input("weights", ["pieces", "frames"]), graph.ints(1, 2)) if clip else ""
     for place in range(sizes.n_decoder):
         name = f"model.decoder.layers.{place}"
         x = graph.add("Add", x, _cached_attention(layers, x, name, place, sizes))
-        x = graph.add("Add", x, _cross_attention(layers, x, name, place, sizes))
+        x = graph.add("Add", x, _cross_attention(layers, x, name, place, sizes, bias))
         x = graph.add("Add", x, _feed_forward(layers, x, name, width, sizes.decoder_inner))
     x = layers.norm(graph.add("Gather", x, places, axis=1), "model.decoder.layer_norm", width)
     [logits] = layers.linear(x, ["proj_out"], width, [sizes.n_tokens], unbiased=["proj_out"])
@@ -176,7 +206,7 @@ def _cached_attention(layers: Layers, x: str, name: str, place: int, sizes: Size
     return layers.linear(found, [f"{name}.self_attn.out_proj"], width, [width])[0]
 
 
-def _cross_attention(layers: Layers, x: str, name: str, place: int, sizes: Sizes) -> str:
+def _cross_attention(layers: Layers, x: str, name: str, place: int, sizes: Sizes, bias: str) -> str:
     """All hypotheses of a piece look at its keys and values together."""
     graph, width, heads = layers.graph, sizes.width, sizes.decoder_heads
     each = width // heads
@@ -187,7 +217,8 @@ def _cross_attention(layers: Layers, x: str, name: str, place: int, sizes: Sizes
     query = graph.add("Mul", query, graph.constant(np.float32(each**-0.5)))
     together = graph.add("Concat", "pieces", graph.ints(-1, heads, each), axis=0)
     query_by_piece = graph.add("Transpose", graph.add("Reshape", query, together), perm=[0, 2, 1, 3])
-    weights = graph.add("Softmax", graph.add("MatMul", query_by_piece, key), axis=-1)
+    scores = graph.add("MatMul", query_by_piece, key)
+    weights = graph.add("Softmax", graph.add("Add", scores, bias) if bias else scores, axis=-1)
     found = graph.add("Transpose", graph.add("MatMul", weights, value), perm=[0, 2, 1, 3])
     found = graph.add("Reshape", found, graph.add("Shape", query))
     return layers.linear(found, [f"{name}.encoder_attn.out_proj"], width, [width])[0]

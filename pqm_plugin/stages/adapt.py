@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import batched
@@ -33,13 +33,13 @@ from pqm_plugin.engine.learn import (
 )
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name
-from pqm_plugin.metrics.normalize import CORPUS
 from pqm_plugin.models.repetition import compression_ratio
 from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.jobs import Job, backend_of, n_shares, run_jobs, shares
 from pqm_plugin.stages.common.material import AS_WRITTEN, Material, training_examples
 from pqm_plugin.stages.common.opening import Opened, open_base, weights_file, weights_hash
 from pqm_plugin.stages.common.partial_results import DecodeTask
+from pqm_plugin.stages.common.style import styled
 from pqm_plugin.stages.common.systems import (
     COPY,
     AdapterIndex,
@@ -59,19 +59,19 @@ SHARES = {"train": 2 / 3, "dev": 1 / 3}
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """A speaker's utterances, how their texts are fitted to the base, and in whose style they are trained on."""
+    """A speaker's utterances, and how their texts are written and fitted to the base for training."""
 
     train: Sequence[Utterance]
     dev: Sequence[Utterance]
     fit: TextFit
-    style: str = CORPUS
+    written: Callable[[Sequence[Utterance]], Sequence[Utterance]] = list
 
 
 def speech_of(material: Material, adapter_set: AdapterSet, speaker: str) -> Speech:
     """The utterances to train on; without transcripts those that the model is sure enough of."""
     allowed = {split: allowed_speech(material, split, speaker) for split in SHARES}
     if not adapter_set.rounds:
-        return Speech(allowed["train"], allowed["dev"], material.fit, material.style)
+        return Speech(allowed["train"], allowed["dev"], material.learned_fit, partial(styled, material))
     heard = {split: _heard(material, adapter_set, speaker, split, found) for split, found in allowed.items()}
     return Speech(heard["train"], heard["dev"], AS_WRITTEN)
 
@@ -240,11 +240,11 @@ class SpeakerJob:
     def data(self, setup: TrainingSetup, seed: int) -> TrainingData:
         """What is trained on, ready for the recogniser; `seed` joins utterances, if any are to be."""
         recognizer, speech = setup.recognizer, self.speech
-        fit, options, style = speech.fit, setup.options, speech.style
-        train = training_examples(recognizer, speech.train, fit, options, seed, style)
+        fit, options = speech.fit, setup.options
+        train = training_examples(recognizer, speech.written(speech.train), fit, options, seed)
         # Where every example costs a whole window, dev is measured on joined ones, too.
         of_dev = options if options.joined_alone else dataclasses.replace(options, joined_s=0.0)
-        dev = training_examples(recognizer, speech.dev, fit, of_dev, seed, style)
+        dev = training_examples(recognizer, speech.written(speech.dev), fit, of_dev, seed)
         return TrainingData(train, dev, self.request, self.folder, self.speaker, "lower adapt.learning_rate")
 
 

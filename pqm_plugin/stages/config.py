@@ -16,6 +16,8 @@ class QuantizeConfig:
 
     `calibrate` is how many training utterances weights are rounded by, of SAT speakers or else of the targets, so that
     what layers compute on them changes least; it costs no byte. With 0 each weight goes to its nearest level.
+    `joined_s` is how many seconds of these utterances, one after another, are heard at once; 0 for each by itself. A
+    model that always computes a whole window would otherwise be rounded for the silence after short ones.
     """
 
     quant_type: str = "nf4"
@@ -24,8 +26,11 @@ class QuantizeConfig:
     keep: tuple[str, ...] = ()
     rest_dtype: str = "bfloat16"
     calibrate: int = 0
+    joined_s: float = dataclasses.field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
+        if self.joined_s < 0:
+            raise ValueError(f"joined_s {self.joined_s}: seconds that are heard at once, or 0 for each utterance alone")
         if self.calibrate < 0:
             raise ValueError(f"calibrate {self.calibrate}: a number of utterances, or 0 for nearest levels")
 

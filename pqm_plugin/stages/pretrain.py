@@ -9,6 +9,7 @@ from pqm_plugin.engine.learn import TrainingData, TrainingSetup, attach_adapter,
 from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.material import Material, training_examples
 from pqm_plugin.stages.common.opening import open_base, weights_file, weights_hash
+from pqm_plugin.stages.common.style import styled
 from pqm_plugin.stages.common.systems import adapted_bases, check_toolkit
 from pqm_plugin.stages.recipe import Recipe
 
@@ -45,7 +46,7 @@ def _pretrain(recipe: Recipe, base_kind: str) -> None:
     opened = open_base(recipe, base_kind, n_threads=recipe.n_threads)
     config, recognizer, options = recipe.config, opened.recognizer, recipe.config.pretrain
     ready = {
-        split: training_examples(recognizer, utterances, material.fit, options, config.seed, material.style)
+        split: training_examples(recognizer, styled(material, utterances), material.learned_fit, options, config.seed)
         for split, utterances in splits.items()
     }
     model = attach_adapter(recognizer, opened.weights_sha256, None, config.lora, config.seed)

@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
-from pqm_plugin.corpus.audio import load_audio
 from pqm_plugin.corpus.utterance import Utterance, digest
 from pqm_plugin.engine.packing import Packing, pack
 from pqm_plugin.errors import PqmError
@@ -25,8 +24,9 @@ from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 from pqm_plugin.quantize.packed import WeightFormat
 from pqm_plugin.records import is_done
 from pqm_plugin.settings import as_dict
-from pqm_plugin.stages.common.material import Material, examples
+from pqm_plugin.stages.common.material import Material, examples, filled, joined_samples
 from pqm_plugin.stages.common.opening import ROUNDED, weights_file, weights_hash
+from pqm_plugin.stages.common.style import write_styles
 from pqm_plugin.stages.common.systems import packed_kinds
 from pqm_plugin.stages.config import QuantizeConfig
 from pqm_plugin.stages.recipe import Recipe
@@ -80,22 +80,23 @@ class Calibration:
             PqmError: if none of them can be used.
         """
         if self._material.has_sat():
-            whose, ready = "SAT speakers", examples(recognizer, self.utterances, self._material.fit)
+            whose = "SAT speakers"
+            ready = examples(recognizer, self.utterances, self._material.fit, self.config.joined_s)
         else:
             # Transcripts that a target's adapter may be trained on must not shape its base: the model's own words do.
             whose, ready = "target speakers, by the model's own words", self._untranscribed(recognizer)
         if not ready:
             raise PqmError(f"{self.recipe.partition_file}: none of {len(self.utterances)} utterances can be used")
-        logging.info("rounding weights by %d utterances of %s", len(ready), whose)
-        for each in tqdm(ready, desc="listen", unit="utterance"):
+        logging.info("rounding weights by %d utterances of %s", len(self.utterances), whose)
+        for each in tqdm(ready, desc="listen", unit="example"):
             yield each.features, each.tokens
 
     def _untranscribed(self, recognizer: Recognizer) -> list[Example]:
-        """Each utterance with the words that the model finds, of a loop no more than can be computed."""
+        """What is heard at once with the words that the model finds, of a loop no more than can be computed."""
         found = []
         with torch.no_grad():
-            for utterance in self.utterances:
-                features = recognizer.features(load_audio(utterance, recognizer.facts.sample_rate))
+            for group in filled(self.utterances, self.config.joined_s):
+                features = recognizer.features(joined_samples(group, recognizer.facts.sample_rate))
                 tokens = recognizer.token_ids(recognizer.greedy([features])[0])
                 while len(tokens) and recognizer.reason_untrainable(features, tokens):
                     tokens = tokens[: len(tokens) // 2]
@@ -109,13 +110,14 @@ KEEP = "quantize.keep"
 
 
 def run(recipe: Recipe) -> None:
-    """Pack the base's weights, measure what that cost in bytes and error, and check that the file loads."""
+    """Pack the base's weights, measure what that cost, check that the file loads; write down how the base writes."""
     for kind in packed_kinds(recipe):
         config = recipe.config.quantize
         if kind == ROUNDED:
             config = dataclasses.replace(config, calibrate=0)
         _pack(recipe, recipe.adapter_dir(kind), config)
         _say_how_to_search(recipe, recipe.adapter_dir(kind) / ABOUT)
+    write_styles(recipe)
 
 
 def _pack(recipe: Recipe, target: Path, config: QuantizeConfig) -> None:

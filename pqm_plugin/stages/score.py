@@ -181,7 +181,12 @@ def score_set(
         # As the decodes record it, not as the options of this call would have it.
         "meta": meta | {key: first.run[key] for key in _SHARED_KEYS if key in first.run} | _in_other(language),
         "systems": {
-            system: _system(decode, counted[system], normalized[system], errors.resampled.interval(system))
+            system: _system(
+                decode,
+                counted[system],
+                normalized[system],
+                [each.resampled.interval(system) for each in (errors, errors_normalized)],
+            )
             for system, decode in decodes.items()
         },
         "comparisons": comparisons(errors, errors_normalized, speakers),
@@ -304,19 +309,33 @@ def _system(
     decode: _Decode,
     counts: Sequence[ErrorCounts],
     normalized: Sequence[ErrorCounts],
-    wer_ci95: tuple[float, float],
+    intervals: Sequence[tuple[float, float]],
 ) -> dict[str, Any]:
     name = str(decode.folder)
-    by_speaker: dict[str, list[ErrorCounts]] = {}
-    for one, count in zip(decode.scored, counts, strict=True):
-        by_speaker.setdefault(one.speaker, []).append(count)
+    by_speaker: dict[str, list[tuple[ErrorCounts, ErrorCounts]]] = {}
+    for one, both in zip(decode.scored, zip(counts, normalized, strict=True), strict=True):
+        by_speaker.setdefault(one.speaker, []).append(both)
+    summed = total(normalized, f"{name}, normalised")
+    raw, without_format = intervals
     return {
         **_rate(counts),
-        "wer_ci95": list(wer_ci95),
-        "wer_normalized": total(normalized, f"{name}, normalised").rate,
+        "wer_ci95": list(raw),
+        "words_normalized": summed.words,
+        "errors_normalized": summed.errors,
+        "wer_normalized": summed.rate,
+        "wer_normalized_ci95": list(without_format),
         "cer": total(_counts(decode, as_characters), name).rate,
         **{key: decode.run[key] for key in (*_RUN_KEYS, *_FURTHER_RUN_KEYS) if key in decode.run},
-        "speakers": {speaker: _rate(parts) for speaker, parts in sorted(by_speaker.items())},
+        "speakers": {speaker: _both_rates(parts) for speaker, parts in sorted(by_speaker.items())},
+    }
+
+
+def _both_rates(parts: Sequence[tuple[ErrorCounts, ErrorCounts]]) -> dict[str, Any]:
+    summed = add([normalized for _, normalized in parts])
+    return {
+        **_rate([raw for raw, _ in parts]),
+        "words_normalized": summed.words,
+        "errors_normalized": summed.errors,
     }
 
 

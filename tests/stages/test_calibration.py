@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.files import read_json
+from pqm_plugin.settings import as_dict
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import open_base
 from pqm_plugin.stages.quantize import Calibration
@@ -80,6 +82,25 @@ def test_other_speech_packs_the_calibrated_model_anew_and_leaves_the_rounded_one
 
     assert "made with other settings (calibration)" in caplog.text
     assert f"{calibrated.adapter_dir('nf4-rtn') / 'model.safetensors'} is there already" in caplog.text
+
+
+def test_utterances_are_heard_together_where_that_is_asked_for(calibrated, run):
+    run("data", "base", of=calibrated)
+    recognizer = open_base(calibrated, "full").recognizer
+    calibration = Calibration(calibrated, calibrated.config.quantize)
+    alone = list(calibration.examples(recognizer))
+    longest_s = sum(duration_s(utterance) for utterance in calibration.utterances[:2]) + 0.01
+    config = dataclasses.replace(calibrated.config.quantize, joined_s=longest_s)
+
+    together = list(Calibration(calibrated, config).examples(recognizer))
+
+    assert (len(alone), len(together)) == (3, 2)
+    (features, tokens), last = together
+    assert len(features) > max(len(each) for each, _ in alone[:2])
+    assert len(tokens) >= sum(len(each) for _, each in alone[:2])
+    assert torch.equal(last[1], alone[2][1])
+    assert as_dict(config)["joined_s"] == longest_s
+    assert "joined_s" not in as_dict(calibrated.config.quantize)
 
 
 def test_utterances_are_spread_over_the_sat_speakers(calibrated, run):

@@ -38,6 +38,11 @@ def _score(model_dir, **options):
     return score_set(model_dir, options.pop("decoded", "test"), META, 1, model_dir / "results.json", 200, **options)
 
 
+def _speaker(utterances):
+    normalized = {"words_normalized": 5, "errors_normalized": 1}
+    return {"utterances": utterances, "words": 5, "errors": 1, "wer": 0.2, **normalized}
+
+
 def test_words_are_counted_for_each_speaker_and_in_total(tmp_path):
     _decode(tmp_path, "full", FULL)
 
@@ -45,8 +50,8 @@ def test_words_are_counted_for_each_speaker_and_in_total(tmp_path):
 
     assert (system["utterances"], system["words"], system["errors"], system["wer"]) == (3, 10, 2, 0.2)
     assert system["speakers"] == {
-        "ann": {"utterances": 2, "words": 5, "errors": 1, "wer": 0.2},
-        "b-b": {"utterances": 1, "words": 5, "errors": 1, "wer": 0.2},
+        "ann": _speaker(utterances=2),
+        "b-b": _speaker(utterances=1),
     }
     # 11 + 12 + 9 characters, blanks included; one is substituted and two ("<blank>e") are lost.
     assert system["cer"] == 3 / 32
@@ -71,7 +76,8 @@ def test_results_have_the_keys_of_the_design_and_the_fixed_order(tmp_path):
     assert list(results) == ["meta", "systems", "comparisons", "gain_split", "quantization"]
     assert list(results["systems"]) == ["espnet", "full", "full+sat", "nf4", "nf4+sat", "nf4+speaker", "nf4+zzz"]
     assert list(results["systems"]["nf4"]) == [
-        *("utterances", "words", "errors", "wer", "wer_ci95", "wer_normalized", "cer"),
+        *("utterances", "words", "errors", "wer", "wer_ci95", "words_normalized", "errors_normalized"),
+        *("wer_normalized", "wer_normalized_ci95", "cer"),
         *("model_bytes", "adapter_bytes", "adapter_fraction", "rtf", "peak_rss_bytes", "speakers"),
     ]
     assert list(results["comparisons"][0]) == [
@@ -259,7 +265,10 @@ def test_a_speaker_without_a_reference_word_has_no_rate_of_his_own(tmp_path):
 
     system = _score(tmp_path)["systems"]["full"]
 
-    assert system["speakers"]["b-b"] == {"utterances": 1, "words": 0, "errors": 4, "wer": None}
+    assert system["speakers"]["b-b"] == {
+        **{"utterances": 1, "words": 0, "errors": 4, "wer": None},
+        **{"words_normalized": 0, "errors_normalized": 4},
+    }
     assert (system["words"], system["errors"]) == (5, 5)
 
 

@@ -12,8 +12,9 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
 from pqm_plugin.metrics.normalize import CORPUS, MODEL, in_style
 from pqm_plugin.models.families import family_of
-from pqm_plugin.stages.common.material import Material, styled, training_examples
+from pqm_plugin.stages.common.material import Material, training_examples
 from pqm_plugin.stages.common.opening import open_base
+from pqm_plugin.stages.common.style import style_file, styled, write_styles
 from pqm_plugin.stages.config import load_config
 
 
@@ -60,19 +61,59 @@ def test_joined_alone_without_a_length_is_named(tmp_path):
         load_config(config)
 
 
-def test_texts_in_the_models_style_are_those_of_its_own_greedy_words(recipe, run):
-    run("data", "base")
-    material = Material(recipe)
-    utterances = material.utterances("sat_train")[:2]
-    recognizer = open_base(recipe, "full").recognizer
+@pytest.fixture
+def in_style_of_the_model(recipe, tmp_path):
+    """The recipe, learning from texts in the model's style."""
+    config = tmp_path / "styled.yaml"
+    config.write_text(recipe.pqm_config.read_text() + "target_style: model\n")
+    return dataclasses.replace(recipe, pqm_config=config, systems=("nf4+speaker",))
 
-    found = styled(recognizer, utterances, material.fit)
+
+def test_texts_in_the_models_style_are_those_of_its_own_greedy_words(in_style_of_the_model, run):
+    run("data", "base", of=in_style_of_the_model)
+    material = Material(in_style_of_the_model)
+    utterances = material.utterances("sat_train")[:2]
+    recognizer = open_base(in_style_of_the_model, "full").recognizer
+    write_styles(in_style_of_the_model)
+
+    found = styled(material, utterances)
 
     texts = [material.fit.apply(utterance.text) for utterance in utterances]
     for utterance, text, was in zip(found, texts, utterances, strict=True):
         [features] = [example.features for example in training_examples(recognizer, [was], material.fit, _ALONE, 0)]
         assert utterance.text == in_style(text, recognizer.greedy([features])[0])
         assert dataclasses.replace(utterance, text=was.text) == was
+
+
+def test_texts_in_the_models_style_are_written_once_and_a_run_that_was_cut_off_goes_on(in_style_of_the_model, run):
+    run("data", "base", of=in_style_of_the_model)
+    path = style_file(in_style_of_the_model)
+    write_styles(in_style_of_the_model)
+    whole = path.read_bytes()
+    kept = read_json(path)
+    [first, second, *_] = kept["texts"]
+    kept["texts"][second][1] = "Mark."
+    del kept["texts"][first]
+    path.write_text(json.dumps(kept))
+
+    write_styles(in_style_of_the_model)
+
+    again = read_json(path)["texts"]
+    assert again[second][1] == "Mark."
+    assert again[first] == json.loads(whole)["texts"][first]
+
+
+def test_what_was_written_for_another_base_is_not_learned_from(in_style_of_the_model, run):
+    run("data", "base", of=in_style_of_the_model)
+    write_styles(in_style_of_the_model)
+    path = style_file(in_style_of_the_model)
+    kept = read_json(path)
+    kept["made_for"]["base_sha256"] = "0" * 64
+    path.write_text(json.dumps(kept))
+    material = Material(in_style_of_the_model)
+
+    with pytest.raises(PqmError, match="style.json lacks .* run stage 3"):
+        styled(material, material.utterances("train"))
 
 
 _ALONE = TrainOptions()
@@ -96,10 +137,8 @@ def test_joined_alone_leaves_single_only_what_fits_into_no_joined_example(recipe
 
 
 @pytest.mark.slow
-def test_a_recipe_learns_in_the_models_style_and_its_request_says_so(recipe, run, tmp_path):
-    config = tmp_path / "styled.yaml"
-    config.write_text(recipe.pqm_config.read_text() + "target_style: model\n")
-    other = dataclasses.replace(recipe, pqm_config=config, systems=("nf4+speaker",))
+def test_a_recipe_learns_in_the_models_style_and_its_request_says_so(recipe, in_style_of_the_model, run):
+    other = in_style_of_the_model
 
     run("data", "base", "quantize", "pretrain", "adapt", of=other)
 

@@ -26,6 +26,8 @@ from pqm_plugin.models.whisper import folder as whisper_folder
 from pqm_plugin.models.whisper import library as whisper_library
 from pqm_plugin.models.whisper import tables as whisper_tables
 from pqm_plugin.models.whisper import train as whisper_train
+from pqm_plugin.models.whisper.context import MARGIN, SAMPLED
+from pqm_plugin.models.whisper.encoding import Encoded, Weighing, encode
 from pqm_plugin.models.whisper.guard import Attempt, Guard, no_speech_token
 from pqm_plugin.models.whisper.tables import Prompt, read_prompt, writes_case
 
@@ -79,17 +81,9 @@ def adapter_targets(network: nn.Module, preset: str) -> list[str]:
     ]
 
 
-def show_strides(encoder: Any) -> None:
-    """transformers asks the convolutions for their strides, which peft's wrapping of them hides."""
-    for layer in (encoder.conv1, encoder.conv2):
-        if not hasattr(layer, "stride"):
-            layer.stride = layer.base_layer.stride
-
-
 _POSITIONS = "model.encoder.embed_positions.weight"
 _SAME_POSITIONS = 1e-3  # published checkpoints round the sinusoids to float16
 _IGNORED = -100
-_CLIP_SILENCE = 100  # mel frames, one second
 
 
 class Whisper(Recognizer):
@@ -108,6 +102,7 @@ class Whisper(Recognizer):
         self._guard = Guard(search) if search.guard == "always" else None
         self._no_speech = no_speech_token(self._tokenizer)
         self._clip = search.context == "clip"
+        self._weighing = Weighing(network.model.decoder)
         self._window = 2 * config.max_source_positions
         self._max_tokens = config.max_target_positions - len(self._prompt.tokens)
         self.facts = read_facts(folder)
@@ -200,8 +195,7 @@ class Whisper(Recognizer):
         start = torch.full((len(pieces), 1), self._prompt.tokens[0], device=self._device)
         with torch.no_grad():
             encoded = self._encode([self.features(piece) for piece in pieces])
-            hidden = self._whisper.model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=False)
-            return self._prompt.likeliest_language(self._whisper.proj_out(hidden.last_hidden_state)[:, 0])
+            return self._prompt.likeliest_language(self._logits(encoded, start)[:, 0])
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; positions and normalisations are none."""
@@ -221,18 +215,18 @@ class Whisper(Recognizer):
         with torch.no_grad():
             return [found.hypothesis for found in self._attempts(self._encode(features), beam_size)]
 
-    def _attempts(self, encoded: "whisper_library.BaseModelOutput", beam_size: int, **options: Any) -> list[Attempt]:
-        n_rows = len(encoded["last_hidden_state"])
-        found = self._whisper.generate(
-            # A copy: `generate` repeats the rows for its beams in what it is given, and a second search would see
-            # the first piece in the place of the others.
-            encoder_outputs=whisper_library.BaseModelOutput(last_hidden_state=encoded["last_hidden_state"]),
-            attention_mask=torch.ones(n_rows, self._window, dtype=torch.long, device=self._device),
-            num_beams=beam_size,
-            use_cache=True,
-            **self._prompt.generate_options,
-            **options,
-        )
+    def _attempts(self, encoded: Encoded, beam_size: int, **options: Any) -> list[Attempt]:
+        with self._weighing.by(encoded.weights):
+            found = self._whisper.generate(
+                # Made anew: `generate` repeats the rows for its beams in what it is given, and a second search would
+                # hear the first piece in the place of the others.
+                encoder_outputs=encoded.outputs(),
+                attention_mask=torch.ones(len(encoded.hidden), self._window, dtype=torch.long, device=self._device),
+                num_beams=beam_size,
+                use_cache=True,
+                **self._prompt.generate_options,
+                **options,
+            )
         rows = [self._prompt.text_of(row) for row in found.tolist()]
         given = [torch.tensor(row[: self._max_tokens], dtype=torch.long) for row in rows]
         scores, silence = self._log_probabilities(encoded, given)
@@ -242,48 +236,43 @@ class Whisper(Recognizer):
             for text, score, row, no_speech in zip(texts, scores.tolist(), given, silence.tolist(), strict=True)
         ]
 
-    def _scored(self, encoded: "whisper_library.BaseModelOutput", texts: Sequence[str]) -> list[Hypothesis]:
+    def _scored(self, encoded: Encoded, texts: Sequence[str]) -> list[Hypothesis]:
         """Texts, one a row, as hypotheses with their scores under the model."""
         tokens = [self.token_ids(text)[: self._max_tokens] for text in texts]
         scores, _ = self._log_probabilities(encoded, tokens)
         return [Hypothesis(*row) for row in zip(texts, scores.tolist(), map(len, tokens), strict=True)]
 
-    def _log_probabilities(
-        self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _log_probabilities(self, encoded: Encoded, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Of each text and its end under the model, and the probability that nobody speaks, float32 (B,) each."""
         logits, labels = self._forced(encoded, tokens)
         silence = logits[:, 0].softmax(-1)[:, self._no_speech] if self._no_speech else logits.new_zeros(len(logits))
         flat = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none")
         return -flat.reshape(labels.shape).sum(1), silence
 
-    def _forced(self, encoded: "whisper_library.BaseModelOutput", tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _forced(self, encoded: Encoded, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits with each text given, (B, U, V), and the labels, int64 (B, U): the text and its end alone."""
         start, end = torch.tensor(self._prompt.tokens), torch.tensor([self._prompt.end])
         rows = [torch.cat([start, row.cpu(), end]) for row in tokens]
         ids = pad_sequence(rows, batch_first=True, padding_value=self._prompt.end).to(self._device)
         labels = pad_sequence(rows, batch_first=True, padding_value=_IGNORED).to(self._device)[:, 1:].clone()
         labels[:, : len(start) - 1] = _IGNORED
-        hidden = self._whisper.model(encoder_outputs=encoded, decoder_input_ids=ids[:, :-1], use_cache=False)
-        return self._whisper.proj_out(hidden.last_hidden_state), labels
+        return self._logits(encoded, ids[:, :-1]), labels
+
+    def _logits(self, encoded: Encoded, ids: Tensor) -> Tensor:
+        """Of the token after each that is given, int64 (B, U), as (B, U, V)."""
+        with self._weighing.by(encoded.weights):
+            found = self._whisper.model(encoder_outputs=encoded.outputs(), decoder_input_ids=ids, use_cache=False)
+        return self._whisper.proj_out(found.last_hidden_state)
 
     @whole_float32()
-    def _encode(self, features: Sequence[Tensor]) -> "whisper_library.BaseModelOutput":
-        """Encode each row with silence after it: up to the window, or a second after the longest clip."""
-        longest = max(len(row) for row in features)
-        n_frames = min(self._window, 2 * -(-(longest + _CLIP_SILENCE) // 2)) if self._clip else self._window
-        padded = [torch.cat([row, row[-1:].expand(n_frames - len(row), -1)]) for row in features]
-        mel = torch.stack(padded).mT
-        encoder = self._whisper.model.encoder
-        show_strides(encoder)
-        if n_frames == self._window:
-            return whisper_library.BaseModelOutput(last_hidden_state=encoder(mel).last_hidden_state)
-        # transformers' encoder insists on the whole window: this is its forward over a part of the positions.
-        hidden = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(mel)))).mT
-        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
-        for layer in encoder.layers:
-            hidden = layer(hidden, None)
-        return whisper_library.BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
+    def _encode(self, features: Sequence[Tensor]) -> Encoded:
+        """Encode each row with silence after it, up to the window, or only what is spoken."""
+        return encode(self._whisper.model.encoder, features, self._window, clip=self._clip)
+
+
+def _context(search: SearchOptions) -> dict[str, Any]:
+    """What is encoded; of places, how many, since what was learned or measured with others is not the same."""
+    return {"context": "clip", "clip_places": [MARGIN, SAMPLED]} if search.context == "clip" else {"context": "window"}
 
 
 def read_facts(folder: Path) -> Facts:
@@ -333,18 +322,18 @@ class WhisperFamily(Family):
         for name in ("length_bonus", "max_length_ratio"):
             if getattr(search, name) != getattr(default, name):
                 raise PqmError(f"decode.{name}: Whisper has no such option; leave it out")
-        known = {name: getattr(search, name) for name in ("beam_size", "batch_size", "language", "context")}
-        return known | {"language": language_code(search.language)} | search.guarding()
+        known = {name: getattr(search, name) for name in ("beam_size", "batch_size")}
+        return known | {"language": language_code(search.language)} | _context(search) | search.guarding()
 
     def training_options(self, search: SearchOptions) -> dict[str, Any]:
-        """The prompt's language and the length of what is encoded."""
-        return {"language": language_code(search.language), "context": search.context}
+        """The prompt's language and what is encoded."""
+        return {"language": language_code(search.language), **_context(search)}
 
     def describe_search(self, search: SearchOptions) -> str:
         """Greedy or beam, and what is encoded where that is not the whole window."""
         how = "greedy" if search.beam_size == 1 else f"beam {search.beam_size}"
         how += ", guarded" if search.guard == "always" else ""
-        return f"{how}, encoding the clip alone" if search.context == "clip" else how
+        return f"{how}, encoding what is spoken" if search.context == "clip" else how
 
     def load_float(self, folder: Path, search: SearchOptions, device: str) -> Recognizer:
         """The base in full precision.

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,9 @@ from pqm_plugin.corpus.kaldi import read_data_folder
 from pqm_plugin.corpus.partition import Partition
 from pqm_plugin.corpus.text import TextFit, fit_text
 from pqm_plugin.corpus.utterance import Utterance, digest
-from pqm_plugin.engine.data import Clip, examples_of, in_model_style, style_of
+from pqm_plugin.engine.data import Clip, examples_of, style_of
 from pqm_plugin.errors import PqmError
-from pqm_plugin.metrics.normalize import CORPUS, MODEL
+from pqm_plugin.metrics.normalize import MODEL
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.stages.recipe import LEFT_OUT, Recipe
@@ -103,6 +103,11 @@ class Material:
         writes_case = family_of(base).facts(base).writes_case
         return style_of(self.recipe.config.target_style, texts, writes_case=writes_case)
 
+    @property
+    def learned_fit(self) -> TextFit:
+        """How texts are fitted that are learned from: in the model's style they are what it can spell."""
+        return AS_WRITTEN if self.style == MODEL else self.fit
+
     def training_request(self) -> dict[str, Any]:
         """How text and audio are taken, on which an adapter depends beside base, options and utterances."""
         family = family_of(self.recipe.base_dir)
@@ -111,19 +116,19 @@ class Material:
         return {"text_case": self.fit.case, **style, **family.training_options(self.recipe.config.decode)}
 
 
-def styled(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Utterance]:
-    """The utterances with their texts as the recogniser would write them, see `engine.styling`."""
-    audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in utterances]
-    texts = in_model_style(recognizer, audio, [fit.apply(utterance.text) for utterance in utterances])
-    return [replace(utterance, text=text) for utterance, text in zip(utterances, texts, strict=True)]
+def examples(
+    recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit, joined_s: float = 0.0
+) -> list[Example]:
+    """Features and tokens of each utterance, or of as many at once as fit into `joined_s`; audio is read once.
 
-
-def examples(recognizer: Recognizer, utterances: Sequence[Utterance], fit: TextFit) -> list[Example]:
-    """Features and tokens of each utterance; audio is read and analysed once.
-
-    An utterance that the base cannot be trained on, or of whose text nothing can be spelled, is named and left out.
+    What the base cannot be trained on, or of whose text nothing can be spelled, is named and left out.
     """
-    return _examples(recognizer, [[utterance] for utterance in utterances], fit)
+    return _examples(recognizer, filled(utterances, joined_s), fit)
+
+
+def joined_samples(utterances: Sequence[Utterance], sample_rate: int) -> np.ndarray:
+    """The audio of utterances one after another, float32 (n_samples,)."""
+    return np.concatenate([load_audio(utterance, sample_rate) for utterance in utterances])
 
 
 def training_examples(
@@ -132,20 +137,31 @@ def training_examples(
     fit: TextFit,
     options: TrainOptions,
     seed: int,
-    style: str = CORPUS,
 ) -> list[Example]:
     """What is trained on: each utterance by itself, several of a speaker joined, or both, as `options` asks for.
 
     An utterance that fits into no joined example is by itself in any case.
     """
-    if style == MODEL:
-        utterances, fit = styled(recognizer, utterances, fit), AS_WRITTEN
     joined = [
         group for copy in range(options.joined_copies) for group in _groups(utterances, options.joined_s, seed + copy)
     ]
     found = {utterance.utterance for group in joined for utterance in group} if options.joined_alone else set()
     alone = [[utterance] for utterance in utterances if utterance.utterance not in found]
     return _examples(recognizer, alone + joined, fit)
+
+
+def filled(utterances: Sequence[Utterance], longest_s: float) -> list[list[Utterance]]:
+    """Utterances in their order, in groups of `longest_s` seconds at most or of one; with 0 each by itself."""
+    groups: list[list[Utterance]] = []
+    room_s = 0.0
+    for utterance in utterances:
+        room_s -= duration_s(utterance) if longest_s else 0.0
+        if groups and longest_s and room_s >= 0:
+            groups[-1].append(utterance)
+        else:
+            groups.append([utterance])
+            room_s = longest_s - (duration_s(utterance) if longest_s else 0.0)
+    return groups
 
 
 def _groups(utterances: Sequence[Utterance], longest_s: float, seed: int) -> list[list[Utterance]]:
@@ -176,6 +192,5 @@ def _examples(recognizer: Recognizer, groups: Sequence[Sequence[Utterance]], fit
 
 def _clip(group: Sequence[Utterance], sample_rate: int) -> Clip:
     """Utterances one after another as one."""
-    samples = np.concatenate([load_audio(utterance, sample_rate) for utterance in group])
     name = " + ".join(utterance.utterance for utterance in group)
-    return Clip(name, samples, " ".join(utterance.text for utterance in group))
+    return Clip(name, joined_samples(group, sample_rate), " ".join(utterance.text for utterance in group))

@@ -124,20 +124,6 @@ def test_audio_longer_than_the_window_is_cut_and_cannot_be_trained_on(recognizer
     assert recognizer.reason_untrainable(recognizer.features(pieces[0]), recognizer.token_ids("no")) == ""
 
 
-def test_encoding_the_clip_alone_computes_what_the_encoder_does(tiny_whisper):
-    clip = opened(tiny_whisper, SearchOptions(context="clip"))
-    features = [clip.features(noise(s)) for s in (0.3, 0.5)]
-    tokens = [clip.token_ids("no")] * 2
-
-    whole = [torch.cat([row, row[-1:].expand(200 - len(row), -1)]) for row in features]
-
-    # A row that fills the window leaves nothing to be spared.
-    same = opened(tiny_whisper).loss(whole, tokens).total
-    assert clip.loss(whole, tokens).total.item() == same.item()
-    assert clip.loss(features, tokens).total.item() != same.item()
-    assert clip._encode(features).last_hidden_state.shape[1] == (len(features[1]) + 100 + 1) // 2
-
-
 def test_the_prompt_is_that_of_transformers_own_generation(multilingual):
     recognizer = opened(multilingual, SearchOptions(language="de"))
     given = []
