@@ -21,7 +21,7 @@ from pqm_plugin.corpus.partition import (
     overlap,
     without_test_sentences,
 )
-from pqm_plugin.corpus.readers import Reader, find_reader
+from pqm_plugin.corpus.readers import Reader, find_reader, read_into
 from pqm_plugin.corpus.samples import trouble_of
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.corpus.validate import speaker_warnings
@@ -66,6 +66,8 @@ class DataSummary:
 
 
 PARTITION = "partition.tsv"
+SOUNDS = ".sounds"
+"""What a corpus has in no file, by set: a name that no set can have."""
 _SHOWN = 10
 
 _log = logging.getLogger(__name__)
@@ -146,7 +148,7 @@ def prepare_data(
     """
     others = [name for name in (*sat_sets, train_set, valid_set, check_set) if name]
     only = {target_set: listing} if listing and target_set not in others else {}
-    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only, channel)
+    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only, channel, datadir / SOUNDS)
     utterances = {name: loaded.utterances for name, loaded in sets.items()}
     targets, sat, check = (
         {name: utterances[name] for name in names if name} for names in ([target_set], sat_sets, [check_set])
@@ -190,11 +192,11 @@ def _said(summary: DataSummary) -> DataSummary:
 
 
 def _read_sets(
-    corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing], channel: int | None
+    corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing], channel: int | None, sounds: Path
 ) -> dict[str, _Set]:
     """Read every set once, however many parts it plays; of those in `only`, what the listing knows."""
     once = list(dict.fromkeys(safe_name(name, "set") for name in names))
-    return {name: _read_set(source, corpus, name, only.get(name), channel) for name in once}
+    return {name: _read_set(source, corpus, name, only.get(name), channel, sounds / name) for name in once}
 
 
 def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> list[Utterance]:
@@ -209,10 +211,12 @@ def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> l
     return wanted
 
 
-def _read_set(source: Reader, corpus: Path, name: str, listing: Listing | None, channel: int | None) -> _Set:
+def _read_set(
+    source: Reader, corpus: Path, name: str, listing: Listing | None, channel: int | None, sounds: Path
+) -> _Set:
     """Read a set, check all its audio, and set aside what has no audio or no transcript."""
     whole, lost = [], []
-    for found in _wanted(source.read(corpus, name), name, listing):
+    for found in _wanted(read_into(source, corpus, name, sounds), name, listing):
         utterance = found if channel is None or found.channel is not None else replace(found, channel=channel)
         if utterance.audio and utterance.text.strip() and not utterance.problem:
             whole.append(utterance)
