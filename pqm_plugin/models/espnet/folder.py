@@ -251,6 +251,25 @@ def _import(folder: Path, weights: Path, out: Path, config: Path | None = None, 
     write_text(out / CONFIG, yaml.safe_dump(source, allow_unicode=True, sort_keys=False))
 
 
+def write_experiment(source: Path, state: Mapping[str, Tensor], out: Path, place: Path) -> None:
+    """Write an experiment folder that `espnet2.bin.asr_inference` reads from anywhere on this machine.
+
+    Args:
+        source: the folder with the model's configuration and the files that it names.
+        state: of ESPnet's model, which is saved in float32 as it is.
+        place: where `out` will be moved: the configuration names its files there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    config = _parsed(source / CONFIG)
+    with no_space_as_error(out):
+        for section, key, value in list(_file_fields(config)):
+            section[key] = os.path.abspath(place / _copy_named(value, source, out, None))
+        torch.save({name: tensor.clone() for name, tensor in state.items()}, out / WEIGHTS)
+        for path in _token_file(source):
+            shutil.copyfile(path, out / path.name)
+        write_text(out / CONFIG, yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
+
+
 def _copy_named(value: str, folder: Path, out: Path, root: Path | None) -> str:
     """Copy the file that a configuration names as `value`; it may be relative to the recipe or to the experiment."""
     choices = [Path(value), folder / value, folder / Path(value).name, *(p / value for p in folder.resolve().parents)]

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -218,6 +219,7 @@ class EspnetFamily(Family):
     BASELINES = espnet_stock.BASELINES
     TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
     STOCK_PROGRESS = espnet_stock.PROGRESS
+    EXPORTS = MappingProxyType({"espnet": "model"})
 
     def claims(self, folder: Path) -> bool:
         """Whether `folder` has a configuration of ESPnet, whole or damaged."""
@@ -282,6 +284,10 @@ class EspnetFamily(Family):
     ) -> StockDecode:
         """By `espnet2.bin.asr_inference`."""
         return espnet_stock.decode_stock(key, folder, wav_scp, out, search, log)
+
+    def export(self, tool: str, recognizer: Recognizer, source: Path, out: Path, place: Path) -> None:
+        """An experiment folder."""
+        espnet_folder.write_experiment(source, recognizer.network.state_dict(), out, place)
 
     def training_sample_rate(self, config: Path) -> int:
         """The rate of the frontend."""
