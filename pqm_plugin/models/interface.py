@@ -276,6 +276,17 @@ class Family(ABC):
         """What the users of a tool need to know to load such an adapter."""
         return ""
 
+    def adapter_as_peft(self, source: Path, base: Path | None, out: Path) -> bool:
+        """Write an adapter that the family's toolkit made as a PEFT folder into `out`; False if `source` is none.
+
+        Args:
+            base: the float model that it was trained on; None where it is not given.
+
+        Raises:
+            PqmError: if it is more than a LoRA, or is to be compared with a base that is not given.
+        """
+        return False
+
     def training_sample_rate(self, config: Path) -> int:
         """The rate in Hz of the audio that a model of this training configuration takes.
 

@@ -245,7 +245,14 @@ def _import(folder: Path, weights: Path, out: Path, config: Path | None = None, 
     source = _parsed(config or folder / CONFIG)
     for section, key, value in list(_file_fields(source)):
         section[key] = _copy_named(value, folder, out, root)
-    shutil.copyfile(weights, out / WEIGHTS)
+    if source.get("use_adapter"):
+        from pqm_plugin.models.espnet.lora import without_adapter
+
+        source, state = without_adapter(weights, source, read_weights(weights))
+        with no_space_as_error(out):
+            torch.save(dict(state), out / WEIGHTS)
+    else:
+        shutil.copyfile(weights, out / WEIGHTS)
     for path in _token_file(folder):
         shutil.copyfile(path, out / path.name)
     write_text(out / CONFIG, yaml.safe_dump(source, allow_unicode=True, sort_keys=False))
