@@ -1,9 +1,10 @@
-"""Adapters that plain PEFT made: taken where the same LoRA can be written as this project writes them, else refused."""
+"""Adapters of plain PEFT, rewritten as this project writes them or refused; and adapters added to float weights."""
 
 import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pqm_plugin.adapters.bank import Factors
 from pqm_plugin.adapters.options import CONFIG, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_json
@@ -202,3 +204,43 @@ def _padded(factor: Tensor, dim: int, n: int) -> Tensor:
     shape = list(factor.shape)
     shape[dim] = n
     return torch.cat([factor, factor.new_zeros(shape)], dim).contiguous()
+
+
+@dataclass(frozen=True)
+class Untied:
+    """A layer that had one weight with others, and has its own since an adapter of it alone was added."""
+
+    layer: str
+    others: tuple[str, ...]
+
+
+def merge_factors(network: nn.Module, factors: Factors) -> list[Untied]:
+    """Add what an adapter adds to each layer to that layer's weight, in place; sums are taken in float64.
+
+    A weight that several layers share becomes the adapted layer's own: the others never had the adapter.
+
+    Returns:
+        The layers that no longer share their weight.
+
+    Raises:
+        PqmError: if a layer is not there, or its factors are not of its shape.
+    """
+    untied = []
+    modules = dict(network.named_modules())
+    for name, (down, up) in factors.layers().items():
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            raise PqmError(f"the model has no layer {name[:80]!r} with float weights: the adapter is of another model")
+        added = factors.scale * (up.flatten(1).double() @ down.flatten(1).double())
+        if added.numel() != weight.numel() or len(added) != len(weight):
+            raise PqmError(f"{name}: the adapter is for a weight of {tuple(added.shape)}, not {tuple(weight.shape)}")
+        others = tuple(other for other, module in modules.items() if other != name and _has(module, weight))
+        if others:
+            untied.append(Untied(name, others))
+        merged = (weight.detach().double() + added.reshape(weight.shape)).to(weight.dtype)
+        modules[name].weight = nn.Parameter(merged, requires_grad=False)
+    return untied
+
+
+def _has(module: nn.Module, weight: Tensor) -> bool:
+    return any(parameter is weight for parameter in module.parameters(recurse=False))

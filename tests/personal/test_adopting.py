@@ -11,7 +11,7 @@ from transformers import WhisperForConditionalGeneration
 from pqm_plugin.adapters.bank import read_factors
 from pqm_plugin.commands.__main__ import main
 from pqm_plugin.errors import PqmError
-from pqm_plugin.personal.enrollment import adopt
+from pqm_plugin.personal.exchange import adopt
 from pqm_plugin.personal.making import quantize
 from pqm_plugin.personal.model import PersonalModel
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from pqm_plugin.engine.opening import open_float
+from pqm_plugin.engine.packing import open_float
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.personal.adopting import adopt
+from pqm_plugin.personal.exchange import adopt
 from pqm_plugin.personal.making import quantize
 
 loralib = pytest.importorskip("loralib")

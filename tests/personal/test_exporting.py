@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach
 from pqm_plugin.commands.__main__ import main
-from pqm_plugin.engine.opening import open_float
+from pqm_plugin.engine.packing import open_float
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.personal.exporting import export
+from pqm_plugin.personal.exchange import export
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.making import quantize
 from pqm_plugin.personal.model import PersonalModel

@@ -17,7 +17,6 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import decode_text, safe_name
 
-
 _Texts = dict[str, tuple[str, str]]  # name -> text, place
 
 

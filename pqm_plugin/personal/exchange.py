@@ -1,5 +1,6 @@
-"""Hand a model and what it learned of a speaker to another tool: merged in float, or as the adapter that it reads."""
+"""Models and adapters of other tools and for them: take one in as a speaker, hand a model with its speaker on."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,23 +11,97 @@ import torch
 from safetensors.torch import save_file
 
 from pqm_plugin.adapters.bank import Factors, read_factors
-from pqm_plugin.adapters.files import check_adapter
-from pqm_plugin.adapters.merging import merge_factors
+from pqm_plugin.adapters.files import AdapterInfo, check_adapter, write_info
+from pqm_plugin.adapters.lora import parameter_counts
 from pqm_plugin.adapters.options import CONFIG, WEIGHTS
-from pqm_plugin.engine.opening import open_float
+from pqm_plugin.adapters.plain import base_of, merge_factors, rewrite
+from pqm_plugin.engine.packing import open_float
 from pqm_plugin.errors import PqmError
-from pqm_plugin.files import sha256, utf8_name, whole_folder, write_json
-from pqm_plugin.models.families import family_of
+from pqm_plugin.files import exclusive, sha256, utf8_name, whole_folder, write_json
+from pqm_plugin.models.families import family_of, fetch_base
 from pqm_plugin.models.interface import Family, Recognizer
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.personal.adopting import float_base
-from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
+from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder, is_adapter
 from pqm_plugin.personal.opening import open_packed
 from pqm_plugin.quantize.layers import unpack_layers
 
+_log = logging.getLogger(__name__)
 RECORD = "pqm_export.json"
 """What was exported, beside the files of the other tool."""
 _PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """Where the adapter is now, how many parameters it has, and whether its base is known to be the model's own."""
+
+    folder: Path
+    parameters: int
+    base_checked: bool
+
+
+def adopt(model: str | Path, adapter: Path, speaker: str, base: str = "") -> Adopted:
+    """Keep a LoRA as the speaker `speaker` of a personal model.
+
+    Args:
+        adapter: a PEFT folder, or what the model's toolkit made: an ESPnet experiment with `use_adapter`, or its file.
+        base: the float model that the adapter was trained on: a folder, or a name of the hub. Its weights must be those
+            that the personal model was packed from. Without it, the folder that the adapter names is looked at, if it
+            is on this machine; else nothing but the layers' names and shapes is checked, and the log says so.
+
+    Raises:
+        PqmError: if the adapter is not a LoRA that fits the model, is of another base, or the speaker is there.
+    """
+    folder = ModelFolder.of(model)
+    target = folder.speaker(speaker)
+    if is_adapter(target):
+        raise PqmError(f"{target} is there already: choose another name, or remove it first")
+    with tempfile.TemporaryDirectory() as work:
+        return _adopt(folder, target, adapter, speaker, base, Path(work))
+
+
+def _adopt(folder: ModelFolder, target: Path, adapter: Path, speaker: str, base: str, work: Path) -> Adopted:
+    named = base_of(adapter) if (adapter / CONFIG).is_file() else ""
+    given = base or (named if named and Path(named).is_dir() else "")
+    fetched = work / "base" if given else None
+    if fetched:
+        float_base(folder, given, fetched)
+    made, plain = adapter, work / "peft"
+    plain.mkdir()
+    if not (adapter / CONFIG).is_file() and family_of(folder.path).adapter_as_peft(adapter, fetched, plain):
+        made = plain
+    if not fetched:
+        _log.warning(
+            "%s: whether its base (%s) is the model that %s was packed from is not checked: give --base to check it",
+            *(adapter, named or "not named", folder.path),
+        )
+    opened = open_packed(folder, SearchOptions(), mode="small")
+    _, n_base = parameter_counts(opened.recognizer.network)
+    with (
+        exclusive(folder.path / SPEAKERS / f".{speaker}.lock", "another speaker name"),
+        whole_folder(target) as scratch,
+    ):
+        n_adapter = rewrite(made, opened.recognizer.network, scratch)
+        request = {"adopted": sha256(made / WEIGHTS), "base_checked": bool(fetched)}
+        write_info(scratch, AdapterInfo(opened.sha256, speaker, n_adapter, n_base, 0, request))
+        check_adapter(scratch)
+    return Adopted(target, n_adapter, bool(fetched))
+
+
+def float_base(folder: ModelFolder, base: str, out: Path) -> None:
+    """Bring the float model that a personal model was packed from into the new folder `out`.
+
+    Raises:
+        PqmError: if `base` is not known, or is another model by the hash of its weights.
+    """
+    recorded = str(folder.meta().get("request", {}).get("base_sha256", ""))
+    family = fetch_base(base, out)
+    found = sha256(family.weights_file(out))
+    if found != recorded:
+        raise PqmError(
+            f"{base} is another model than the one that {folder.path} was packed from (sha256 {found[:12]}…, recorded "
+            f"is {recorded[:12]}…): quantize {base} and use that one, or give the model that it was"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +139,7 @@ def export(
     if to not in family.EXPORTS:
         takes = ", ".join(family.EXPORTS) or "none"
         raise PqmError(f"--to {to}: a model of {family.NAME} is not exported so: there are {takes}")
-    name, adapter = _adapter(folder, speaker, plain)
+    name, adapter = _chosen(folder, speaker, plain)
     factors = read_factors(adapter, folder.intact(), torch.device("cpu")) if adapter else None
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(out) as scratch:
@@ -77,7 +152,7 @@ def export(
     return done
 
 
-def _adapter(folder: ModelFolder, speaker: str, plain: bool) -> tuple[str, Path | None]:
+def _chosen(folder: ModelFolder, speaker: str, plain: bool) -> tuple[str, Path | None]:
     if speaker and plain:
         raise PqmError(f"speaker {speaker!r} and plain: choose one, plain is without any adapter")
     if speaker:
