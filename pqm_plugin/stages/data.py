@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pqm_plugin.corpus.audio import AudioInfo, blocks_of, probe
 from pqm_plugin.corpus.kaldi import parse_channel, write_data_folder
+from pqm_plugin.corpus.manifests import write_manifests
 from pqm_plugin.corpus.names import join_first
 from pqm_plugin.corpus.partition import (
     ANYWHERE,
@@ -66,6 +67,8 @@ class DataSummary:
 
 
 PARTITION = "partition.tsv"
+LHOTSE = "lhotse"
+"""Manifests of every set, where they are asked for."""
 SOUNDS = ".sounds"
 """What a corpus has in no file, by set: a name that no set can have."""
 _SHOWN = 10
@@ -90,6 +93,7 @@ def run(recipe: Recipe) -> None:
         listing=find_listing(recipe.partition, recipe.reader) if recipe.partition else None,
         channel=_channel(recipe.channel),
         test_sentences=recipe.test_sentences,
+        lhotse=recipe.datadir / LHOTSE if recipe.write_lhotse else None,
     )
 
 
@@ -131,6 +135,7 @@ def prepare_data(
     listing: Listing | None = None,
     channel: int | None = None,
     test_sentences: str = ANYWHERE,
+    lhotse: Path | None = None,
 ) -> DataSummary:
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
@@ -141,6 +146,7 @@ def prepare_data(
     written before everything was read. `channel`, from 0, is what is heard of every recording whose list names none;
     None averages the channels, with a warning where they seem to be two people's. With `unseen` for `test_sentences`
     no text of a test utterance is learned from by anybody: speakers of one script would have heard it from another.
+    Manifests of lhotse go to the folder `lhotse`, if there is one named.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
@@ -166,6 +172,8 @@ def prepare_data(
         raise PqmError(f"--test_sentences {test_sentences!r}: use {ANYWHERE} or {UNSEEN}")
     for name, whole in utterances.items():
         write_data_folder(datadir / name, whole)
+        if lhotse:
+            _write_lhotse(lhotse, name, whole, partition)
     partition.write(datadir / PARTITION)
     _write_left_out(datadir / LEFT_OUT, sets, partition)
     shared = overlap(partition, utterances)
@@ -173,6 +181,14 @@ def prepare_data(
     _log.info(overlap_sentence(shared))
     warnings = (*_warnings(sets, datadir / LEFT_OUT), *_heard_before(partition, train_set, utterances))
     return _said(_summary(sets, partition, warnings, datadir / PARTITION))
+
+
+def _write_lhotse(folder: Path, name: str, utterances: Sequence[Utterance], partition: Partition) -> None:
+    splits = {row.utterance: row.split for row in partition.rows if row.set == name}
+    left_out = write_manifests(folder, name, utterances, splits)
+    if left_out:
+        shown = join_first(left_out, _SHOWN)
+        _log.warning("set %s: lhotse reads no archives: %d utterances are left out (%s)", name, len(left_out), shown)
 
 
 def _learners(utterances: Sequence[Utterance], min_utterances: int) -> list[str]:
