@@ -1,11 +1,13 @@
 """`pqm export`: other tools load what it writes, and write the words that the personal model writes."""
 
 import json
+import os
 import re
 import shutil
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
@@ -221,3 +223,23 @@ def test_what_a_tool_does_not_take_is_one_line(whisper, conformer, tmp_path, cap
     (tmp_path / "out").mkdir()
     assert main(["export", str(whisper), str(tmp_path / "out"), "--to", "huggingface"]) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_faster_whisper_hears_speech_as_the_model_does(shared, tmp_path):
+    faster_whisper = pytest.importorskip("faster_whisper")
+    if not os.environ.get("PQM_WHISPER"):
+        pytest.skip("PQM_WHISPER names no folder of a genuine Whisper model")
+    quantize(os.environ["PQM_WHISPER"], tmp_path / "packed")
+    export(tmp_path / "packed", tmp_path / "out", "faster-whisper")
+    clips = sorted((shared / "data/LibriSpeech/dev-clean/1272/128104").glob("*.flac"))[:3]
+
+    model = PersonalModel(tmp_path / "packed")
+    theirs = faster_whisper.WhisperModel(str(tmp_path / "out"), device="cpu", compute_type="float32")
+
+    for clip in clips:
+        # An array, for faster-whisper 1.2 opens no file with PyAV 19.
+        samples, _ = soundfile.read(clip, dtype="float32")
+        segments, _ = theirs.transcribe(samples, language="en", beam_size=5, without_timestamps=True)
+        assert "".join(segment.text for segment in segments).strip() == model.transcribe(clip).text
