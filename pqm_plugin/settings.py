@@ -98,6 +98,8 @@ def from_text(kind: Any) -> Callable[[str], Any]:
             return tuple(element(word) for word in text.replace(",", " ").split())
 
         return values
+    if kind is bool:
+        return _truth
     if kind in (int, float, str):
         found: Callable[[str], Any] = kind
         return found
@@ -106,6 +108,12 @@ def from_text(kind: Any) -> Callable[[str], Any]:
         return Path(text) if text else None
 
     return path
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
 
 
 def name_of(field: "dataclasses.Field[Any]") -> str:

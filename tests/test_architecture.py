@@ -74,6 +74,8 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
         "jiwer": "metrics",
         "matplotlib": "report",
         "kaldiio": "corpus",
+        "lhotse": "corpus",
+        "ctranslate2": "models",
         "soundfile": "corpus",
         "av": "corpus",
         "transformers": "models",

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def make_tiny_conformer(folder: Path) -> Path:
-    """Write a genuine ESPnet Conformer AED of 30,000 random weights and 30 character tokens."""
+def make_tiny_conformer(folder: Path, **changes: object) -> Path:
+    """Write a genuine ESPnet Conformer AED of 30,000 random weights and 30 character tokens.
+
+    `changes` take the place of the configuration's values.
+    """
     import torch
     import yaml
     from espnet2.tasks.asr import ASRTask
@@ -13,29 +16,33 @@ def make_tiny_conformer(folder: Path) -> Path:
     folder.mkdir(parents=True)
     tokens = ["<blank>", "<unk>", "<space>", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<sos/eos>"]
     small = {"attention_heads": 2, "linear_units": 24, "num_blocks": 1}
-    config = ASRTask.get_default_config() | {
-        "token_list": tokens,
-        "token_type": "char",
-        "init": None,
-        "frontend_conf": {"fs": "16k", "n_mels": 20, "hop_length": 160},
-        "specaug": None,
-        "normalize": "utterance_mvn",
-        "normalize_conf": {},
-        "encoder": "conformer",
-        "encoder_conf": {
-            **small,
-            "output_size": 24,
-            "macaron_style": True,
-            "use_cnn_module": True,
-            "cnn_module_kernel": 7,
-            "pos_enc_layer_type": "rel_pos",
-            "selfattention_layer_type": "rel_selfattn",
-            "rel_pos_type": "latest",
-        },
-        "decoder": "transformer",
-        "decoder_conf": small,
-        "model_conf": {"ctc_weight": 0.3},
-    }
+    config = (
+        ASRTask.get_default_config()
+        | {
+            "token_list": tokens,
+            "token_type": "char",
+            "init": None,
+            "frontend_conf": {"fs": "16k", "n_mels": 20, "hop_length": 160},
+            "specaug": None,
+            "normalize": "utterance_mvn",
+            "normalize_conf": {},
+            "encoder": "conformer",
+            "encoder_conf": {
+                **small,
+                "output_size": 24,
+                "macaron_style": True,
+                "use_cnn_module": True,
+                "cnn_module_kernel": 7,
+                "pos_enc_layer_type": "rel_pos",
+                "selfattention_layer_type": "rel_selfattn",
+                "rel_pos_type": "latest",
+            },
+            "decoder": "transformer",
+            "decoder_conf": small,
+            "model_conf": {"ctc_weight": 0.3},
+        }
+        | changes
+    )
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "tokens.txt").write_text("\n".join(tokens) + "\n")
     torch.manual_seed(0)

@@ -1,9 +1,10 @@
-"""Convert adapters made by plain PEFT, where they are the same LoRA, or refuse them."""
+"""Adapters of plain PEFT, rewritten as this project writes them or refused; and adapters added to float weights."""
 
 import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pqm_plugin.adapters.bank import Factors
 from pqm_plugin.adapters.options import CONFIG, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_json
@@ -19,7 +21,18 @@ from pqm_plugin.files import write_json
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 # Settings that change what a LoRA computes in a way that its two factors cannot express.
-_OTHER_ARITHMETIC = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication")
+_OTHER_ARITHMETIC = {
+    **dict.fromkeys(("lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters"), ""),
+    "use_dora": " (DoRA scales whole rows of the base's weights)",
+    "layer_replication": " (the model has more layers than the base)",
+    **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "use_bdlora", "use_qalora"), ""),
+    **dict.fromkeys(("kasa_config", "monteclora_config", "velora_config", "fan_in_fan_out"), ""),
+}
+# Beginnings that take something away from the base's weights, which is then in the adapter.
+_CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica", "kasa", "monteclora")
+_REMEDY = "merge it into the float model (merge_and_unload), quantize that, and enrol, or give a plain LoRA"
+# A pattern of a stranger's file may take for ever: no repeated groups, few repetitions.
+_PATTERN, _MOST_REPEATED = re.compile(r"(?!.*[)][*+?{])(?!.*[(][?])[\w.^$|()\[\]*+?\\-]{1,300}"), 4
 _MOST_RANK = 1024
 
 
@@ -51,9 +64,15 @@ def rewrite(folder: Path, network: nn.Module, out: Path) -> int:
     Source: Kalajdzievski 2023 (rank-stabilised LoRA): scale alpha / sqrt(r).
     """
     config = _config(folder)
-    for name in _OTHER_ARITHMETIC:
+    for name, why in _OTHER_ARITHMETIC.items():
         if config.get(name):
-            raise PqmError(f"{folder / CONFIG}: {name} is set, which cannot be computed here: give a plain LoRA")
+            raise PqmError(f"{folder / CONFIG}: {name} is set, which cannot be computed here{why}: {_REMEDY}")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        raise PqmError(
+            f"{folder / CONFIG}: init_lora_weights is {start[:40]!r}, which changed the base's weights: save it again "
+            "with save_pretrained(..., path_initial_model_for_weight_conversion=...), or " + _REMEDY
+        )
     if config.get("bias", "none") != "none":
         raise PqmError(f"{folder / CONFIG}: trained biases (bias: {config['bias']}) cannot be computed here")
     layers = _layers(folder, network)
@@ -101,7 +120,8 @@ def _layers(folder: Path, network: nn.Module) -> dict[str, tuple[Tensor, Tensor]
     if not path.is_file():
         raise PqmError(f"{path} is missing: a pickled adapter is not read, save it again with safetensors")
     try:
-        found = {name: tensor.float() for name, tensor in load_file(path).items()}
+        # accelerate and older versions write the adapter's own name, too.
+        found = {name.replace(".default.weight", ".weight"): tensor.float() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise PqmError(f"{path} is damaged ({str(error)[:80]}): fetch it again") from error
     for name in found:
@@ -124,11 +144,18 @@ def _checked(path: Path, network: nn.Module, name: str, down: Tensor, up: Tensor
         layer = network.get_submodule(name)
     except AttributeError:
         raise PqmError(f"{path}: the model has no layer {name[:80]!r}: it is the adapter of another model") from None
-    if not isinstance(layer, nn.Linear):
-        raise PqmError(f"{path}: {name[:80]!r} is not a linear layer: only adapters of linear layers are taken")
-    wanted = (layer.in_features, layer.out_features)
-    shapes = down.ndim == up.ndim == 2 and (down.shape[1], up.shape[0]) == wanted and down.shape[0] == up.shape[1]
-    if not shapes or not 1 <= down.shape[0] <= _MOST_RANK:
+    if isinstance(layer, nn.Conv1d) and layer.groups == 1:
+        inner, outer = (layer.in_channels, *layer.kernel_size), (1,)
+        wanted = (layer.in_channels, layer.out_channels)
+    elif isinstance(layer, nn.Linear):
+        inner, outer = (layer.in_features,), ()
+        wanted = (layer.in_features, layer.out_features)
+    else:
+        raise PqmError(
+            f"{path}: {name[:80]!r} is no linear layer and no plain convolution: only adapters of these are taken"
+        )
+    rank = len(down) if down.ndim else 0
+    if not 1 <= rank <= _MOST_RANK or down.shape[1:] != inner or up.shape != (wanted[1], rank, *outer):
         given = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise PqmError(f"{path}: {name} takes {wanted[0]} and gives {wanted[1]} values, its factors are {given}")
     if not bool(torch.isfinite(down).all() and torch.isfinite(up).all()):
@@ -144,14 +171,23 @@ def _scale(folder: Path, config: Mapping[str, Any], layer: str, rank: int) -> fl
 
 
 def _of_pattern(folder: Path, config: Mapping[str, Any], key: str, layer: str, default: Any) -> Any:
-    """The value of the pattern that is the layer's name or its end; peft takes regular expressions, these are names."""
-    for name, value in (config.get(key) or {}).items():
-        if not re.fullmatch(r"[\w.]+", name):
+    """The value of the first pattern that is the layer's name or its end, as peft looks it up.
+
+    Raises:
+        PqmError: if a pattern is one that could take for ever.
+    """
+    for pattern, value in (config.get(key) or {}).items():
+        n_repeated = sum(pattern.count(sign) for sign in "*+?")
+        if not _PATTERN.fullmatch(pattern) or n_repeated > _MOST_REPEATED:
             raise PqmError(
-                f"{folder / CONFIG}: {key} has {name[:40]!r}, which is not a layer's name: write names there"
+                f"{folder / CONFIG}: {key} has {pattern[:60]!r}, which is not a layer's name or a simple pattern of "
+                "names: write the layers' names there"
             )
-        if layer == name or layer.endswith(f".{name}"):
-            return value
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", layer):
+                return value
+        except re.error as error:
+            raise PqmError(f"{folder / CONFIG}: {key} has {pattern[:60]!r}, which is no pattern ({error})") from error
     return default
 
 
@@ -168,3 +204,43 @@ def _padded(factor: Tensor, dim: int, n: int) -> Tensor:
     shape = list(factor.shape)
     shape[dim] = n
     return torch.cat([factor, factor.new_zeros(shape)], dim).contiguous()
+
+
+@dataclass(frozen=True)
+class Untied:
+    """A layer that had one weight with others, and has its own since an adapter of it alone was added."""
+
+    layer: str
+    others: tuple[str, ...]
+
+
+def merge_factors(network: nn.Module, factors: Factors) -> list[Untied]:
+    """Add what an adapter adds to each layer to that layer's weight, in place; sums are taken in float64.
+
+    A weight that several layers share becomes the adapted layer's own: the others never had the adapter.
+
+    Returns:
+        The layers that no longer share their weight.
+
+    Raises:
+        PqmError: if a layer is not there, or its factors are not of its shape.
+    """
+    untied = []
+    modules = dict(network.named_modules())
+    for name, (down, up) in factors.layers().items():
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            raise PqmError(f"the model has no layer {name[:80]!r} with float weights: the adapter is of another model")
+        added = factors.scale * (up.flatten(1).double() @ down.flatten(1).double())
+        if added.numel() != weight.numel() or len(added) != len(weight):
+            raise PqmError(f"{name}: the adapter is for a weight of {tuple(added.shape)}, not {tuple(weight.shape)}")
+        others = tuple(other for other, module in modules.items() if other != name and _has(module, weight))
+        if others:
+            untied.append(Untied(name, others))
+        merged = (weight.detach().double() + added.reshape(weight.shape)).to(weight.dtype)
+        modules[name].weight = nn.Parameter(merged, requires_grad=False)
+    return untied
+
+
+def _has(module: nn.Module, weight: Tensor) -> bool:
+    return any(parameter is weight for parameter in module.parameters(recurse=False))

@@ -15,6 +15,7 @@ _COMMANDS = {
     "quantize": (models.add_quantize, models.run_quantize),
     "enroll": (speakers.add_enroll, speakers.run_enroll),
     "adopt": (speakers.add_adopt, speakers.run_adopt),
+    "export": (speakers.add_export, speakers.run_export),
     "transcribe": (transcribe.add, transcribe.run),
     "serve": (serve.add, serve.run),
     "speakers": (speakers.add_speakers, speakers.run_speakers),

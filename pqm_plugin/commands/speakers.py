@@ -1,4 +1,4 @@
-"""Commands for the speakers of a model: enroll, adopt and speakers."""
+"""Commands for the speakers of a model: enrolled from recordings, adopted from other tools, handed to them, listed."""
 
 import argparse
 from pathlib import Path
@@ -94,7 +94,9 @@ def _options(parsed: argparse.Namespace, about: Any) -> Any:
 def add_adopt(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `adopt`."""
     add_model(parser)
-    parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder with adapter_config.json, a LoRA of PEFT")
+    parser.add_argument(
+        "adapter", type=Path, metavar="ADAPTER", help="a LoRA: folder of PEFT, or ESPnet experiment or its .pth"
+    )
     parser.add_argument("--speaker", required=True, metavar="NAME", help="the speaker's name here: A-Z a-z 0-9 . _ -")
     parser.add_argument(
         "--base",
@@ -106,12 +108,44 @@ def add_adopt(parser: argparse.ArgumentParser) -> None:
 
 
 def run_adopt(parsed: argparse.Namespace) -> int:
-    """Keep an adapter that plain PEFT made as a speaker of the model."""
-    from pqm_plugin.personal.enrollment import adopt
+    """Keep an adapter that plain PEFT or ESPnet made as a speaker of the model."""
+    from pqm_plugin.personal.exchange import adopt
 
     done = adopt(parsed.model, parsed.adapter, parsed.speaker, parsed.base)
     base = "its base is the model's own" if done.base_checked else "its base was not checked"
     print(f"{parsed.speaker}: {done.parameters} parameters, {base}: {done.folder}")
+    return 0
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `export`."""
+    add_model(parser)
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=("huggingface", "faster-whisper", "espnet", "vllm"),
+        help="the tool: a model in float32 with the adapter merged, or for vllm the adapter alone",
+    )
+    parser.add_argument("--speaker", default="", metavar="NAME", help="whose adapter; default: sat, if there is one")
+    parser.add_argument("--plain", action="store_true", help="without any adapter")
+    parser.add_argument(
+        "--base",
+        default="",
+        metavar="FLOAT",
+        help="float model that MODEL was packed from, to merge into; default: the 4-bit weights, unpacked, which give "
+        "the words that MODEL gives",
+    )
+
+
+def run_export(parsed: argparse.Namespace) -> int:
+    """Write a model with what it learned of a speaker as the folder of another tool."""
+    from pqm_plugin.personal.exchange import export
+
+    done = export(parsed.model, parsed.out, parsed.to, parsed.speaker, parsed.base, parsed.plain)
+    print(f"{done.folder}: for {parsed.to}; base: {done.base}; adapter: {done.adapter}")
+    for note in done.notes:
+        print(note)
     return 0
 
 

@@ -134,6 +134,11 @@ def clipped_share(samples: Samples) -> float:
     return float((at_most[:-2] & at_most[1:-1] & at_most[2:]).sum() / max(1, len(samples)))
 
 
+def is_archive(audio: str) -> bool:
+    """Whether an utterance's audio is a place in a Kaldi archive."""
+    return _kind(audio) == "archive"
+
+
 def _kind(audio: str) -> str:
     if audio.rstrip().endswith("|"):
         return "command"

@@ -1,6 +1,9 @@
 """sclite's files without sclite: transcripts (trn) and the result table that ESPnet's scripts grep."""
 
+import re
+import shutil
 import statistics
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +12,13 @@ from pqm_plugin.files import write_text
 from pqm_plugin.metrics.wer import Alignment, ErrorCounts, ScoredUtterance, align, count_steps
 
 _INDENT = " " * 7
+_COUNTED = (
+    "Errors are the fewest that make the hypothesis of the reference (jiwer); case matters. sclite itself aligns with "
+    "weights 4 and 3 and without case: --scorer sclite counts so, too."
+)
+_COMMANDS = (("sclite",), ("sctk", "sclite"))
+"""Of sctk as NIST builds it, and as Debian packs it."""
+_SUM = re.compile(r"\|\s*Sum\s*\|\s*(\d+)\s+(\d+)\s*\|\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*\|")
 _HEADINGS = ("# Snt # Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
 _WIDTHS = (5, 6, 5, 6, 6, 6, 6, 6)
 
@@ -65,6 +75,28 @@ def _split(line: str) -> tuple[str, str]:
     return " ".join(words.split()), identifier.strip()
 
 
+def by_sclite(references: Path, hypotheses: Path) -> tuple[str, ErrorCounts]:
+    """What sclite itself writes of two trn files, called as ESPnet's recipes call it, and the errors that it counts.
+
+    It ignores case, and may count more errors than the fewest, since a substitution weighs 4 and all else 3.
+
+    Raises:
+        PqmError: if sclite is not installed, or fails.
+    """
+    command = next((names for names in _COMMANDS if shutil.which(names[0])), None)
+    if command is None:
+        raise PqmError("--scorer sclite: sclite is not installed: apt-get install sctk, or leave the option out")
+    arguments = ["-r", str(references), "trn", "-h", str(hypotheses), "trn", "-i", "rm", "-o", "all", "stdout"]
+    done = subprocess.run([*command, *arguments], capture_output=True, check=False)
+    text = done.stdout.decode(errors="replace")
+    found = _SUM.search(text)
+    if done.returncode != 0 or found is None:
+        said = " ".join((done.stderr + done.stdout).decode(errors="replace").split())[-200:]
+        raise PqmError(f"sclite gave exit {done.returncode} ({said}): run `{' '.join([*command, *arguments])}`")
+    _, words, _, substitutions, deletions, insertions, *_ = map(int, found.groups())
+    return text, ErrorCounts(words, substitutions, deletions, insertions)
+
+
 def result_txt(scored: Sequence[ScoredUtterance], title: str) -> str:
     """Write what `sclite -i rm -o all stdout` writes: percentages, raw counts, then every alignment.
 
@@ -83,7 +115,8 @@ def result_txt(scored: Sequence[ScoredUtterance], title: str) -> str:
         _table(title, percentages, "Sum/Avg", _percentages(everybody), decimals=1),
         f"\n\n{_INDENT}{'SYSTEM SUMMARY RAW by SPEAKER':>47}\n",
         _table(title, rows, "Sum", everybody, decimals=0),
-        f"\n\n\t\tDUMP OF SYSTEM ALIGNMENT STRUCTURE\n\nSystem name:   {title}\n\nSpeakers:",
+        f"\n\n{_INDENT}{_COUNTED}",
+        f"\n\t\tDUMP OF SYSTEM ALIGNMENT STRUCTURE\n\nSystem name:   {title}\n\nSpeakers:",
         *(f"{number:5d}:   {name}" for number, name in enumerate(by_speaker)),
         *(_alignments(number, name, pairs) for number, (name, pairs) in enumerate(by_speaker.items())),
     ]

@@ -190,6 +190,9 @@ class Family(ABC):
     BATCHES: bool = True
     """Whether its recognisers search several pieces of audio at once."""
 
+    EXPORTS: Mapping[str, str] = {}
+    """Tools that such a model can be handed to, and whether they get the whole `model` or the `adapter`."""
+
     CHOOSES_LANGUAGE: bool = False
     """Whether its recognisers can be told the language of speech; others write that which they were trained on."""
 
@@ -255,6 +258,34 @@ class Family(ABC):
             PqmError: if its configuration cannot be read.
         """
         return ()
+
+    def export(self, tool: str, recognizer: Recognizer, source: Path, out: Path, place: Path) -> None:
+        """Write a float recogniser into the folder `out` as `tool` of `EXPORTS` reads it.
+
+        Args:
+            source: a folder with the side files of the model.
+            place: where `out` will be moved when it is whole.
+        """
+        raise PqmError(f"--to {tool}: a model of {self.NAME} is not exported so")
+
+    def adapter_obstacle(self, tool: str, config: Mapping[str, Any], layers: Mapping[str, Any]) -> str:
+        """Why a tool of `EXPORTS` would not take an adapter of this configuration on these layers; empty if it does."""
+        return ""
+
+    def adapter_note(self, tool: str, config: Mapping[str, Any]) -> str:
+        """What the users of a tool need to know to load such an adapter."""
+        return ""
+
+    def adapter_as_peft(self, source: Path, base: Path | None, out: Path) -> bool:
+        """Write an adapter that the family's toolkit made as a PEFT folder into `out`; False if `source` is none.
+
+        Args:
+            base: the float model that it was trained on; None where it is not given.
+
+        Raises:
+            PqmError: if it is more than a LoRA, or is to be compared with a base that is not given.
+        """
+        return False
 
     def training_sample_rate(self, config: Path) -> int:
         """The rate in Hz of the audio that a model of this training configuration takes.

@@ -266,6 +266,22 @@ def install(layer: nn.Module, pack: PackedTensor, mode: str) -> None:
     layer.add_module("packed", pack)
 
 
+def unpack_layers(network: nn.Module) -> None:
+    """Give packed layers of `network` float32 parameters again, in place: the very values that they compute with.
+
+    Layers that share a weight go on sharing it.
+    """
+    weights: dict[int, nn.Parameter] = {}
+    for layer in packed_layers(network).values():
+        key = id(layer.packed)
+        if key not in weights:
+            weights[key] = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+        del layer._modules["packed"], layer._buffers["expanded"]
+        layer._non_persistent_buffers_set.discard("expanded")
+        layer.__class__ = type(layer).__bases__[1]
+        layer.weight = weights[key]
+
+
 def packed_layers(network: nn.Module) -> Mapping[str, Any]:
     """Every layer of `network` with a packed weight, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, PackedWeight)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pqm_plugin.corpus.audio import AudioInfo, blocks_of, probe
 from pqm_plugin.corpus.kaldi import parse_channel, write_data_folder
+from pqm_plugin.corpus.manifests import write_manifests
 from pqm_plugin.corpus.names import join_first
 from pqm_plugin.corpus.partition import (
     ANYWHERE,
@@ -21,7 +22,7 @@ from pqm_plugin.corpus.partition import (
     overlap,
     without_test_sentences,
 )
-from pqm_plugin.corpus.readers import Reader, find_reader
+from pqm_plugin.corpus.readers import Reader, find_reader, read_into
 from pqm_plugin.corpus.samples import trouble_of
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.corpus.validate import speaker_warnings
@@ -66,6 +67,10 @@ class DataSummary:
 
 
 PARTITION = "partition.tsv"
+LHOTSE = "lhotse"
+"""Manifests of every set, where they are asked for."""
+SOUNDS = ".sounds"
+"""What a corpus has in no file, by set: a name that no set can have."""
 _SHOWN = 10
 
 _log = logging.getLogger(__name__)
@@ -88,6 +93,7 @@ def run(recipe: Recipe) -> None:
         listing=find_listing(recipe.partition, recipe.reader) if recipe.partition else None,
         channel=_channel(recipe.channel),
         test_sentences=recipe.test_sentences,
+        lhotse=recipe.datadir / LHOTSE if recipe.write_lhotse else None,
     )
 
 
@@ -129,6 +135,7 @@ def prepare_data(
     listing: Listing | None = None,
     channel: int | None = None,
     test_sentences: str = ANYWHERE,
+    lhotse: Path | None = None,
 ) -> DataSummary:
     """Write a Kaldi folder for every set, `partition.tsv`, and `left_out.tsv` with every utterance that was lost.
 
@@ -139,7 +146,7 @@ def prepare_data(
     alone. Nothing is written before everything was read. `channel`, from 0, is the one used of every recording
     whose list names none; None averages the channels, with a warning where they seem to be two people's. With
     `unseen` for `test_sentences` nothing is trained on the text of a test utterance: speakers of one script would
-    know it from each other.
+    know it from each other. Manifests of lhotse go to the folder `lhotse`, if there is one named.
 
     Raises:
         PqmError: if a set is missing or empty, an audio file cannot be used, a speaker's name cannot be a folder's,
@@ -147,7 +154,7 @@ def prepare_data(
     """
     others = [name for name in (*sat_sets, train_set, valid_set, check_set) if name]
     only = {target_set: listing} if listing and target_set not in others else {}
-    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only, channel)
+    sets = _read_sets(corpus, find_reader(reader), [target_set, *others], only, channel, datadir / SOUNDS)
     utterances = {name: loaded.utterances for name, loaded in sets.items()}
     targets, sat, check = (
         {name: utterances[name] for name in names if name} for names in ([target_set], sat_sets, [check_set])
@@ -165,6 +172,8 @@ def prepare_data(
         raise PqmError(f"--test_sentences {test_sentences!r}: use {ANYWHERE} or {UNSEEN}")
     for name, whole in utterances.items():
         write_data_folder(datadir / name, whole)
+        if lhotse:
+            _write_lhotse(lhotse, name, whole, partition)
     partition.write(datadir / PARTITION)
     _write_left_out(datadir / LEFT_OUT, sets, partition)
     shared = overlap(partition, utterances)
@@ -172,6 +181,14 @@ def prepare_data(
     _log.info(overlap_sentence(shared))
     warnings = (*_warnings(sets, datadir / LEFT_OUT), *_heard_before(partition, train_set, utterances))
     return _said(_summary(sets, partition, warnings, datadir / PARTITION))
+
+
+def _write_lhotse(folder: Path, name: str, utterances: Sequence[Utterance], partition: Partition) -> None:
+    splits = {row.utterance: row.split for row in partition.rows if row.set == name}
+    left_out = write_manifests(folder, name, utterances, splits)
+    if left_out:
+        shown = join_first(left_out, _SHOWN)
+        _log.warning("set %s: lhotse reads no archives: %d utterances are left out (%s)", name, len(left_out), shown)
 
 
 def _learners(utterances: Sequence[Utterance], min_utterances: int) -> list[str]:
@@ -191,11 +208,11 @@ def _said(summary: DataSummary) -> DataSummary:
 
 
 def _read_sets(
-    corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing], channel: int | None
+    corpus: Path, source: Reader, names: Iterable[str], only: Mapping[str, Listing], channel: int | None, sounds: Path
 ) -> dict[str, _Set]:
     """Read every set once, however many parts it plays; of those in `only`, what the listing knows."""
     once = list(dict.fromkeys(safe_name(name, "set") for name in names))
-    return {name: _read_set(source, corpus, name, only.get(name), channel) for name in once}
+    return {name: _read_set(source, corpus, name, only.get(name), channel, sounds / name) for name in once}
 
 
 def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> list[Utterance]:
@@ -210,10 +227,12 @@ def _wanted(found: Iterable[Utterance], name: str, listing: Listing | None) -> l
     return wanted
 
 
-def _read_set(source: Reader, corpus: Path, name: str, listing: Listing | None, channel: int | None) -> _Set:
+def _read_set(
+    source: Reader, corpus: Path, name: str, listing: Listing | None, channel: int | None, sounds: Path
+) -> _Set:
     """Read a set, check all its audio, and set aside what has no audio or no transcript."""
     whole, lost = [], []
-    for found in _wanted(source.read(corpus, name), name, listing):
+    for found in _wanted(read_into(source, corpus, name, sounds), name, listing):
         utterance = found if channel is None or found.channel is not None else replace(found, channel=channel)
         if utterance.audio and utterance.text.strip() and not utterance.problem:
             whole.append(utterance)

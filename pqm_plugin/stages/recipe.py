@@ -24,6 +24,9 @@ BASE_RECORD = "pqm_base.json"
 DECODING_MODES = (*MODES, AUTO)
 """Ways to compute with packed weights, see `common/modes.py`."""
 
+SCORERS = ("jiwer", "sclite")
+"""Who counts errors in stage 7; jiwer always does."""
+
 BACKENDS = ("local", "slurm")
 """Where jobs can run."""
 
@@ -55,6 +58,8 @@ class Recipe:
     test_sentences: str = _option(
         "anywhere", "texts of test: anywhere in training too, as the corpus is, or 'unseen': in nobody's train and SAT"
     )
+    write_lhotse: bool = _option(False, "true: stage 1 writes manifests of lhotse, too, to <datadir>/lhotse")
+    scorer: str = _option("jiwer", "jiwer, or sclite: stage 7 has sclite count, too, for tables that were made with it")
     datadir: Path = _option(Path("data"), "Kaldi folders and the partition")
     expdir: Path = _option(Path("exp"), "models, adapters, decodes, results")
     pqm_config: Path | None = _option(None, "YAML of quantisation, LoRA, training and decoding")
@@ -94,6 +99,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_mode(self.mode, DECODING_MODES)
+        if self.scorer not in SCORERS:
+            raise PqmError(f"--scorer {self.scorer}: use {' or '.join(SCORERS)}")
 
     @cached_property
     def _asked(self) -> Config:

@@ -11,8 +11,9 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json, write_text
 from pqm_plugin.metrics.bootstrap import Comparison, Resampled, count_speakers, resample
+from pqm_plugin.metrics.icefall import errs_txt, recogs_txt, wer_summary_txt
 from pqm_plugin.metrics.normalize import ENGLISH, normalizer_of
-from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
+from pqm_plugin.metrics.sclite import by_sclite, read_trn, result_txt, write_trn
 from pqm_plugin.metrics.wer import ErrorCounts, ScoredUtterance, add, as_characters, counts_of, total
 from pqm_plugin.quantize.modes import META
 from pqm_plugin.report.tables import BASE, OTHERS, OWN, ordered, others_of
@@ -156,12 +157,14 @@ def score_set(
     out: Path,
     n_resamples: int = 10_000,
     language: str = ENGLISH,
+    scorer: str = "jiwer",
 ) -> dict[str, Any]:
     """Score every `decode_<system>/<decoded>/` of `model_dir` that has a `run.json`, and write `out`.
 
-    Each decode gets `score_wer/` and `score_cer/` with `ref.trn`, `hyp.trn` and `result.txt`. The same decodes, `meta`
-    and `seed` give the same bytes. `language` is the code of the texts' language where the decodes do not record it: it
-    decides how they are normalised for `wer_normalized`, and `meta` says so if it is not English.
+    Each decode gets `score_wer/` and `score_cer/` with `ref.trn`, `hyp.trn` and `result.txt`, and its words as icefall
+    writes them; with the scorer `sclite` that program counts, too. The same decodes, `meta` and `seed` give the same
+    bytes. `language` is the code of the texts' language where the decodes do not record it: it decides how they are
+    normalised for `wer_normalized`, and `meta` says so if it is not English.
 
     Raises:
         PqmError: if nothing is decoded, a decode is damaged, two systems did not decode the same utterances with the
@@ -171,6 +174,8 @@ def score_set(
     _check_same(decodes)
     _check_made_alike(decodes)
     counted = {system: _write_scores(decode) for system, decode in decodes.items()}
+    rates = {system: total(counts, system).rate for system, counts in counted.items()}
+    write_text(model_dir / f"wer-summary-{decoded}.txt", wer_summary_txt(rates))
     first = next(iter(decodes.values()))
     language = first.run.get("search", {}).get("language", language)
     normalize = normalizer_of(language)
@@ -187,6 +192,7 @@ def score_set(
                 normalized[system],
                 [each.resampled.interval(system) for each in (errors, errors_normalized)],
             )
+            | (_by_sclite(decode) if scorer == "sclite" else {})
             for system, decode in decodes.items()
         },
         "comparisons": comparisons(errors, errors_normalized, speakers),
@@ -297,7 +303,18 @@ def _write_scores(decode: _Decode) -> list[ErrorCounts]:
         write_trn(folder / "hyp.trn", {one.utterance: one.hypothesis for one in scored}, speakers)
         title = f"{decode.folder.parent.name}/{decode.folder.name}"
         write_text(folder / "result.txt", result_txt(scored, title))
+    name = f"{decode.folder.name}-{decode.folder.parent.name.removeprefix('decode_')}.txt"
+    write_text(decode.folder / f"score_wer/recogs-{name}", recogs_txt(as_words))
+    write_text(decode.folder / f"score_wer/errs-{name}", errs_txt(as_words))
     return counts
+
+
+def _by_sclite(decode: _Decode) -> dict[str, Any]:
+    """What sclite itself counts of the words, and its own report beside ours."""
+    folder = decode.folder / "score_wer"
+    text, counts = by_sclite(folder / "ref.trn", folder / "hyp.trn")
+    write_text(folder / "result_sclite.txt", text)
+    return {"sclite": {"words": counts.words, "errors": counts.errors, "wer": counts.rate}}
 
 
 def _counts(decode: _Decode, prepare: Callable[[str], str]) -> list[ErrorCounts]:
@@ -358,9 +375,8 @@ def run(recipe: Recipe) -> None:
         if set_name == recipe.target_set and (minutes := adaptation_minutes(recipe)):
             meta["adapt_minutes"] = minutes
         language = recipe.config.decode.language
-        found = score_set(
-            recipe.packed_dir, recipe.decoded(set_name, split), meta, recipe.config.seed, out, language=language
-        )
+        decoded, seed = recipe.decoded(set_name, split), recipe.config.seed
+        found = score_set(recipe.packed_dir, decoded, meta, seed, out, language=language, scorer=recipe.scorer)
         if said := own_gain(found):
             logging.info("%s: %s", set_name, said)
 

@@ -1,10 +1,12 @@
 """sclite's rows, worked out by hand, and what ESPnet's scripts read from them."""
 
+import shutil
+
 import pytest
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.metrics.sclite import read_trn, result_txt, write_trn
-from pqm_plugin.metrics.wer import ScoredUtterance
+from pqm_plugin.metrics.sclite import by_sclite, read_trn, result_txt, write_trn
+from pqm_plugin.metrics.wer import ScoredUtterance, counts_of
 
 SCORED = [
     ScoredUtterance("84-1", "84", "the cat sat", "the hat sat down"),
@@ -108,3 +110,39 @@ def test_a_line_that_is_no_utterance_is_named(tmp_path, lines, message):
 def test_a_missing_transcript_is_named(tmp_path):
     with pytest.raises(PqmError, match="ref.trn is missing"):
         read_trn(tmp_path / "ref.trn", {})
+
+
+def write(folder, scored):
+    speakers = {one.utterance: one.speaker for one in scored}
+    write_trn(folder / "ref.trn", {one.utterance: one.reference for one in scored}, speakers)
+    write_trn(folder / "hyp.trn", {one.utterance: one.hypothesis for one in scored}, speakers)
+    return folder / "ref.trn", folder / "hyp.trn"
+
+
+@pytest.mark.skipif(not (shutil.which("sclite") or shutil.which("sctk")), reason="sclite is not installed")
+def test_sclite_counts_the_same_where_there_is_one_way_and_more_where_its_weights_say_so(tmp_path):
+    text, counts = by_sclite(*write(tmp_path, SCORED))
+
+    assert (counts.words, counts.substitutions, counts.deletions, counts.insertions) == (8, 1, 2, 1)
+    ours = [" ".join(line.split()) for line in result_txt(SCORED, "x").splitlines() if "| Sum" in line]
+    assert ours == [" ".join(line.split()).replace("Avg |", "Avg|") for line in text.splitlines() if "| Sum" in line]
+    # Five substitutions are 20 by its weights; three deletions, two right words and three insertions are 18.
+    weighed = [ScoredUtterance("x-1", "x", "p q r a b", "a b s t u")]
+    _, theirs = by_sclite(*write(tmp_path, weighed))
+    [ours] = counts_of([weighed[0].reference], [weighed[0].hypothesis])
+    assert (ours.errors, theirs.errors) == (5, 6)
+    _, without_case = by_sclite(*write(tmp_path, [ScoredUtterance("x-1", "x", "The cat", "the CAT")]))
+    assert without_case.errors == 0
+
+
+def test_without_sclite_the_scorer_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(PqmError, match="sclite is not installed: apt-get install sctk"):
+        by_sclite(*write(tmp_path, SCORED))
+
+
+def test_the_result_says_whose_count_it_is():
+    assert "Errors are the fewest that make the hypothesis of the reference (jiwer); case matters." in result_txt(
+        SCORED, "x"
+    )

@@ -11,7 +11,7 @@ from transformers import WhisperForConditionalGeneration
 from pqm_plugin.adapters.bank import read_factors
 from pqm_plugin.commands.__main__ import main
 from pqm_plugin.errors import PqmError
-from pqm_plugin.personal.enrollment import adopt
+from pqm_plugin.personal.exchange import adopt
 from pqm_plugin.personal.making import quantize
 from pqm_plugin.personal.model import PersonalModel
 
@@ -48,8 +48,23 @@ def by_plain_peft(base, folder, **settings):
         {"use_rslora": True},
         {"rank_pattern": {LAYER: 3}, "alpha_pattern": {"v_proj": 1}},
         {"rank_pattern": {LAYER: 1}, "use_rslora": True},
+        {
+            "rank_pattern": {r".*\.encoder\..*q_proj": 3},
+            "alpha_pattern": {r"(encoder|decoder)\.layers\.\d\..*v_proj": 1},
+        },
+        {"target_modules": ["conv1", "conv2", "v_proj"]},
+        {"init_lora_weights": "gaussian"},
     ],
-    ids=["plain", "short names", "rank-stabilised", "ranks and scales", "ranks, rank-stabilised"],
+    ids=[
+        "plain",
+        "short names",
+        "rank-stabilised",
+        "ranks and scales",
+        "ranks, rank-stabilised",
+        "patterns",
+        "convolutions",
+        "gaussian",
+    ],
 )
 def test_what_is_added_to_each_weight_is_what_plain_peft_adds(model, tiny_whisper, tmp_path, settings):
     wanted = by_plain_peft(tiny_whisper, tmp_path / "plain", **settings)
@@ -59,7 +74,10 @@ def test_what_is_added_to_each_weight_is_what_plain_peft_adds(model, tiny_whispe
 
     info = json.loads((done.folder / "pqm.json").read_text())
     factors = read_factors(done.folder, info["base_sha256"], torch.device("cpu"))
-    found = {layer: factors.scale * up @ down for layer, (down, up) in factors.layers().items()}
+    found = {
+        layer: (factors.scale * up.flatten(1) @ down.flatten(1)).reshape(wanted[layer].shape)
+        for layer, (down, up) in factors.layers().items()
+    }
     assert found.keys() == wanted.keys() and done.base_checked
     for layer, added in wanted.items():
         torch.testing.assert_close(found[layer], added, rtol=1e-5, atol=1e-6)
@@ -118,7 +136,10 @@ def test_a_base_that_is_not_here_is_said_and_another_one_is_refused(model, tiny_
         ({"modules_to_save": ["proj_out"]}, "modules_to_save is set"),
         ({"peft_type": "IA3"}, r"is not of a LoRA \(IA3\)"),
         ({"lora_alpha": "much"}, r"no usable lora_alpha \(much\)"),
-        ({"alpha_pattern": {".*q_proj": 3}}, "is not a layer's name"),
+        ({"alpha_pattern": {"(.*a)*q_proj": 3}}, "is not a layer's name or a simple pattern"),
+        ({"alpha_pattern": {"[q_proj": 3}}, "is no pattern"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4', which changed the base's"),
+        ({"target_parameters": ["x"]}, "target_parameters is set"),
     ],
 )
 def test_what_is_more_than_a_lora_is_refused_by_name(model, tiny_whisper, tmp_path, changes, message):
@@ -130,6 +151,16 @@ def test_what_is_more_than_a_lora_is_refused_by_name(model, tiny_whisper, tmp_pa
         adopt(model, tmp_path / "plain", "refused")
 
     assert not (model / "speakers/refused").exists()
+
+
+def test_names_that_hold_the_adapters_own_name_are_read(model, tiny_whisper, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    wanted = by_plain_peft(tiny_whisper, tmp_path / "plain")
+    path = tmp_path / "plain/adapter_model.safetensors"
+    save_file({name.replace(".weight", ".default.weight"): value for name, value in load_file(path).items()}, path)
+
+    assert adopt(model, tmp_path / "plain", "own_name", str(tiny_whisper)).parameters > len(wanted)
 
 
 def test_an_adapter_of_another_model_is_refused_with_the_layer(model, tiny_whisper, tmp_path):

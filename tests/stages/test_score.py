@@ -1,6 +1,7 @@
 """Stage 7 on decodes small enough to score by hand."""
 
 import json
+import shutil
 
 import pytest
 
@@ -303,3 +304,25 @@ def test_one_line_says_whether_the_speakers_own_adapters_pay(tmp_path):
     _decode(model_dir, "nf4+speaker", {key: f"{text} x y" for key, text in REFERENCES.items()})
 
     assert own_gain(_score(model_dir)).endswith("no gain shown, nf4+sat does as well")
+
+
+def test_words_are_written_as_icefall_has_them_and_sclite_counts_where_it_is_asked(tmp_path):
+    folder = _decode(tmp_path, "full", FULL)
+    _decode(tmp_path, "nf4", NF4)
+
+    results = _score(tmp_path, **({"scorer": "sclite"} if shutil.which("sctk") or shutil.which("sclite") else {}))
+
+    lines = (folder / "score_wer/recogs-test-full.txt").read_text().splitlines()
+    assert lines[:2] == ["ann-1:\tref=['the', 'cat', 'sat']", "ann-1:\thyp=['the', 'hat', 'sat']"]
+    assert (folder / "score_wer/errs-test-full.txt").read_text().startswith("%WER = 20.00\nErrors: 0 insertions, 1 del")
+    assert (tmp_path / "wer-summary-test.txt").read_text() == "settings\tWER\nfull\t20.00\nnf4\t40.00\n"
+    if shutil.which("sctk") or shutil.which("sclite"):
+        assert results["systems"]["full"]["sclite"] == {"words": 10, "errors": 2, "wer": 0.2}
+        assert "SYSTEM SUMMARY PERCENTAGES" in (folder / "score_wer/result_sclite.txt").read_text()
+
+
+def test_another_scorer_is_refused():
+    from pqm_plugin.stages.recipe import Recipe
+
+    with pytest.raises(PqmError, match="--scorer wer: use jiwer or sclite"):
+        Recipe(scorer="wer")

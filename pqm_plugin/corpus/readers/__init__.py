@@ -12,7 +12,11 @@ from pqm_plugin.errors import PqmError
 
 
 class Reader(Protocol):
-    """What a module of this folder offers; see `Utterance` for how it yields data with a hole in it."""
+    """What a module of this folder offers; see `Utterance` for how it yields data with a hole in it.
+
+    Where a corpus may have sound that lies in no file, its reader has `read_made(corpus, set_name, sounds)`, too, which
+    writes that to the folder `sounds`.
+    """
 
     def read(self, corpus: Path, set_name: str) -> Iterator[Utterance]:
         """Yield the utterances of one set, in any order."""
@@ -24,6 +28,12 @@ class Reader(Protocol):
 def available_readers() -> list[str]:
     """Return the names of the corpus layouts that can be read."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def read_into(reader: Reader, corpus: Path, set_name: str, sounds: Path) -> Iterator[Utterance]:
+    """Yield the utterances of one set; sound that lies in no file is written to the folder `sounds`."""
+    made = getattr(reader, "read_made", None)
+    return reader.read(corpus, set_name) if made is None else cast(Iterator[Utterance], made(corpus, set_name, sounds))
 
 
 def find_reader(name: str) -> Reader:

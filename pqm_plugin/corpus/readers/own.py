@@ -1,8 +1,7 @@
-"""A corpus of the user's own: a Kaldi data folder, a table, or folders of audio and text named by speaker."""
+"""A corpus of the user's own: Kaldi data folder, table, manifest of lhotse, or folders of audio and text by speaker."""
 
 import csv
 import difflib
-import hashlib
 import logging
 import math
 import os
@@ -12,52 +11,11 @@ from pathlib import Path
 
 from pqm_plugin.corpus.kaldi import SEGMENTS, parse_channel, parse_segment, read_lines
 from pqm_plugin.corpus.names import AUDIO_ENDINGS, COMPANION_ENDINGS, is_audio_name, join_first, nfc, on_disk, suggest
+from pqm_plugin.corpus.readers import lhotse
+from pqm_plugin.corpus.readers._rows import Names, bad
 from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import decode_text, safe_name
-
-
-def bad(place: str, why: str, utterance: str = "", speaker: str = "") -> Utterance:
-    """Return what stands for a line that cannot be used."""
-    return Utterance(utterance or "-", speaker or "-", "", "", place=place, problem=why)
-
-
-class Names:
-    """The utterances' names so far, each with the place that gave it."""
-
-    def __init__(self) -> None:
-        """Start without a name."""
-        self._places: dict[str, str] = {}
-
-    def take(self, name: str, place: str) -> str:
-        """Note a name and return it.
-
-        Raises:
-            PqmError: if another line has it, or it cannot be a file's name.
-        """
-        safe_name(name, "utterance")
-        if name in self._places:
-            raise PqmError(f"{name} is named in {self._places[name]} already: give each utterance a name of its own")
-        self._places[name] = place
-        return name
-
-    def make(self, speaker: str, path: Path, place: str, ending: str = "") -> str:
-        """Make a name from speaker and file, with as many of the folders above as it needs to be a new one."""
-        parts = [*path.parts[:-1], path.stem]
-        for depth in range(1, len(parts) + 1):
-            name = _made(speaker, "-".join(parts[-depth:]), ending)
-            if name not in self._places:
-                break
-        return self.take(name, place)
-
-
-def _made(speaker: str, stem: str, ending: str) -> str:
-    own = stem if re.match(rf"{re.escape(speaker)}[-_.]", stem) else f"{speaker}-{stem}"
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", own)[: 90 - len(ending)]
-    if plain != own:  # what was taken out may have been all that told two files apart
-        plain = f"{plain[: 81 - len(ending)]}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
-    return plain + ending
-
 
 _Texts = dict[str, tuple[str, str]]  # name -> text, place
 
@@ -353,7 +311,10 @@ def _span(row: Mapping[str, str]) -> tuple[float | None, float | None]:
 
 WHOLE = "own"
 """Name of the one set of a corpus that is a single folder or table."""
-_FORMS = "a Kaldi data folder (wav.scp, text, utt2spk), a table of path, text, speaker, or a folder for each speaker"
+_FORMS = (
+    "a Kaldi data folder (wav.scp, text, utt2spk), a table of path, text, speaker, a manifest of lhotse (.jsonl, "
+    ".jsonl.gz), or a folder for each speaker"
+)
 
 
 def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
@@ -362,9 +323,21 @@ def read(corpus: Path, set_name: str) -> Iterator[Utterance]:
     Raises:
         PqmError: if the set is not there, or a whole file cannot be read.
     """
+    yield from read_made(corpus, set_name, None)
+
+
+def read_made(corpus: Path, set_name: str, sounds: Path | None) -> Iterator[Utterance]:
+    """Yield what `read` does, and of a manifest of lhotse the sound, too, that lies in no file: it goes to `sounds`.
+
+    Raises:
+        PqmError: as `read` does.
+    """
     sets = available_sets(corpus)
     if set_name not in sets:
         raise PqmError(f"{corpus} has no set {set_name!r} ({suggest(set_name, sets)}): name it with --target_set")
+    if _is_of_lhotse(corpus):
+        yield from lhotse.read_made(corpus, set_name, sounds)
+        return
     inner = corpus / set_name
     folder = inner if (inner / "wav.scp").is_file() and not (corpus / "wav.scp").is_file() else corpus
     if folder.is_file():
@@ -379,10 +352,12 @@ def available_sets(corpus: Path) -> list[str]:
     """Return `own`, or the names of the Kaldi folders where `corpus` holds several.
 
     Raises:
-        PqmError: if `corpus` is none of the three forms, saying what it is instead.
+        PqmError: if `corpus` is none of these forms, saying what it is instead.
     """
     if not os.path.exists(corpus):
         raise PqmError(f"{corpus} is missing: give with --corpus {_FORMS}")
+    if _is_of_lhotse(corpus):
+        return lhotse.available_sets(corpus)
     if corpus.is_file() or (corpus / "wav.scp").is_file():
         return [WHOLE]
     kaldi = sorted(folder.parent.name for folder in corpus.glob("*/wav.scp"))
@@ -396,3 +371,7 @@ def available_sets(corpus: Path) -> list[str]:
     if endings and not loose:
         found += f" of a supported kind (but files of {join_first(sorted(endings), 5)})"
     raise PqmError(f"{corpus} {found}: give with --corpus {_FORMS}")
+
+
+def _is_of_lhotse(corpus: Path) -> bool:
+    return not (corpus / "wav.scp").is_file() and lhotse.is_manifest(corpus)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, read_json, whole_file, write_json
@@ -180,6 +181,28 @@ def _loaded_by_transformers(folder: Path) -> dict[str, Tensor]:
     state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     # transformers fills what is missing with random numbers.
     return state | {name: torch.zeros_like(state[name]) for name in info["missing_keys"]}
+
+
+def write_model(source: Path, state: Mapping[str, Tensor], out: Path) -> None:
+    """Write a folder that `from_pretrained` of transformers reads, weights in float32.
+
+    Args:
+        source: a folder with the model's configurations and vocabulary.
+        state: of a model whose weight normalisation is folded into one weight, which is taken apart again.
+    """
+    network = library.AutoModelForCTC.from_config(library.AutoConfig.from_pretrained(source))
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if parametrize.is_parametrized(module, "weight"):
+                module.weight = state[f"{name}.weight"]
+        network.load_state_dict(
+            {name: state[name] for name in network.state_dict().keys() & state.keys()}, strict=False
+        )
+    with no_space_as_error(out):
+        for path in side_files(source):
+            (out / path.name).write_bytes(path.read_bytes())
+        tensors = {name: value.float().contiguous().clone() for name, value in network.state_dict().items()}
+        save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import numpy as np
@@ -264,6 +264,7 @@ class CtcFamily(Family):
         "int8": "transformers' own best path on torch's dynamic int8",
     }
     STOCK_PROGRESS = PROGRESS
+    EXPORTS = MappingProxyType({"huggingface": "model"})
 
     claims = staticmethod(ctc_folder.claims)
     fetch = staticmethod(ctc_folder.fetch)
@@ -304,6 +305,10 @@ class CtcFamily(Family):
             recognizer = CtcRecognizer(folder, search, device)
             _fold_weight_norm(recognizer.network)
         return recognizer
+
+    def export(self, tool: str, recognizer: Recognizer, source: Path, out: Path, place: Path) -> None:
+        """A folder of Hugging Face."""
+        ctc_folder.write_model(source, recognizer.network.state_dict(), out)
 
     def decode_stock(
         self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path

@@ -38,6 +38,55 @@ _OTHER, _OURS = re.compile(r"^[\w-]+:", re.M), re.compile(r"^(token_list|token_t
 _STARTS = ("init", "init_param", "pretrain_path", "pretrain_key")
 
 
+ENCODERS = (
+    *("conformer", "transformer", "branchformer", "e_branchformer"),
+    *("contextual_block_conformer", "contextual_block_transformer"),
+)
+"""Those that tests hold through packing, adapting and decoding; streaming ones are given whole recordings."""
+_INSTEAD = "give a hybrid CTC/attention model (docs/interchange.md lists what is known)"
+
+
+def check_supported(config: Mapping[str, Any], named: str) -> None:
+    """See that a configuration is of a model that can go through all stages, before anything is made of it.
+
+    Raises:
+        PqmError: saying of what kind it is and what to give instead; it begins with `named`.
+    """
+    if what := _obstacle(config):
+        raise PqmError(f"{named} is {what}")
+
+
+def _obstacle(config: Mapping[str, Any]) -> str:
+    parts = {
+        name: config.get(name) for name in ("frontend", "preencoder", "encoder", "postencoder", "decoder", "model")
+    }
+    conf = config.get("model_conf") or {}
+    if "joint_network_conf" in config or "body_conf" in (config.get("encoder_conf") or {}):
+        return f"a transducer of ESPnet's asr_transducer, which has no attention decoder: {_INSTEAD}"
+    if parts["decoder"] == "transducer" or config.get("joint_net_conf"):
+        return f"a transducer, which has no attention decoder: {_INSTEAD}"
+    if "whisper" in parts.values() or "whisper" in str(config.get("token_type")):
+        return (
+            "a Whisper inside ESPnet, whose parts are not known here: give the Whisper itself, as a Hugging Face or "
+            "CTranslate2 folder, a .pt file or a hub name"
+        )
+    for name, value in parts.items():
+        if str(value).startswith(("hugging_face", "huggingface", "s3prl")):
+            return f"an ESPnet model with the {name} {value}, a network of another toolkit: {_INSTEAD}"
+    if parts["model"] not in (None, "espnet"):
+        return f"an ESPnet model of the type {str(parts['model'])[:40]}, which has another search: {_INSTEAD}"
+    if "decoder" in config and parts["decoder"] is None or conf.get("ctc_weight") == 1:
+        return f"an ESPnet model of CTC alone: {_INSTEAD}, or a CTC model of Hugging Face"
+    if conf.get("ctc_weight") == 0:
+        return f"an ESPnet model of attention alone, without a CTC layer: {_INSTEAD}"
+    if parts["encoder"] not in (None, *ENCODERS):
+        return (
+            f"an ESPnet model with the encoder {str(parts['encoder'])[:40]}, which is not tested here; known are "
+            f"{', '.join(ENCODERS)}: {_INSTEAD}"
+        )
+    return ""
+
+
 def claims(folder: Path) -> bool:
     """Whether `folder` has a configuration of ESPnet; one that is damaged counts, and is told of when it is read."""
     try:
@@ -175,7 +224,7 @@ def fetch(source: str, out: Path) -> bool:
     """Bring an experiment folder, a packed zip or a model-zoo tag into the new folder `out`; False if it is none."""
     path = Path(source).expanduser()
     if path.is_dir() and (path / CONFIG).exists():
-        _import(path, weights_file(path), out)
+        _import(path, None, out)
     elif path.is_file() and path.suffix in (".zip", ".gz", ".tgz", ".tar"):
         with tempfile.TemporaryDirectory(prefix="pqm_unpack", dir=out.parent) as scratch:
             _import_packed(_unpack(path, Path(scratch)), source, out, Path(scratch))
@@ -236,19 +285,49 @@ def _is_within(path: Path, root: Path | None) -> bool:
     return root is None or Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
 
 
-def _import(folder: Path, weights: Path, out: Path, config: Path | None = None, root: Path | None = None) -> None:
+def _import(
+    folder: Path, weights: Path | None, out: Path, config: Path | None = None, root: Path | None = None
+) -> None:
     """Copy what a model needs into `out`, under house names, its configuration relative to `out`.
 
     With `root`, files outside of it are not taken: a strange model must not bring along a file of this machine.
     """
-    out.mkdir(parents=True, exist_ok=True)
     source = _parsed(config or folder / CONFIG)
+    check_supported(source, str(config or folder / CONFIG))
+    weights = weights or weights_file(folder)
+    out.mkdir(parents=True, exist_ok=True)
     for section, key, value in list(_file_fields(source)):
         section[key] = _copy_named(value, folder, out, root)
-    shutil.copyfile(weights, out / WEIGHTS)
+    if source.get("use_adapter"):
+        from pqm_plugin.models.espnet.lora import without_adapter
+
+        source, state = without_adapter(weights, source, read_weights(weights))
+        with no_space_as_error(out):
+            torch.save(dict(state), out / WEIGHTS)
+    else:
+        shutil.copyfile(weights, out / WEIGHTS)
     for path in _token_file(folder):
         shutil.copyfile(path, out / path.name)
     write_text(out / CONFIG, yaml.safe_dump(source, allow_unicode=True, sort_keys=False))
+
+
+def write_experiment(source: Path, state: Mapping[str, Tensor], out: Path, place: Path) -> None:
+    """Write an experiment folder that `espnet2.bin.asr_inference` reads from anywhere on this machine.
+
+    Args:
+        source: the folder with the model's configuration and the files that it names.
+        state: of ESPnet's model, which is saved in float32 as it is.
+        place: where `out` will be moved: the configuration names its files there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    config = _parsed(source / CONFIG)
+    with no_space_as_error(out):
+        for section, key, value in list(_file_fields(config)):
+            section[key] = os.path.abspath(place / _copy_named(value, source, out, None))
+        torch.save({name: tensor.clone() for name, tensor in state.items()}, out / WEIGHTS)
+        for path in _token_file(source):
+            shutil.copyfile(path, out / path.name)
+        write_text(out / CONFIG, yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
 
 
 def _copy_named(value: str, folder: Path, out: Path, root: Path | None) -> str:

@@ -158,7 +158,8 @@ _KINDS = (
     (r"encoder\.embed\..*", "subsampling_linear"),
     (r"encoder\.encoders\.\d+\.(self_attn|attn)\..*", "encoder_attention"),
     (r"encoder\.encoders\.\d+\.feed_forward(_macaron)?\..*", "encoder_feed_forward"),
-    (r"encoder\.encoders\.\d+\..*depthwise_conv.*", "depthwise_conv"),
+    (r"encoder\.encoders\.\d+\.(.*depthwise_conv.*|cgmlp\.csgu\.conv)", "depthwise_conv"),
+    (r"encoder\.encoders\.\d+\.cgmlp\..*", "encoder_feed_forward"),
     (r"encoder\.encoders\.\d+\..*pointwise_conv.*", "pointwise_conv"),
     (r"encoder\..*", "encoder_other"),
     (r"decoder\.embed\..*", "embedding"),
@@ -170,7 +171,8 @@ _KINDS = (
     (r"ctc\..*", "ctc"),
 )
 _QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
-_ATTENTION = r".*\.(self_attn|src_attn)\.linear_"
+# `attn` is that of the Branchformers.
+_ATTENTION = r".*\.(self_attn|src_attn|attn)\.linear_"
 _PRESETS = {
     "qv": _ATTENTION + "[qv]",
     "attention": _ATTENTION + "(q|k|v|out)",

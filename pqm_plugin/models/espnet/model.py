@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.espnet import layers as espnet_layers
+from pqm_plugin.models.espnet import lora as espnet_lora
 from pqm_plugin.models.espnet import stock as espnet_stock
 from pqm_plugin.models.espnet import train as espnet_train
 from pqm_plugin.models.espnet.hooks import SearchMisfitError, batched_search, build
@@ -218,6 +220,7 @@ class EspnetFamily(Family):
     BASELINES = espnet_stock.BASELINES
     TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
     STOCK_PROGRESS = espnet_stock.PROGRESS
+    EXPORTS = MappingProxyType({"espnet": "model"})
 
     claims = staticmethod(espnet_folder.claims)
     fetch = staticmethod(espnet_folder.fetch)
@@ -261,6 +264,14 @@ class EspnetFamily(Family):
     ) -> StockDecode:
         """By `espnet2.bin.asr_inference`."""
         return espnet_stock.decode_stock(key, folder, wav_scp, out, search, log)
+
+    def export(self, tool: str, recognizer: Recognizer, source: Path, out: Path, place: Path) -> None:
+        """An experiment folder."""
+        espnet_folder.write_experiment(source, recognizer.network.state_dict(), out, place)
+
+    def adapter_as_peft(self, source: Path, base: Path | None, out: Path) -> bool:
+        """ESPnet's own LoRA, over loralib."""
+        return espnet_lora.to_peft(source, base, out)
 
     def training_sample_rate(self, config: Path) -> int:
         """The rate of the frontend."""

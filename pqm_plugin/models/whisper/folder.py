@@ -111,11 +111,11 @@ def _import(folder: Path, out: Path) -> None:
                 f"{TIED} among its weights: fetch the model again"
             )
         write_weights(out / WEIGHTS, state)
-        if _is_own_output(state) != own_output:
-            write_json(out / CONFIG, config | {"tie_word_embeddings": not _is_own_output(state)})
+        if is_own_output(state) != own_output:
+            write_json(out / CONFIG, config | {"tie_word_embeddings": not is_own_output(state)})
 
 
-def _is_own_output(state: Mapping[str, Tensor]) -> bool:
+def is_own_output(state: Mapping[str, Tensor]) -> bool:
     """Whether the output layer is another matrix than the token embedding."""
     embedding = state.get(EMBEDDING)
     return TIED in state and (embedding is None or not torch.equal(state[TIED], embedding))
@@ -129,7 +129,7 @@ def tied_output(path: Path, state: Mapping[str, Tensor], config: Any) -> dict[st
     """
     if not config.tie_word_embeddings:
         return {}
-    if _is_own_output(state):
+    if is_own_output(state):
         raise PqmError(
             f"{path} has an output matrix of its own, {path.parent / CONFIG} says that it is the token embedding: "
             "fetch the model again, or give the folder as --base of another --expdir"
@@ -214,7 +214,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a state in float32, without the output layer where that is the token embedding."""
-    left_out = () if _is_own_output(state) else (TIED,)
+    left_out = () if is_own_output(state) else (TIED,)
     tensors = {name: value.float().contiguous().clone() for name, value in state.items() if name not in left_out}
     with whole_file(path) as scratch:
         save_file(tensors, scratch, metadata={"format": "pt"})

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from pqm_plugin.models.networks import WithoutInitialisation, load_every_weight
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.silence import cut_at_silence
 from pqm_plugin.models.stock import PROGRESS, decode_by_transformers
+from pqm_plugin.models.whisper import export as whisper_export
 from pqm_plugin.models.whisper import folder as whisper_folder
 from pqm_plugin.models.whisper import library as whisper_library
 from pqm_plugin.models.whisper import tables as whisper_tables
@@ -302,6 +304,7 @@ class WhisperFamily(Family):
     }
     STOCK_PROGRESS = PROGRESS
     CHOOSES_LANGUAGE = True
+    EXPORTS = MappingProxyType({"huggingface": "model", "faster-whisper": "model", "vllm": "adapter"})
 
     claims = staticmethod(whisper_folder.claims)
     fetch = staticmethod(whisper_folder.fetch)
@@ -353,6 +356,20 @@ class WhisperFamily(Family):
         """The architecture of `folder`; its weights hold nothing until packed ones are installed."""
         with WithoutInitialisation():
             return Whisper(folder, search, device)
+
+    def export(self, tool: str, recognizer: Recognizer, source: Path, out: Path, place: Path) -> None:
+        """A folder of Hugging Face, or of CTranslate2 for faster-whisper."""
+        write = whisper_export.to_faster_whisper if tool == "faster-whisper" else whisper_export.to_huggingface
+        write(recognizer.network, source, out)
+
+    def adapter_obstacle(self, tool: str, config: Mapping[str, Any], layers: Mapping[str, Any]) -> str:
+        """By the rules of vLLM's loader."""
+        return whisper_export.vllm_obstacle(config, layers)
+
+    def adapter_note(self, tool: str, config: Mapping[str, Any]) -> str:
+        """How vLLM is to be started."""
+        rank = whisper_export.vllm_rank(config["r"])
+        return f"start vLLM with --enable-lora --max-lora-rank {rank} on the model of `--to huggingface --plain`"
 
     def decode_stock(
         self, key: str, folder: Path, wav_scp: Path, out: Path, search: SearchOptions, log: Path
