@@ -8,17 +8,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from torch import Tensor
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, write_text
 from pqm_plugin.models.interface import Facts
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CONFIG = "config.yaml"
+# A list of thousands of tokens takes Python alone a second.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 WEIGHTS = "valid.acc.ave.pth"
 _PATH_FIELDS = (("bpemodel",), ("token_list",), ("normalize_conf", "stats_file"), ("non_linguistic_symbols",))
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -66,7 +69,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         PqmError: if the file cannot be read, or is none of an ASR model.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise PqmError(f"{path} cannot be read ({reason}): give a whole ESPnet experiment folder") from error
@@ -156,17 +159,19 @@ def weights_file(folder: Path) -> Path:
     raise PqmError(f"{folder} holds no ESPnet weights (*.pth): give the folder that holds {WEIGHTS}")
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: Path) -> "Mapping[str, Tensor]":
     """The tensors of a checkpoint; nothing in the file is executed.
 
     Raises:
         PqmError: if the file is damaged or holds more than plain tensors.
     """
+    import torch
+
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise PqmError(f"{path} is damaged or no plain checkpoint ({str(error).splitlines()[0]})") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise PqmError(f"{path} holds more than tensors: save the model's state_dict alone")
     return state
 
