@@ -32,14 +32,27 @@ class Layers:
     whole: bool = False
 
     def linear(
-        self, x: str, names: Sequence[str], n_in: int, n_outs: Sequence[int], *, unbiased: Sequence[str] = ()
+        self,
+        x: str,
+        names: Sequence[str],
+        n_in: int,
+        n_outs: Sequence[int],
+        *,
+        unbiased: Sequence[str] = (),
+        tail: tuple[int, ...] = (),
     ) -> list[str]:
-        """Products of one input (rows, …, n_in) with the weights of several layers, computed as one."""
+        """Products of one input (rows, …, n_in) with the weights of several layers, computed as one.
+
+        Args:
+            unbiased: those of them without a bias.
+            tail: of their weights' shapes, (1,) for a convolution over one place.
+        """
         graph = self.graph
-        weights = [self.model.weight(name, (n_out, n_in)) for name, n_out in zip(names, n_outs, strict=True)]
+        shapes = [(n_out, n_in, *tail) for n_out in n_outs]
+        weights = [self.model.weight(name, shape) for name, shape in zip(names, shapes, strict=True)]
         if self.whole:
-            parts = [self.model.floats(name, (n_out, n_in)) for name, n_out in zip(names, n_outs, strict=True)]
-            found = graph.add("MatMul", x, graph.constant(np.concatenate(parts).T))
+            parts = [self.model.floats(name, shape) for name, shape in zip(names, shapes, strict=True)]
+            found = graph.add("MatMul", x, graph.constant(np.concatenate(parts).reshape(-1, n_in).T))
         else:
             found = self._in_bytes(x, *bytewise(weights))
         biases = [
@@ -113,6 +126,13 @@ class Layers:
         rows = graph.add("Transpose", stacked, perm=[0, 2, 1])
         added = graph.add("MatMul", graph.add("MatMul", rows, down), up)
         return graph.add("Add", found, graph.add("Transpose", added, perm=[0, 2, 1]))
+
+    def convolution_2d(self, x: str, name: str, shape: tuple[int, int, int, int], stride: int) -> str:
+        """A convolution of (B, in, T, D) with a weight in `shape`, (out, in, taps, taps), without padding."""
+        graph = self.graph
+        weight = graph.constant(self.model.floats(name, shape))
+        bias = graph.constant(self.model.array(f"{name}.bias", shape[:1]))
+        return graph.add("Conv", x, weight, bias, strides=[stride] * 2, kernel_shape=list(shape[2:]))
 
     def norm(self, x: str, name: str, size: int, epsilon: float = 1e-5) -> str:
         """Layer normalisation of the last dimension."""

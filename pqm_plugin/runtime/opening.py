@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.whisper.tables import CONFIG
 from pqm_plugin.runtime.weights import NotHereError
@@ -21,12 +22,14 @@ def open_runtime(folder: Path, search: SearchOptions, *, whole: bool = False, n_
         NotHereError: if there are no graphs for such a model.
         PqmError: if its files are damaged, or do not fit one another.
     """
-    if not _is_whisper(folder / CONFIG):
+    if _is_whisper(folder / CONFIG):
+        from pqm_plugin.runtime.whisper import RuntimeWhisper as Runtime
+    elif espnet_folder.claims(folder):
+        from pqm_plugin.runtime.conformer import RuntimeConformer as Runtime  # type: ignore[assignment]
+    else:
         raise NotHereError("models of this family")
-    from pqm_plugin.runtime.whisper import RuntimeWhisper
-
     try:
-        return RuntimeWhisper(folder, search, whole=whole, n_threads=n_threads)
+        return Runtime(folder, search, whole=whole, n_threads=n_threads)
     except PqmError:
         raise
     except Exception as error:

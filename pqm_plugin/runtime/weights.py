@@ -274,14 +274,21 @@ class PackedModel:
         found = self.weight(layer, shape)
         return found.unpack() if isinstance(found, Packed) else found
 
-    def check_all_used(self) -> None:
+    def has(self, name: str) -> bool:
+        """Whether there is a parameter or buffer of that name that is not in 4 bits."""
+        return self._tied.get(name, name) in self._file.names()
+
+    def check_all_used(self, but: tuple[str, ...] = ()) -> None:
         """See that nothing in the file was left unread.
+
+        Args:
+            but: how names begin that were not asked for.
 
         Raises:
             PqmError: if the model of its configuration has no place for some of it.
         """
-        if self._left:
-            raise PqmError(f"{self.path} does not fit this model: unknown {sorted(self._left)[:5]}")
+        if left := [name for name in sorted(self._left) if not name.startswith(but)]:
+            raise PqmError(f"{self.path} does not fit this model: unknown {left[:5]}")
 
 
 def bytewise(weights: "Sequence[Packed | np.ndarray]") -> tuple[np.ndarray, np.ndarray]:

@@ -95,11 +95,20 @@ def sample_rate(frontend: Mapping[str, Any]) -> int:
 
 def facts(folder: Path) -> Facts:
     """Sampling rate of the frontend, and the characters of the token list."""
-    config = read_config(folder)
+    return facts_of(read_config(folder))
+
+
+def facts_of(config: Mapping[str, Any]) -> Facts:
+    """The same of a configuration that `read_config` has read."""
+    return Facts(sample_rate(config.get("frontend_conf") or {}), _symbols(token_list(config)))
+
+
+def token_list(config: Mapping[str, Any]) -> list[str]:
+    """All tokens in their order; the configuration has them, or names a file of them."""
     tokens = config["token_list"]
     if isinstance(tokens, str):
-        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
-    return Facts(sample_rate(config.get("frontend_conf") or {}), _symbols(tokens))
+        return Path(tokens).read_text(encoding="utf-8").splitlines()
+    return [str(token) for token in tokens]
 
 
 def _symbols(token_list: Sequence[str]) -> frozenset[str]:
