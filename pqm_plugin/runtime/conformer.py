@@ -37,11 +37,10 @@ _MOST_MELS = 10000
 class RuntimeConformer:
     """A packed Conformer AED and its search; adapters are given with each call, one for each piece."""
 
-    def __init__(self, folder: Path, search: SearchOptions, *, whole: bool = False, n_threads: int = 0) -> None:
+    def __init__(self, folder: Path, search: SearchOptions, *, n_threads: int = 0) -> None:
         """Build its graphs.
 
         Args:
-            whole: compute products in float32 instead of 8 bits.
             n_threads: 0 for as many as there are cores.
 
         Raises:
@@ -57,7 +56,7 @@ class RuntimeConformer:
         _check_parts(config)
         self._tokens = espnet_folder.token_list(config)
         self._write = espnet_words(config)
-        self._folder, self._search, self._whole, self._n_threads = folder, search, whole, n_threads
+        self._folder, self._search, self._n_threads = folder, search, n_threads
         self.facts = espnet_folder.facts_of(config)
         self.max_batch = search.batch_size
         self._options = _beam_options(config.get("model_conf") or {}, self._tokens, search)
@@ -78,11 +77,11 @@ class RuntimeConformer:
             for side in (True, False)
         }
         with freed_memory_returned():
-            built = conformer_graphs.encoder(model, sizes, sides[True], whole=self._whole, decodes=decodes)
+            built = conformer_graphs.encoder(model, sizes, sides[True], decodes=decodes)
             self._encoder = processor.session(built, self._n_threads)
             if decodes:
                 self._embedding = model.weight(_EMBEDDING, (sizes.n_tokens, sizes.width))
-                built = conformer_graphs.decoder(model, sizes, sides[False], whole=self._whole)
+                built = conformer_graphs.decoder(model, sizes, sides[False])
                 self._decoder = processor.session(built, self._n_threads)
             del built
         model.check_all_used(("frontend.", "normalize.", *(() if decodes else ("decoder.",))))
@@ -344,5 +343,8 @@ def _normalisation(config: Mapping[str, Any], model: PackedModel, n_mels: int) -
     found: dict[str, Any] = {"centred": bool(asked["norm_means"]), "scaled": bool(asked["norm_vars"])}
     found["epsilon"] = float(asked["eps"])
     if kind == "global_mvn":
-        found |= {"mean": model.array("normalize.mean", (n_mels,)), "deviation": model.array("normalize.std", (n_mels,))}
+        found |= {
+            "mean": model.array("normalize.mean", (n_mels,)),
+            "deviation": model.array("normalize.std", (n_mels,)),
+        }
     return found

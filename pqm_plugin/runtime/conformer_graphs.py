@@ -147,7 +147,7 @@ def _whole(value: Any, name: str) -> int:
     return value
 
 
-def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = False, decodes: bool = True) -> bytes:
+def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, decodes: bool = True) -> bytes:
     """One piece: from `features` float32 (1, T, D) to `ctc`, `key_<i>` and `value_<i>`.
 
     Inputs: `positions` float32 (1, 2 N, width) of N frames, see `relative_positions`; `first`, `last` int64 (1,) and
@@ -157,7 +157,7 @@ def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     width, N) and `value_<i>` (1, heads, N, width).
     """
     graph = Graph()
-    layers = Layers(graph, model, adapted, whole)
+    layers = Layers(graph, model, adapted, whole=True, packed=True)
     x = _subsampled(layers, graph.input("features", [1, "frames", sizes.n_mels]), sizes)
     graph.input("positions", [1, "twice", sizes.width])
     for name in ("first", "last"):
@@ -248,7 +248,8 @@ def _convolved(layers: Layers, x: str, name: str, sizes: Sizes) -> str:
     x = layers.norm(x, f"{name}.norm_conv", width, _EPSILON)
     [x] = layers.linear(x, [f"{own}.pointwise_conv1"], width, [2 * width], tail=(1,))
     x, gate = graph.add_many("Split", [x, graph.ints(width, width)], 2, axis=-1)
-    x = graph.add("Transpose", graph.add("Mul", x, graph.add("Sigmoid", gate)), perm=[0, 2, 1])
+    x = graph.add("Unsqueeze", graph.add("Mul", x, graph.add("Sigmoid", gate)), graph.ints(1))
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     gain, shift, mean, variance = (
         model.array(f"{own}.norm.{part}", (width,)) for part in ("weight", "bias", "running_mean", "running_var")
     )
@@ -256,9 +257,11 @@ def _convolved(layers: Layers, x: str, name: str, sizes: Sizes) -> str:
     gain = gain / np.sqrt(variance + np.float32(1e-5))
     weight = model.floats(f"{own}.depthwise_conv", (width, 1, sizes.kernel)) * gain[:, None, None]
     bias = (model.array(f"{own}.depthwise_conv.bias", (width,)) - mean) * gain + shift
-    around = [sizes.kernel // 2] * 2
+    # In two dimensions, of height 1: for these ONNX Runtime has the faster code.
+    weight, around = weight[:, :, None], [0, sizes.kernel // 2] * 2
     x = graph.add("Conv", x, graph.constant(weight), graph.constant(bias), pads=around, group=width)
-    x = graph.add("Transpose", _activated(graph, x, sizes.activation), perm=[0, 2, 1])
+    x = graph.add("Transpose", _activated(graph, x, sizes.activation), perm=[0, 2, 3, 1])
+    x = graph.add("Squeeze", x, graph.ints(1))
     return layers.linear(x, [f"{own}.pointwise_conv2"], width, [width], tail=(1,))[0]
 
 
@@ -287,7 +290,7 @@ def shift_of(n_frames: int, n_heads: int) -> dict[str, np.ndarray]:
     }
 
 
-def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = False) -> bytes:
+def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes) -> bytes:
     """A step of R hypotheses of B pieces, R a multiple of B, after L earlier ones.
 
     Inputs: `x` float32 (R, 1, width), embeddings with positions; `order` int64 (R,), the rows of the earlier keys and
@@ -298,7 +301,7 @@ def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     L + 1, width).
     """
     graph = Graph()
-    layers = Layers(graph, model, adapted, whole)
+    layers = Layers(graph, model, adapted, whole=True)
     width = sizes.width
     x = graph.input("x", ["rows", 1, width])
     graph.input("order", ["rows"], INT64)

@@ -26,6 +26,7 @@ _LEVELS = {
         *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
     )
 }
+_WHOLE_BLOCKS = tuple(2**power for power in range(4, 13))  # sizes that ONNX Runtime unpacks
 _CHUNK = 1 << 20  # weights that are unpacked at once
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
@@ -308,6 +309,19 @@ def bytewise(weights: "Sequence[Packed | np.ndarray]") -> tuple[np.ndarray, np.n
             found[:, places] = np.rint(rows, out=rows).astype(np.int8).T
         start += weight.shape[0]
     return found, scales
+
+
+def joined(weights: "Sequence[Packed | np.ndarray]") -> Packed | None:
+    """Matrices (out, in), one below the other, as one in 4 bits; None where they are not, or their blocks overlap."""
+    first = weights[0]
+    if not isinstance(first, Packed) or first.block_size not in _WHOLE_BLOCKS:
+        return None
+    parts = [weight for weight in weights if isinstance(weight, Packed) and weight.block_size == first.block_size]
+    if len(parts) < len(weights) or any(math.prod(part.shape) % first.block_size for part in parts[:-1]):
+        return None
+    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    codes, scales = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales"))
+    return Packed(shape, first.block_size, codes, scales, first.levels)
 
 
 def _row_blocks(weight: "Packed | np.ndarray") -> Iterator[tuple[int, np.ndarray]]:
