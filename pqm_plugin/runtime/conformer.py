@@ -282,6 +282,9 @@ def _beam_options(conf: Mapping[str, Any], tokens: Sequence[str], search: Search
         raise NotHereError("a blank that is not the first token")
     if conf.get("transducer_multi_blank_durations"):
         raise NotHereError("a model of transducers")
+    first, last = (tokens.index(name) if name in tokens else len(tokens) - 1 for name in (start, end))
+    if first != last:
+        raise NotHereError("a start that is another token than the end")
     pre_beam = int(_PRE_BEAM * search.beam_size)
     joint = 0 < search.ctc_weight < 1
     return BeamOptions(
@@ -294,8 +297,8 @@ def _beam_options(conf: Mapping[str, Any], tokens: Sequence[str], search: Search
         window_margin=_WINDOW_MARGIN,
         n_tokens=len(tokens),
         blank=0,
-        start=tokens.index(start) if start in tokens else len(tokens) - 1,
-        end=tokens.index(end) if end in tokens else len(tokens) - 1,
+        start=first,
+        end=last,
     )
 
 

@@ -13,18 +13,20 @@ from espnet2.tasks.asr import ASRTask
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.personal import making
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.making import quantize
 from pqm_plugin.personal.model import PersonalModel
 from pqm_plugin.personal.opening import open_packed
 from pqm_plugin.personal.options import EnrollOptions
 from pqm_plugin.personal.runtime import RuntimeModel, open_hearing
+from pqm_plugin.quantize.packed import WeightFormat
 from pqm_plugin.runtime.conformer import RuntimeConformer
 from pqm_plugin.runtime.graph import Graph
 from pqm_plugin.runtime.layers import Layers
 from pqm_plugin.runtime.processor import session
 from pqm_plugin.runtime.tokens import espnet_words
-from pqm_plugin.runtime.weights import NotHereError, PackedModel, joined, read_lora
+from pqm_plugin.runtime.weights import Lora, NotHereError, PackedModel, joined, read_lora
 
 RATE = 16000
 FRONTEND = {"fs": "16k", "n_mels": 20, "hop_length": 160}
@@ -41,7 +43,7 @@ def clip(seed, length_s):
 CLIPS = [clip(seed, length_s) for seed, length_s in enumerate((0.5, 1.3, 0.35, 0.8))]
 
 
-def made(tiny, out, quantizing=None, **changes):
+def made(tiny, out, **changes):
     """A packed model like `tiny` with other parts, and weights by which hypotheses differ, and do end."""
     base = out / "base"
     base.mkdir(parents=True)
@@ -62,7 +64,7 @@ def made(tiny, out, quantizing=None, **changes):
     state["ctc.ctc_lo.bias"][0] += 3
     state["decoder.output_layer.bias"][-1] += 1
     torch.save(state, base / "valid.acc.ave.pth")
-    quantize(str(base), out / "packed", **(quantizing or {}))
+    quantize(str(base), out / "packed")
     return out / "packed"
 
 
@@ -72,6 +74,7 @@ def conformer(tiny_conformer, tmp_path_factory):
 
 
 def both(folder, search):
+    search = replace(search, guard="never" if search.guard == "auto" else search.guard)
     return open_packed(ModelFolder(folder), search).recognizer, RuntimeConformer(folder, search)
 
 
@@ -105,7 +108,7 @@ def test_words_and_scores_are_those_of_torch_alone_and_in_a_batch(conformer, opt
 
     expected = heard(by_torch, CLIPS)
 
-    assert len({one.text for one in expected}) > 1 or not options["ctc_weight"]
+    assert len({one.text for one in expected}) > 1 or options["beam_size"] == 1 or not options["ctc_weight"]
     same(runtime.recognize(CLIPS), expected)
     same([runtime.recognize([each])[0] for each in CLIPS], expected)
 
@@ -153,7 +156,7 @@ MAKES = [
 ] + [
     {"encoder_conf": {"use_cnn_module": False, "num_blocks": 2}, "decoder_conf": {"num_blocks": 2}},
     {"encoder_conf": {"interctc_layer_idx": [1], "num_blocks": 2, "cnn_module_kernel": 3}},
-    {"decoder_conf": {"attention_heads": 3}, "model_conf": {"ctc_weight": 0.3, "sym_eos": "Z"}},
+    {"decoder_conf": {"attention_heads": 3}},
 ]
 
 
@@ -166,9 +169,10 @@ def test_every_make_that_has_graphs_is_computed_as_torch_computes_it(tiny_confor
     same(runtime.recognize(CLIPS), heard(by_torch, CLIPS))
 
 
-@pytest.mark.parametrize("quantizing", [{"block_size": 256}, {"block_size": 32, "double_quantize": False}], ids=str)
-def test_blocks_of_other_sizes_are_computed_as_torch_computes_them(tiny_conformer, tmp_path, quantizing):
-    by_torch, runtime = both(made(tiny_conformer, tmp_path, quantizing), SearchOptions(beam_size=3))
+@pytest.mark.parametrize("form", [WeightFormat("nf4", 256), WeightFormat("nf4", 32, double_quantize=False)], ids=str)
+def test_blocks_of_other_sizes_are_computed_as_torch_computes_them(tiny_conformer, tmp_path, monkeypatch, form):
+    monkeypatch.setattr(making, "_FORMAT", form)
+    by_torch, runtime = both(made(tiny_conformer, tmp_path), SearchOptions(beam_size=3))
 
     same(runtime.recognize(CLIPS), heard(by_torch, CLIPS))
 
@@ -310,6 +314,7 @@ def changed(folder, tmp_path, changes):
         ({"preencoder": "sinc"}, "preencoder sinc"),
         ({"token_type": "phn"}, "tokens of type phn"),
         ({"model_conf.sym_blank": "Z"}, "a blank that is not the first token"),
+        ({"model_conf.sym_eos": "Z"}, "a start that is another token than the end"),
     ],
     ids=str,
 )
@@ -359,17 +364,10 @@ def test_a_configuration_that_names_files_elsewhere_is_refused(conformer, tmp_pa
 
 def test_an_adapter_on_layers_without_graphs_is_one_line(conformer, tmp_path):
     runtime = RuntimeConformer(conformer, SearchOptions())
-    factors = {"encoder.embed.conv.0": (np.zeros((2, 1, 3, 3), np.float32), np.zeros((24, 2, 1, 1), np.float32))}
-    adapter = replace(read_lora_of(runtime), factors=factors)
+    adapter = Lora({"encoder.embed.conv.0": (np.zeros((2, 1, 3, 3), np.float32), np.zeros((24, 2, 1, 1), np.float32))})
 
     with pytest.raises(PqmError, match=r"layer 'encoder.embed.conv.0', which the graphs here do not adapt: use --runt"):
         runtime.recognize(CLIPS[:1], [adapter])
-
-
-def read_lora_of(_):
-    from pqm_plugin.runtime.weights import Lora
-
-    return Lora({})
 
 
 def test_the_configuration_is_read_without_torch_and_as_before(tiny_conformer):
