@@ -32,6 +32,7 @@ _FRONTEND: Mapping[str, Any] = {
 }
 _SHORTEST_HOP = 16
 _MOST_MELS = 10000
+_NARROW = 256
 
 
 class RuntimeConformer:
@@ -82,7 +83,9 @@ class RuntimeConformer:
             if decodes:
                 self._embedding = model.weight(_EMBEDDING, (sizes.n_tokens, sizes.width))
                 built = conformer_graphs.decoder(model, sizes, sides[False])
-                self._decoder = processor.session(built, self._n_threads)
+                # A step of a narrow decoder is too little to be shared.
+                n_threads = 1 if sizes.width <= _NARROW else self._n_threads
+                self._decoder = processor.session(built, n_threads)
             del built
         model.check_all_used(("frontend.", "normalize.", *(() if decodes else ("decoder.",))))
 
@@ -213,12 +216,15 @@ class _Steps:
     ) -> None:
         self._model, self._session = model, model._decoder
         self._known = {**_stacked(heard), **lora}
+        self._given = processor.values(self._known)
         self._outputs = [output.name for output in self._session.get_outputs()]
-        self._past = {
-            value.name: np.zeros((len(heard), value.shape[1], 0, value.shape[3]), np.float32)
-            for value in self._session.get_inputs()
-            if value.name.startswith("past_")
-        }
+        self._past = processor.values(
+            {
+                value.name: np.zeros((len(heard), value.shape[1], 0, value.shape[3]), np.float32)
+                for value in self._session.get_inputs()
+                if value.name.startswith("past_")
+            }
+        )
         # The row of the past where each piece's hypotheses begin.
         self._first, self._n_steps = np.arange(len(heard)), 0
 
@@ -230,9 +236,9 @@ class _Steps:
             "order": (self._first[:, None] + order).reshape(-1),
             "pieces": np.array([n_pieces], np.int64),
         }
-        found = self._session.run(None, {**inputs, **self._past, **self._known})
+        found = self._session.run_with_ort_values(None, {**processor.values(inputs), **self._past, **self._given})
         by_name = dict(zip(self._outputs, found, strict=True))
-        scores = by_name.pop("scores").reshape(n_pieces, n_hypotheses, -1)
+        scores: np.ndarray = by_name.pop("scores").numpy().reshape(n_pieces, n_hypotheses, -1)
         self._past = {name.replace("new_", "past_"): value for name, value in by_name.items()}
         self._first, self._n_steps = np.arange(n_pieces) * n_hypotheses, self._n_steps + 1
         return scores
@@ -241,6 +247,7 @@ class _Steps:
         """Go on with these pieces alone, int64 (n,)."""
         self._first = self._first[pieces]
         self._known = {name: value[pieces] for name, value in self._known.items()}
+        self._given = processor.values(self._known)
 
 
 def _stacked(heard: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

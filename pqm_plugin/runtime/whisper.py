@@ -162,9 +162,9 @@ class RuntimeWhisper:
         n_frames = min(self._window, 2 * -(-(longest + _CLIP_SILENCE) // 2)) if clip else self._window
         mel = np.stack([np.concatenate([row, np.tile(row[-1:], (n_frames - len(row), 1))]) for row in features])
         inputs = {"mel": np.ascontiguousarray(mel.transpose(0, 2, 1)), **self._lora(rows, encoder=True)}
-        found = self._encoder.run_with_ort_values(None, _values(inputs))
+        found = self._encoder.run_with_ort_values(None, processor.values(inputs))
         names = [output.name for output in self._encoder.get_outputs()]
-        known = dict(zip(names, found, strict=True)) | _values(self._lora(rows, encoder=False))
+        known = dict(zip(names, found, strict=True)) | processor.values(self._lora(rows, encoder=False))
         return _Heard(self, known, len(pieces))
 
     def _adapt(self, rows: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> None:
@@ -263,7 +263,7 @@ class _Heard:
 
     def start(self) -> whisper_search.Step:
         """A decoder at its beginning."""
-        self._past, self._length = _values(self._empty), 0
+        self._past, self._length = processor.values(self._empty), 0
         return self._step
 
     def _step(self, tokens: np.ndarray, order: np.ndarray, banned: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +292,9 @@ class _Heard:
             "k": np.array([k], np.int64),
             "labels": labels,
         }
-        values = self._session.run_with_ort_values(None, {**_values(inputs), **self._past, **self._known})
+        values = self._session.run_with_ort_values(
+            None, {**processor.values(inputs), **self._past, **self._known}
+        )
         found = dict(zip(self._names, values, strict=True))
         self._past = {name.replace("new_", "past_"): value for name, value in found.items() if name.startswith("new_")}
         self._length += n_new
@@ -321,14 +323,6 @@ class _Heard:
 def _is_encoder_side(layer: str) -> bool:
     """Whether a layer is computed once for a piece: the encoder's, and keys and values that the decoder looks at."""
     return layer.startswith("model.encoder.") or layer.endswith((".encoder_attn.k_proj", ".encoder_attn.v_proj"))
-
-
-def _values(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    import onnxruntime
-
-    return {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
-    }
 
 
 def _read(path: Path) -> dict[str, Any]:
