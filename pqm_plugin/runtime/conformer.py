@@ -197,14 +197,14 @@ class RuntimeConformer:
         )
 
     def embedded(self, tokens: np.ndarray, step: int) -> np.ndarray:
-        """Input of the decoder for tokens (R,) at a step, float32 (R, 1, width)."""
+        """Input of the decoder for tokens (R,) at a step, float32 (R, width)."""
         if isinstance(self._embedding, Packed):
             rows = self._embedding.rows(tokens)
         else:
             rows = self._embedding[tokens]
         width = self._sizes.width
         position = conformer_graphs.absolute_positions(np.array([step], np.float32), width)
-        found: np.ndarray = (rows * np.float32(width**0.5) + position)[:, None]
+        found: np.ndarray = rows * np.float32(width**0.5) + position
         return found
 
 

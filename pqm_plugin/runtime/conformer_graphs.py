@@ -293,7 +293,7 @@ def shift_of(n_frames: int, n_heads: int) -> dict[str, np.ndarray]:
 def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes) -> bytes:
     """A step of R hypotheses of B pieces, R a multiple of B, after L earlier ones.
 
-    Inputs: `x` float32 (R, 1, width), embeddings with positions; `order` int64 (R,), the rows of the earlier keys and
+    Inputs: `x` float32 (R, width), embeddings with positions; `order` int64 (R,), the rows of the earlier keys and
     values that each hypothesis goes on from; `pieces` int64 (1,), B; `heard` float32 (B, 1, 1, N), added to scores;
     earlier `past_key_<i>`, `past_value_<i>` (R', heads, L, width); `key_<i>`, `value_<i>` of the encoder.
 
@@ -303,7 +303,7 @@ def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes) -> bytes:
     graph = Graph()
     layers = Layers(graph, model, adapted, whole=True)
     width = sizes.width
-    x = graph.input("x", ["rows", 1, width])
+    x = graph.input("x", ["rows", width])
     graph.input("order", ["rows"], INT64)
     graph.input("pieces", [1], INT64)
     graph.input("heard", ["pieces", 1, 1, "frames"])
@@ -318,8 +318,7 @@ def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes) -> bytes:
         x = graph.add("Add", x, inner)
     x = layers.norm(x, "decoder.after_norm", width, _EPSILON)
     [logits] = layers.linear(x, ["decoder.output_layer"], width, [sizes.n_tokens])
-    found = graph.add("Reshape", graph.add("LogSoftmax", logits, axis=-1), graph.ints(-1, sizes.n_tokens))
-    graph.output(found, "scores", ["rows", sizes.n_tokens])
+    graph.output(graph.add("LogSoftmax", logits, axis=-1), "scores", ["rows", sizes.n_tokens])
     return graph.serialized()
 
 
@@ -339,7 +338,7 @@ def _cached_attention(layers: Layers, x: str, name: str, place: int, sizes: Size
     query = graph.add("Mul", graph.add("Reshape", query, graph.ints(0, heads, 1, each)), _scale(graph, each))
     scores = graph.add("MatMul", query, graph.add("Transpose", kept[0], perm=[0, 1, 3, 2]))
     found = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), kept[1])
-    found = graph.add("Reshape", found, graph.ints(0, 1, width))
+    found = graph.add("Reshape", found, graph.ints(-1, width))
     return layers.linear(found, [f"{name}.self_attn.linear_out"], width, [width])[0]
 
 
@@ -360,7 +359,7 @@ def _cross_attention(layers: Layers, x: str, name: str, place: int, sizes: Sizes
     by_piece = graph.add("Transpose", graph.add("Reshape", query, together), perm=[0, 2, 1, 3])
     scores = graph.add("Add", graph.add("MatMul", by_piece, key), "heard")
     found = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
-    found = graph.add("Reshape", graph.add("Transpose", found, perm=[0, 2, 1, 3]), graph.ints(-1, 1, width))
+    found = graph.add("Reshape", graph.add("Transpose", found, perm=[0, 2, 1, 3]), graph.ints(-1, width))
     return layers.linear(found, [f"{name}.src_attn.linear_out"], width, [width])[0]
 
 

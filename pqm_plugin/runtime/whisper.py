@@ -292,9 +292,7 @@ class _Heard:
             "k": np.array([k], np.int64),
             "labels": labels,
         }
-        values = self._session.run_with_ort_values(
-            None, {**processor.values(inputs), **self._past, **self._known}
-        )
+        values = self._session.run_with_ort_values(None, {**processor.values(inputs), **self._past, **self._known})
         found = dict(zip(self._names, values, strict=True))
         self._past = {name.replace("new_", "past_"): value for name, value in found.items() if name.startswith("new_")}
         self._length += n_new
