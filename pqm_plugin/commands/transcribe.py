@@ -58,7 +58,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=("auto", "onnx", "torch"),
         default="auto",
-        help="what computes: ONNX Runtime with products in 8 bits, fast and small on a CPU, or torch; "
+        help="what computes: ONNX Runtime, fast and small on a CPU (Whisper's products in 8 bits), or torch; "
         "default: ONNX Runtime where it can",
     )
     add_channel(parser)

@@ -1,11 +1,20 @@
 """Log-mel spectrograms in numpy, equal to those that the models were trained on."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 _FLOOR = 1e-10
+WINDOWS: Mapping[str | None, tuple[float, ...]] = {
+    None: (1.0,),
+    "hann": (0.5, 0.5),
+    "hamming": (0.54, 0.46),
+    "blackman": (0.42, 0.5, 0.08),
+}
+"""Cosine windows by the names that ESPnet has for them."""
+_FRAMES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -67,3 +76,60 @@ def _slaney_mel(hertz: float) -> float:
 
 def _slaney_hertz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels < 15, 200 * mels / 3, 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))
+
+
+@dataclass(frozen=True)
+class EspnetMel:
+    """Log-mel filter banks of ESPnet's `default` frontend, normalised.
+
+    `filters` float32 (n_fft // 2 + 1, D); `mean` and `deviation` float32 (D,) of the training speech, None for those
+    of the utterance, which are heeded where `centred` and `scaled` say so; `scale` is of the spectrum.
+
+    Source: ESPnet 202611, `DefaultFrontend`, `UtteranceMVN`, `GlobalMVN`.
+    """
+
+    filters: np.ndarray
+    n_fft: int
+    win_length: int
+    hop: int
+    window: str | None
+    is_padded: bool
+    scale: float
+    centred: bool
+    scaled: bool
+    epsilon: float
+    mean: np.ndarray | None = None
+    deviation: np.ndarray | None = None
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """Float32 (T, D) of audio float32 (n_samples,); no frames where it is shorter than a window."""
+        half = self.n_fft // 2
+        padded = np.pad(audio, half, mode="reflect") if self.is_padded and len(audio) > 1 else audio
+        if len(padded) < self.n_fft:
+            return np.zeros((0, self.filters.shape[1]), np.float32)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop]
+        found = np.empty((len(frames), self.filters.shape[1]), np.float32)
+        for first in range(0, len(frames), _FRAMES_AT_ONCE):
+            rows = slice(first, first + _FRAMES_AT_ONCE)
+            spectrum = np.fft.rfft(frames[rows] * self._taps(), axis=1)
+            power = (np.square(spectrum.real) + np.square(spectrum.imag)) * np.float32(self.scale**2)
+            found[rows] = np.log(np.maximum(power.astype(np.float32) @ self.filters, np.float32(_FLOOR)))
+        return self._normalised(found)
+
+    def _taps(self) -> np.ndarray:
+        """The window in the middle of `n_fft` samples, float32."""
+        angles = 2 * np.pi * np.arange(self.win_length) / self.win_length
+        terms = enumerate(WINDOWS[self.window])
+        taps = sum((-1) ** order * weight * np.cos(order * angles) for order, weight in terms)
+        left = (self.n_fft - self.win_length) // 2
+        return np.pad(taps, (left, self.n_fft - self.win_length - left)).astype(np.float32)
+
+    def _normalised(self, x: np.ndarray) -> np.ndarray:
+        if self.mean is not None and self.deviation is not None:
+            x = x - self.mean if self.centred else x
+            return x / self.deviation if self.scaled else x
+        centred = x - x.mean(0, dtype=np.float32)
+        if self.scaled:
+            deviation = np.sqrt(np.square(centred).mean(0))
+            return (centred if self.centred else x) / np.maximum(deviation, np.float32(self.epsilon))
+        return centred if self.centred else x

@@ -8,10 +8,11 @@ import numpy as np
 
 from pqm_plugin.runtime.graph import OWN, Graph
 from pqm_plugin.runtime.processor import takes_signed_weights
-from pqm_plugin.runtime.weights import PackedModel, bytewise
+from pqm_plugin.runtime.weights import Packed, PackedModel, bytewise, joined
 
 _SMALLEST = np.float32(1e-30)
 _LEVELS = 127
+_NF4 = 1  # as ONNX Runtime numbers it
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 """By the name of an adapted layer, the shapes of its factors: (rank, in, …) and (out, rank, …)."""
@@ -22,24 +23,41 @@ class Layers:
     """Layers of one packed model as nodes of one graph.
 
     `adapted` are the layers with LoRA; the factors are inputs `<layer>.down` (B, in, rank) and `<layer>.up`
-    (B, rank, out), for B pieces. With `whole` products are computed in float32. Else weights have 8 bits and a scale
-    for each output, and inputs 8 bits and a scale for each row, so that no row depends on others.
+    (B, rank, out), for B pieces. With `whole` products are computed in float32; with `packed`, too, but weights of 4
+    bits stay so and are unpacked at every use, which costs little where an input has a hundred rows. Else weights have
+    8 bits and a scale for each output, and inputs 8 bits and a scale for each row, so that no row depends on others.
     """
 
     graph: Graph
     model: PackedModel
     adapted: Shapes
     whole: bool = False
+    packed: bool = False
 
     def linear(
-        self, x: str, names: Sequence[str], n_in: int, n_outs: Sequence[int], *, unbiased: Sequence[str] = ()
+        self,
+        x: str,
+        names: Sequence[str],
+        n_in: int,
+        n_outs: Sequence[int],
+        *,
+        unbiased: Sequence[str] = (),
+        tail: tuple[int, ...] = (),
     ) -> list[str]:
-        """Products of one input (rows, …, n_in) with the weights of several layers, computed as one."""
+        """Products of one input (rows, …, n_in) with the weights of several layers, computed as one.
+
+        Args:
+            unbiased: those of them without a bias.
+            tail: of their weights' shapes, (1,) for a convolution over one place.
+        """
         graph = self.graph
-        weights = [self.model.weight(name, (n_out, n_in)) for name, n_out in zip(names, n_outs, strict=True)]
-        if self.whole:
-            parts = [self.model.floats(name, (n_out, n_in)) for name, n_out in zip(names, n_outs, strict=True)]
-            found = graph.add("MatMul", x, graph.constant(np.concatenate(parts).T))
+        shapes = [(n_out, n_in, *tail) for n_out in n_outs]
+        weights = [self.model.weight(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        if self.packed and (whole := joined(weights)) is not None:
+            found = self._in_four_bits(x, whole)
+        elif self.whole:
+            parts = [weight.unpack() if isinstance(weight, Packed) else weight for weight in weights]
+            found = graph.add("MatMul", x, graph.constant(np.concatenate(parts).reshape(-1, n_in).T))
         else:
             found = self._in_bytes(x, *bytewise(weights))
         biases = [
@@ -52,6 +70,13 @@ class Layers:
             [found] if len(names) == 1 else graph.add_many("Split", [found, graph.ints(*n_outs)], len(names), axis=-1)
         )
         return [self._with_lora(x, output, name) for output, name in zip(outputs, names, strict=True)]
+
+    def _in_four_bits(self, x: str, weight: Packed) -> str:
+        """Product with a weight (out, in) that stays packed, in the arithmetic of float32."""
+        graph, n_out = self.graph, weight.shape[0]
+        n_in = math.prod(weight.shape[1:])
+        sizes = {"N": n_out, "K": n_in, "block_size": weight.block_size, "quant_type": _NF4}
+        return graph.add("MatMulBnb4", x, *map(graph.constant, (weight.codes, weight.scales)), domain=OWN, **sizes)
 
     def _in_bytes(self, x: str, weight: np.ndarray, scales: np.ndarray) -> str:
         """Product with a weight int8 (in, out)."""
@@ -113,6 +138,13 @@ class Layers:
         rows = graph.add("Transpose", stacked, perm=[0, 2, 1])
         added = graph.add("MatMul", graph.add("MatMul", rows, down), up)
         return graph.add("Add", found, graph.add("Transpose", added, perm=[0, 2, 1]))
+
+    def convolution_2d(self, x: str, name: str, shape: tuple[int, int, int, int], stride: int) -> str:
+        """A convolution of (B, in, T, D) with a weight in `shape`, (out, in, taps, taps), without padding."""
+        graph = self.graph
+        weight = graph.constant(self.model.floats(name, shape))
+        bias = graph.constant(self.model.array(f"{name}.bias", shape[:1]))
+        return graph.add("Conv", x, weight, bias, strides=[stride] * 2, kernel_shape=list(shape[2:]))
 
     def norm(self, x: str, name: str, size: int, epsilon: float = 1e-5) -> str:
         """Layer normalisation of the last dimension."""

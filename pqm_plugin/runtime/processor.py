@@ -4,8 +4,11 @@ import functools
 import importlib.util
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pqm_plugin.processes import n_cores
 
@@ -56,3 +59,12 @@ def session(model: bytes, n_threads: int = 0) -> Any:
     # It keeps the bytes that it was made of, as many as its weights have, for providers that may fail.
     vars(found).pop("_model_bytes", None)
     return found
+
+
+def values(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays as ONNX Runtime has them, which are not copied again when a session is given them."""
+    import onnxruntime
+
+    return {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
+    }

@@ -1,13 +1,14 @@
-"""Words of byte-level tokens, from the files of a Whisper tokeniser; nothing is loaded but its vocabulary."""
+"""Words of tokens: of a Whisper tokeniser, from its vocabulary alone, and of an ESPnet model's token list."""
 
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.runtime.weights import NotHereError
 
 _TIME = re.compile(r"<\|\d+\.\d+\|>")
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
@@ -114,3 +115,32 @@ def _object(path: Path, missing: Any = None) -> Any:
 
 def _listed(settings: dict[str, Any]) -> list[tuple[str, Any]]:
     return list((settings.get("added_tokens_decoder") or {}).items())
+
+
+_SPACE = "<space>"
+
+
+def espnet_words(config: Mapping[str, Any]) -> Callable[[Sequence[str]], str]:
+    """What writes the tokens of a configuration of ESPnet's as words: sentence pieces, characters or whole words.
+
+    Raises:
+        PqmError: if its file of sentence pieces is missing or damaged.
+        NotHereError: if it has tokens of another kind.
+    """
+    kind, model = config.get("token_type"), config.get("bpemodel")
+    if kind == "char":
+        return lambda tokens: "".join(" " if token == _SPACE else token for token in tokens)
+    if kind == "word":
+        return lambda tokens: " ".join(tokens)
+    if kind != "bpe" or not isinstance(model, str):
+        raise NotHereError(f"tokens of type {str(kind)[:40]}")
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+        pieces.LoadFromSerializedProto(Path(model).read_bytes())
+    except (OSError, RuntimeError) as error:
+        raise PqmError(
+            f"{model} cannot be read ({' '.join(str(error).split())[:80]}): take it from where the model was published"
+        ) from error
+    return lambda tokens: str(pieces.DecodePieces(list(tokens)))

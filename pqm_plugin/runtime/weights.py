@@ -26,6 +26,7 @@ _LEVELS = {
         *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
     )
 }
+_WHOLE_BLOCKS = tuple(2**power for power in range(4, 13))  # sizes that ONNX Runtime unpacks
 _CHUNK = 1 << 20  # weights that are unpacked at once
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
@@ -274,14 +275,21 @@ class PackedModel:
         found = self.weight(layer, shape)
         return found.unpack() if isinstance(found, Packed) else found
 
-    def check_all_used(self) -> None:
+    def has(self, name: str) -> bool:
+        """Whether there is a parameter or buffer of that name that is not in 4 bits."""
+        return self._tied.get(name, name) in self._file.names()
+
+    def check_all_used(self, but: tuple[str, ...] = ()) -> None:
         """See that nothing in the file was left unread.
+
+        Args:
+            but: how names begin that were not asked for.
 
         Raises:
             PqmError: if the model of its configuration has no place for some of it.
         """
-        if self._left:
-            raise PqmError(f"{self.path} does not fit this model: unknown {sorted(self._left)[:5]}")
+        if left := [name for name in sorted(self._left) if not name.startswith(but)]:
+            raise PqmError(f"{self.path} does not fit this model: unknown {left[:5]}")
 
 
 def bytewise(weights: "Sequence[Packed | np.ndarray]") -> tuple[np.ndarray, np.ndarray]:
@@ -301,6 +309,19 @@ def bytewise(weights: "Sequence[Packed | np.ndarray]") -> tuple[np.ndarray, np.n
             found[:, places] = np.rint(rows, out=rows).astype(np.int8).T
         start += weight.shape[0]
     return found, scales
+
+
+def joined(weights: "Sequence[Packed | np.ndarray]") -> Packed | None:
+    """Matrices (out, in), one below the other, as one in 4 bits; None where they are not, or their blocks overlap."""
+    first = weights[0]
+    if not isinstance(first, Packed) or first.block_size not in _WHOLE_BLOCKS:
+        return None
+    parts = [weight for weight in weights if isinstance(weight, Packed) and weight.block_size == first.block_size]
+    if len(parts) < len(weights) or any(math.prod(part.shape) % first.block_size for part in parts[:-1]):
+        return None
+    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    codes, scales = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales"))
+    return Packed(shape, first.block_size, codes, scales, first.levels)
 
 
 def _row_blocks(weight: "Packed | np.ndarray") -> Iterator[tuple[int, np.ndarray]]:

@@ -163,12 +163,12 @@ class RuntimeWhisper:
         if self._clip:
             found = spoken([len(row) for row in features], self._window)
             n_frames, places = found.n_frames, {"positions": found.positions}
-            weights = _values({"weights": found.weights})
+            weights = processor.values({"weights": found.weights})
         mel = np.stack([np.concatenate([row, np.tile(row[-1:], (n_frames - len(row), 1))]) for row in features])
         inputs = {"mel": np.ascontiguousarray(mel.transpose(0, 2, 1)), **places, **self._lora(rows, encoder=True)}
-        encoded = self._encoder.run_with_ort_values(None, _values(inputs) | weights)
+        encoded = self._encoder.run_with_ort_values(None, processor.values(inputs) | weights)
         names = [output.name for output in self._encoder.get_outputs()]
-        known = dict(zip(names, encoded, strict=True)) | _values(self._lora(rows, encoder=False)) | weights
+        known = dict(zip(names, encoded, strict=True)) | processor.values(self._lora(rows, encoder=False)) | weights
         return _Heard(self, known, len(pieces))
 
     def _adapt(self, rows: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> None:
@@ -267,7 +267,7 @@ class _Heard:
 
     def start(self) -> whisper_search.Step:
         """A decoder at its beginning."""
-        self._past, self._length = _values(self._empty), 0
+        self._past, self._length = processor.values(self._empty), 0
         return self._step
 
     def _step(self, tokens: np.ndarray, order: np.ndarray, banned: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -296,7 +296,7 @@ class _Heard:
             "k": np.array([k], np.int64),
             "labels": labels,
         }
-        values = self._session.run_with_ort_values(None, {**_values(inputs), **self._past, **self._known})
+        values = self._session.run_with_ort_values(None, {**processor.values(inputs), **self._past, **self._known})
         found = dict(zip(self._names, values, strict=True))
         self._past = {name.replace("new_", "past_"): value for name, value in found.items() if name.startswith("new_")}
         self._length += n_new
@@ -325,14 +325,6 @@ class _Heard:
 def _is_encoder_side(layer: str) -> bool:
     """Whether a layer is computed once for a piece: the encoder's, and keys and values that the decoder looks at."""
     return layer.startswith("model.encoder.") or layer.endswith((".encoder_attn.k_proj", ".encoder_attn.v_proj"))
-
-
-def _values(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    import onnxruntime
-
-    return {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
-    }
 
 
 def _read(path: Path) -> dict[str, Any]:

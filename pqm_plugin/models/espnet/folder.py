@@ -8,17 +8,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from torch import Tensor
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import no_space_as_error, write_text
 from pqm_plugin.models.interface import Facts
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CONFIG = "config.yaml"
+# A list of thousands of tokens takes Python alone a second.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 WEIGHTS = "valid.acc.ave.pth"
 _PATH_FIELDS = (("bpemodel",), ("token_list",), ("normalize_conf", "stats_file"), ("non_linguistic_symbols",))
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -115,7 +118,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         PqmError: if the file cannot be read, or is none of an ASR model.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise PqmError(f"{path} cannot be read ({reason}): give a whole ESPnet experiment folder") from error
@@ -141,11 +144,20 @@ def sample_rate(frontend: Mapping[str, Any]) -> int:
 
 def facts(folder: Path) -> Facts:
     """Sampling rate of the frontend, and the characters of the token list."""
-    config = read_config(folder)
+    return facts_of(read_config(folder))
+
+
+def facts_of(config: Mapping[str, Any]) -> Facts:
+    """The same of a configuration that `read_config` has read."""
+    return Facts(sample_rate(config.get("frontend_conf") or {}), _symbols(token_list(config)))
+
+
+def token_list(config: Mapping[str, Any]) -> list[str]:
+    """All tokens in their order; the configuration has them, or names a file of them."""
     tokens = config["token_list"]
     if isinstance(tokens, str):
-        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
-    return Facts(sample_rate(config.get("frontend_conf") or {}), _symbols(tokens))
+        return Path(tokens).read_text(encoding="utf-8").splitlines()
+    return [str(token) for token in tokens]
 
 
 def _symbols(token_list: Sequence[str]) -> frozenset[str]:
@@ -205,17 +217,19 @@ def weights_file(folder: Path) -> Path:
     raise PqmError(f"{folder} holds no ESPnet weights (*.pth): give the folder that holds {WEIGHTS}")
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: Path) -> "Mapping[str, Tensor]":
     """The tensors of a checkpoint; nothing in the file is executed.
 
     Raises:
         PqmError: if the file is damaged or holds more than plain tensors.
     """
+    import torch
+
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise PqmError(f"{path} is damaged or not a plain checkpoint ({str(error).splitlines()[0]})") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise PqmError(f"{path} holds more than tensors: save the model's state_dict alone")
     return state
 
@@ -299,6 +313,8 @@ def _import(
     for section, key, value in list(_file_fields(source)):
         section[key] = _copy_named(value, folder, out, root)
     if source.get("use_adapter"):
+        import torch
+
         from pqm_plugin.models.espnet.lora import without_adapter
 
         source, state = without_adapter(weights, source, read_weights(weights))
@@ -311,7 +327,7 @@ def _import(
     write_text(out / CONFIG, yaml.safe_dump(source, allow_unicode=True, sort_keys=False))
 
 
-def write_experiment(source: Path, state: Mapping[str, Tensor], out: Path, place: Path) -> None:
+def write_experiment(source: Path, state: "Mapping[str, Tensor]", out: Path, place: Path) -> None:
     """Write an experiment folder that `espnet2.bin.asr_inference` reads from anywhere on this machine.
 
     Args:
@@ -319,6 +335,8 @@ def write_experiment(source: Path, state: Mapping[str, Tensor], out: Path, place
         state: of ESPnet's model, which is saved in float32 as it is.
         place: where `out` will be moved: the configuration names its files there.
     """
+    import torch
+
     out.mkdir(parents=True, exist_ok=True)
     config = _parsed(source / CONFIG)
     with no_space_as_error(out):

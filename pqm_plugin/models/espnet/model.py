@@ -1,9 +1,8 @@
 """Hybrid CTC/attention encoder-decoders of ESPnet: Conformer, E-Branchformer or Transformer."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -27,9 +26,8 @@ from pqm_plugin.models.espnet.search import BatchedSearch, Found
 from pqm_plugin.models.interface import Family, Hypothesis, Loss, Recognizer, StockDecode, groups
 from pqm_plugin.models.networks import WithoutInitialisation, fast_products, load_every_weight
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.repetition import compression_ratio, without_repetition
+from pqm_plugin.models.repetition import without_loops
 
-_log = logging.getLogger(__name__)
 # What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
 _MIN_FRAMES = 15
 # Lengths of two clips whose encodings are compared, alone and in a batch.
@@ -320,34 +318,6 @@ def _decoded(model: Any, encoded: Tensor, lengths: Tensor, tokens: Sequence[Tens
     into_lengths = torch.tensor([len(row) for row in given], device=encoded.device)
     logits, _ = model.decoder(encoded, lengths, into, into_lengths)
     return logits, pad_sequence(labels, batch_first=True, padding_value=model.ignore_id).to(encoded.device)
-
-
-def without_loops(
-    found: Sequence[Hypothesis], search: SearchOptions, ctc_words: Callable[[], list[str]] | None
-) -> list[Hypothesis]:
-    """The hypotheses of a batch; one that repeats itself is replaced by the words of the CTC layer, or is cut.
-
-    An attention decoder may go round in circles where the share of the CTC score is small; the best path of the CTC
-    layer is bound to the frames of the audio. The score of such a one is still the search's.
-
-    Args:
-        ctc_words: gives the words of the best CTC path of each row; None where they cannot be had.
-    """
-    most = search.compression_ratio_threshold
-    repeating = [place for place, each in enumerate(found) if compression_ratio(each.text) > most]
-    if search.guard != "always" or not repeating:
-        return list(found)
-    heard, repaired = ctc_words() if ctc_words else [], list(found)
-    for place in repeating:
-        other = heard[place] if heard else ""
-        text = other if 0 < compression_ratio(other) <= most else without_repetition(found[place].text, most)
-        repaired[place] = replace(found[place], text=text, is_repaired=True)
-        _log.warning(
-            "the search repeated itself (%.40r…): %s",
-            found[place].text,
-            f"{text[:80]!r} is taken" if text else "no words are taken",
-        )
-    return repaired
 
 
 def espnet_nbest(recognizer: Recognizer, speech: Any, n: int) -> list[tuple[Any, ...]]:
