@@ -233,13 +233,14 @@ def test_faster_whisper_hears_speech_as_the_model_does(shared, tmp_path):
         pytest.skip("PQM_WHISPER names no folder of a genuine Whisper model")
     quantize(os.environ["PQM_WHISPER"], tmp_path / "packed")
     export(tmp_path / "packed", tmp_path / "out", "faster-whisper")
-    clips = sorted((shared / "data/LibriSpeech/dev-clean/1272/128104").glob("*.flac"))[:3]
+    clips = sorted((shared / "data/LibriSpeech/dev-clean/1272/128104").glob("*.flac"))[:4]
 
-    model = PersonalModel(tmp_path / "packed")
+    model = PersonalModel(tmp_path / "packed", SearchOptions(beam_size=1, guard="never"))
     theirs = faster_whisper.WhisperModel(str(tmp_path / "out"), device="cpu", compute_type="float32")
 
     for clip in clips:
         # An array, for faster-whisper 1.2 opens no file with PyAV 19.
         samples, _ = soundfile.read(clip, dtype="float32")
-        segments, _ = theirs.transcribe(samples, language="en", beam_size=5, without_timestamps=True)
-        assert "".join(segment.text for segment in segments).strip() == model.transcribe(clip).text
+        segments, _ = theirs.transcribe(samples, language="en", beam_size=1, without_timestamps=True, temperature=0.0)
+        found = "".join(segment.text for segment in segments)
+        assert re.findall(r"[\w']+", found) == re.findall(r"[\w']+", model.transcribe(clip).text)
