@@ -11,12 +11,6 @@ setup(
     packages=find_packages(include=["pqm_plugin", "pqm_plugin.*"]),
     package_data={"pqm_plugin": ["py.typed", "corpus/partitions/*.json", "page/page.css"]},
     install_requires=[
-        "espnet[asr]>=202611",
-        "torch>=2.11,!=2.12.*,<2.15",
-        "torchaudio>=2.11",
-        "bitsandbytes>=0.50,<0.51",
-        "peft>=0.21,<0.22",
-        "transformers>=5.20,<6",
         "tokenizers>=0.22",
         "huggingface_hub>=1.0,<3",
         "safetensors>=0.5",
@@ -33,6 +27,15 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # Hearing needs none of these: see pqm_plugin/runtime.
+        "train": [
+            "espnet[asr]>=202611",
+            "torch>=2.11,!=2.12.*,<2.15",
+            "torchaudio>=2.11",
+            "bitsandbytes>=0.50,<0.51",
+            "peft>=0.21,<0.22",
+            "transformers>=5.20,<6",
+        ],
         "report": ["matplotlib>=3.8"],
         "whisper": ["openai-whisper>=20250625"],
         "study": [
