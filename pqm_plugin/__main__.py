@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.imports import extra_for
 from pqm_plugin.processes import share_cores, start_log, tolerant_output
 from pqm_plugin.settings import from_text
-from pqm_plugin.stages import STAGES, run_stage
-from pqm_plugin.stages.recipe import BACKENDS, Recipe, options
+
+try:
+    from pqm_plugin.stages import STAGES, run_stage
+    from pqm_plugin.stages.recipe import BACKENDS, Recipe, options
+except ModuleNotFoundError as error:
+    if not (remedy := extra_for(error)):
+        raise
+    sys.exit(f"pqm: a recipe needs {error.name}, which is not installed: {remedy}")
 
 _FROM_ONE = ("nj", "inference_nj", "n_threads", "speakers_per_job", "speakers_per_batch")
 _EPILOG = """stages:
@@ -42,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_stage(parsed.stage, recipe, alone=True)
     except PqmError as error:
         print(f"pqm {parsed.stage}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if not (remedy := extra_for(error)):
+            raise
+        print(f"pqm {parsed.stage}: this needs {error.name}, which is not installed: {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"pqm {parsed.stage}: interrupted; the same command goes on from here", file=sys.stderr)

@@ -23,6 +23,18 @@ _UNTOLD_LINES = ("Failed to import Flash Attention, using ESPnet default",)
 """The same of what they print while they are imported."""
 
 
+_EXTRAS = {
+    "train": ("torch", "torchaudio", "espnet", "espnet2", "espnet_model_zoo", "transformers", "peft", "bitsandbytes")
+}
+"""What is installed by which extra, where it is not said at the place that imports it."""
+
+
+def extra_for(error: ModuleNotFoundError) -> str:
+    """The command that installs what is missing; empty if it is of no extra."""
+    top = (error.name or "").split(".")[0]
+    return next((f"pip install 'pqm_plugin[{extra}]'" for extra, names in _EXTRAS.items() if top in names), "")
+
+
 def silence() -> None:
     """Keep libraries from telling what does not matter to a user, see `_UNTOLD`; everything else is told."""
     for name, start in _UNTOLD.items():

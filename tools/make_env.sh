@@ -37,7 +37,6 @@ if [ ! -x .venv/bin/python ]; then
     "${python}" -m venv .venv
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet \
-    --editable '.[report,whisper,demo,slurm,study,serve,wyoming,lhotse,export,docs,test]'
+.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet --editable '.[all]'
 .venv/bin/python -m pip check
 echo "${wanted}" > .venv/.made

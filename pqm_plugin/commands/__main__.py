@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pqm_plugin.commands import models, serve, speakers, transcribe
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import refusal_as_error
+from pqm_plugin.imports import extra_for
 from pqm_plugin.processes import share_cores, start_log, tolerant_output
 
 _COMMANDS = {
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PqmError as error:
         print(f"pqm {parsed.command}: {error}", file=sys.stderr)
         _forget_output()
+        return 1
+    except ModuleNotFoundError as error:
+        if not (remedy := extra_for(error)):
+            raise
+        print(f"pqm {parsed.command}: this needs {error.name}, which is not installed: {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"pqm {parsed.command}: interrupted; the same command goes on from here", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.errors import PqmError
+from pqm_plugin.imports import extra_for
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.folder import ModelFolder
@@ -140,8 +141,8 @@ def _by_torch(
         from pqm_plugin.personal.model import PersonalModel
     except ModuleNotFoundError as error:
         raise PqmError(
-            f"{path}: {error.name} is not installed, and only torch can compute this model: install pqm_plugin with "
-            "all that it needs"
+            f"{path}: {error.name} is not installed, and only torch can compute this model: "
+            f"{extra_for(error) or f'pip install {error.name}'}"
         ) from error
     if n_threads > 0:
         torch.set_num_threads(n_threads)

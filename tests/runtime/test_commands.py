@@ -53,6 +53,46 @@ def conformer(tiny_conformer, tmp_path_factory) -> Path:
     return out
 
 
+WITHOUT = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {heavy!r}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+TRAIN = "pip install 'pqm_plugin[train]'"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "arguments", "line"),
+    [
+        ("pqm_plugin.commands", ["transcribe", "MODEL", "AUDIO", "--quiet"], ""),
+        ("pqm_plugin.commands", ["info", "MODEL"], ""),
+        ("pqm_plugin.commands", ["enroll", "MODEL", "AUDIO", "--speaker", "ada"], f"is not installed: {TRAIN}"),
+        (
+            "pqm_plugin.commands",
+            ["transcribe", "MODEL", "AUDIO", "--runtime", "torch"],
+            f"torch is not installed, and only torch can compute this model: {TRAIN}",
+        ),
+        ("pqm_plugin", ["data"], f"a recipe needs torch, which is not installed: {TRAIN}"),
+    ],
+    ids=str,
+)
+def test_without_torch_it_hears_and_says_what_else_needs(conformer, recording, module, arguments, line):
+    given = [{"MODEL": str(conformer), "AUDIO": recording}.get(one, one) for one in arguments]
+    program = WITHOUT.format(heavy=HEAVY)
+
+    done = subprocess.run([sys.executable, "-c", program, module, *given], capture_output=True, text=True, check=False)
+
+    assert done.returncode == (1 if line else 0), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().endswith(line) and len(done.stderr.strip().splitlines()) <= (1 if line else 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["transcribe", "speakers", "info"])
 @pytest.mark.parametrize("family", ["packed", "conformer"])
