@@ -93,10 +93,10 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def spacious_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with such a Whisper whose window of six seconds leaves silence to be spared."""
+    """Return a folder with such a Whisper whose window of eight seconds leaves silence to be spared."""
     from tests.tiny import make_tiny_whisper
 
-    return make_tiny_whisper(tmp_path_factory.mktemp("tiny") / "spacious_whisper", window_s=6)
+    return make_tiny_whisper(tmp_path_factory.mktemp("tiny") / "spacious_whisper", window_s=8)
 
 
 @pytest.fixture(scope="session")

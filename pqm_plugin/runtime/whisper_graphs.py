@@ -78,8 +78,8 @@ def positions_of(model: PackedModel, sizes: Sizes) -> np.ndarray:
 def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = False, clip: bool = False) -> bytes:
     """From `mel` float32 (B, D, T) to `key_<i>` (B, heads, width, P) and `value_<i>` (B, heads, P, width).
 
-    P is T / 2. With `clip` it is that of two more inputs, `positions` int64 (B, P) and `weights` float32 (B, P) of
-    places, see `models/whisper/context.py`; the last of T are then left out.
+    P is T / 2. With `clip` there are two more inputs, `positions` int64 (B, P) and `weights` float32 (B, P) of places,
+    see `models/whisper/context.py`.
     """
     graph = Graph()
     layers = Layers(graph, model, adapted, whole)
@@ -91,8 +91,6 @@ def encoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     table, weights = graph.constant(positions_of(model, sizes)), ""
     if clip:
         positions = graph.input("positions", ["pieces", "rows"], INT64)
-        n_rows = graph.add("Slice", graph.add("Shape", positions), graph.ints(1), graph.ints(2))
-        x = graph.add("Slice", x, graph.ints(0), n_rows, graph.ints(1))
         x = graph.add("Add", x, graph.add("Gather", table, positions, axis=0))
         weights = graph.add("Unsqueeze", graph.input("weights", ["pieces", "rows"]), graph.ints(2, 3))
     else:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MARGIN = 25
-"""Places of silence after the speech that are encoded one by one: half a second."""
-SAMPLED = 64
-"""Places that stand for all the silence from there to the window's end."""
+MARGIN = 50
+"""Places of silence after the speech that are encoded one by one: a second."""
+SAMPLED = 128
+"""Places that stand for all the silence from there to the window's end; with half as many words get lost."""
 
 _NOWHERE = np.float32(-1e30)
 
@@ -40,22 +40,25 @@ def spoken(n_frames: Sequence[int], window: int) -> Places:
 
     Source: Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, section 3, proportional attention.
     """
-    rows = [_row(n, window // 2) for n in n_frames]
-    n_places = max(len(positions) for positions, _ in rows)
+    n_window = window // 2
+    rows = [_row(n, n_window) for n in n_frames]
+    n_places = 1 + max(len(positions) for positions, _ in rows)
     positions = np.zeros((len(rows), n_places), np.int64)
     weights = np.full((len(rows), n_places), _NOWHERE, np.float32)
     for place, (own, weight) in enumerate(rows):
         positions[place, : len(own)] = own
         weights[place, : len(own)] = weight
-    # The last place that is computed feels that nothing follows it.
-    return Places(positions, weights, min(window, 2 * (n_places + 1)))
+    # The window's last place is like no other: it feels that nothing follows it.
+    positions[:, -1], weights[:, -1] = n_window - 1, 0
+    return Places(positions, weights, 2 * n_places)
 
 
 def _row(n_frames: int, n_window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of a row and their weights, without the window's last."""
     n_dense = -(-n_frames // 2) + MARGIN
-    n_silent = n_window - n_dense
+    n_silent = n_window - 1 - n_dense
     if n_silent <= SAMPLED:
-        return np.arange(n_window), np.zeros(n_window, np.float32)
+        return np.arange(n_window - 1), np.zeros(n_window - 1, np.float32)
     share = n_silent / SAMPLED
     sampled = n_dense + ((np.arange(SAMPLED) + 0.5) * share).astype(np.int64)
     weights = np.concatenate([np.zeros(n_dense), np.full(SAMPLED, np.log(share))])

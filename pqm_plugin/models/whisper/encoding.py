@@ -41,7 +41,7 @@ def encode(encoder: Any, features: Sequence[Tensor], window: int, *, clip: bool)
     hidden = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(mel)))).mT
     # Where a convolution is replaced by what it gave, see `models/replay.py`, it has no rows.
     positions = torch.from_numpy(places.positions).to(mel.device)[: len(hidden)]
-    hidden = hidden[:, : positions.shape[1]] + encoder.embed_positions.weight[positions]
+    hidden = hidden + encoder.embed_positions.weight[positions]
     weights = torch.from_numpy(places.weights).to(mel.device)
     for layer in encoder.layers:
         hidden = layer(hidden, weights[:, None, None])

@@ -33,24 +33,24 @@ def opened(folder, context="clip"):
 
 
 def where_silence_is_alike(recognizer):
-    """Let silent places differ by nothing: neither by their positions nor by what follows the last."""
-    encoder = recognizer.network.model.encoder
+    """Let silent places differ by nothing, but for the last."""
     with torch.no_grad():
-        encoder.embed_positions.weight[50:] = 0
-        encoder.conv2.weight[:, :, 2] = 0
+        recognizer.network.model.encoder.embed_positions.weight[60:] = 0
     return recognizer
 
 
 def test_a_few_silent_places_stand_for_all_of_them():
     found = spoken([101, 2900], 3000)
 
-    dense, silent = 51 + MARGIN, 1500 - 51 - MARGIN
+    dense, silent = 51 + MARGIN, 1499 - 51 - MARGIN
     assert found.positions.shape == found.weights.shape == (2, 1500)
     assert found.positions[0, :dense].tolist() == list(range(dense))
     sampled = found.positions[0, dense : dense + SAMPLED]
-    assert sampled[0] >= dense and sampled[-1] < 1500 and len(set(np.diff(sampled))) <= 2
+    assert sampled[0] >= dense and sampled[-1] < 1499 and len(set(np.diff(sampled))) <= 2
     assert np.exp(found.weights[0, dense : dense + SAMPLED]).sum() == pytest.approx(silent, rel=1e-5)
-    assert not found.weights[0, :dense].any() and (found.weights[0, dense + SAMPLED :] < -1e20).all()
+    assert not found.weights[0, :dense].any() and (found.weights[0, dense + SAMPLED : -1] < -1e20).all()
+    # The last place is the window's, whatever the row.
+    assert found.positions[0, -1] == 1499 and found.weights[0, -1] == 0
     # Where hardly anything is silent, the window is encoded as it is.
     assert found.positions[1].tolist() == list(range(1500)) and not found.weights[1].any()
     assert not found.are_all and spoken([2900], 3000).are_all and found.n_frames == 3000
@@ -64,7 +64,7 @@ def test_what_is_encoded_is_what_the_whole_window_gives_where_silence_is_alike(s
 
     found, expected = (one._encode(features) for one in (clip, window))
 
-    assert found.hidden.shape[1] < 0.5 * expected.hidden.shape[1]
+    assert found.hidden.shape[1] < 0.7 * expected.hidden.shape[1]
     for row, own in enumerate(features):
         n = -(-len(own) // 2)
         assert torch.allclose(found.hidden[row, :n], expected.hidden[row, :n], atol=2e-5)
@@ -93,7 +93,7 @@ def test_words_are_those_of_the_whole_window_where_silence_is_alike(spacious_whi
 
 def test_no_row_depends_on_a_longer_one_beside_it(spacious_whisper):
     clip = opened(spacious_whisper)
-    pieces = [noise(0.4), noise(2.2, 1), noise(6, 2)]
+    pieces = [noise(0.4), noise(2.2, 1), noise(8, 2)]
 
     together = clip.recognize(pieces)
 
@@ -104,7 +104,7 @@ def test_no_row_depends_on_a_longer_one_beside_it(spacious_whisper):
 
 def test_a_clip_that_fills_the_window_costs_what_the_window_does_bit_for_bit(spacious_whisper):
     clip, window = opened(spacious_whisper), opened(spacious_whisper, "window")
-    features, tokens = [clip.features(noise(5.8))], [clip.token_ids("no")]
+    features, tokens = [clip.features(noise(7.8))], [clip.token_ids("no")]
 
     assert clip.loss(features, tokens).total.item() == window.loss(features, tokens).total.item()
 
