@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pqm_plugin.commands import models, serve, speakers, transcribe
+from pqm_plugin.commands import listen, models, serve, speakers, transcribe
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import refusal_as_error
 from pqm_plugin.processes import share_cores, start_log, tolerant_output
@@ -16,6 +16,7 @@ _COMMANDS = {
     "enroll": (speakers.add_enroll, speakers.run_enroll),
     "adopt": (speakers.add_adopt, speakers.run_adopt),
     "transcribe": (transcribe.add, transcribe.run),
+    "listen": (listen.add, listen.run),
     "serve": (serve.add, serve.run),
     "speakers": (speakers.add_speakers, speakers.run_speakers),
     "info": (models.add_info, models.run_info),
