@@ -43,6 +43,7 @@ setup(
         "docs": ["mkdocs-material>=9.7,<10"],
         "serve": ["gradio>=6.31,<7"],
         "wyoming": ["wyoming>=1.10,<2"],
+        "listen": ["sounddevice>=0.5,<0.6"],
         "demo": ["espeakng-loader>=0.2,<0.3"],
         "test": [
             "pytest>=8",
