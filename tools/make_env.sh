@@ -38,6 +38,6 @@ if [ ! -x .venv/bin/python ]; then
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet \
-    --editable '.[report,whisper,demo,slurm,study,serve,wyoming,docs,test]'
+    --editable '.[report,whisper,demo,slurm,study,serve,wyoming,listen,docs,test]'
 .venv/bin/python -m pip check
 echo "${wanted}" > .venv/.made
