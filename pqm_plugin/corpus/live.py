@@ -15,7 +15,7 @@ import numpy as np
 
 from pqm_plugin.corpus.audio import Samples
 from pqm_plugin.corpus.recording import STDIN, stream_sound
-from pqm_plugin.corpus.resampling import resampled
+from pqm_plugin.corpus.samples import resampled
 from pqm_plugin.errors import PqmError
 
 BLOCK_S = 0.1
