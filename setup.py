@@ -24,6 +24,7 @@ EXTRAS = {
     "wyoming": ["wyoming>=1.10,<2"],
     "lhotse": ["lhotse>=1.32,<2"],
     "export": ["ctranslate2>=4.6,<5"],
+    "listen": ["sounddevice>=0.5,<0.6"],
     "demo": ["espeakng-loader>=0.2,<0.3"],
     "test": [
         "pytest>=8",

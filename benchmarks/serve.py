@@ -1,9 +1,10 @@
 """How many requests a minute `pqm serve --api` answers, one caller at a time and many, and how long each waits.
 
-`python benchmarks/serve.py --out FILE` makes a tiny Conformer and its speakers in a folder of its own; with `--packed`
-and `--speech` it serves a real model to the readers of real speech. Every word is compared with the word that the same
-request gets alone. Three parts, each bounded by `--requests` and `--most_s`: callers at once in a closed loop, requests
-at shares of the rate that this reached with random gaps, and the first again among `--enrolled` speakers.
+Serves the packed small Conformer to the readers of real speech, `--packed FOLDER` another model, with `--quick` a tiny
+one of random weights to noise. Every word is compared with the word that the same request gets alone. Three parts,
+each bounded by `--requests` and `--most_s`: callers at once in a closed loop; requests with random gaps at shares of
+the rate that this reached; and the first again among `--enrolled` speakers, with what the server weighs. RESULTS.md
+shows `benchmarks/serve.json`. About ten minutes on two cores that do nothing else.
 """
 
 import argparse
@@ -33,15 +34,25 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import meta, others_running
+from benchmarks.common import SHARED, meta
 from pqm_plugin.adapters.options import WEIGHTS
+from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, write_json
 from tests.tiny import make_tiny_conformer
 
 ROOT = Path(__file__).resolve().parents[1]
+SIZES = {
+    "speakers": (20, 4, "speakers who ask"),
+    "clients": (50, 6, "callers at once"),
+    "requests": (200, 12, "requests of each measurement"),
+    "enrolled": (1000, 20, "speakers enrolled in the last part"),
+}
+"""Each: usually, with `--quick`, and what it is."""
 SHARES = (0.5, 0.8, 0.95)
 """Of the rate of the closed loop, at which requests come in the open one."""
-TEXTS = ("GO ON", "STOP NOW", "WHO IS IT", "A CAT")
+KEEPS_UP = 0.95
+"""The share of the rate at which requests come that the rate of the answers is at least, where a server keeps up."""
+TEXTS = ("GO ON", "STOP NOW")
 
 
 @dataclass(frozen=True)
@@ -62,37 +73,59 @@ class Answer:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--packed", type=Path, help="packed model to serve; default: a tiny one of random weights")
-    parser.add_argument("--speech", type=Path, help="folder of recordings; default: noise of one to three seconds")
-    parser.add_argument("--speakers", type=int, default=20, help="speakers who ask (default 20)")
-    parser.add_argument("--clients", type=int, default=50, help="callers at once (default 50)")
-    parser.add_argument("--requests", type=int, default=200, help="requests of each measurement (default 200)")
-    parser.add_argument("--enrolled", type=int, default=1000, help="speakers enrolled in the last part (default 1000)")
-    parser.add_argument("--most_s", type=float, default=600, help="seconds of a measurement at most (default 600)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the server (default 1)")
-    wanted = parser.parse_args()
-    about = meta(0, wanted.threads) | {"load_average_before": os.getloadavg(), "others_running": others_running()}
+    wanted = options()
+    about = meta(0, wanted.threads)
     with tempfile.TemporaryDirectory(prefix="pqm_serve_") as scratch:
         model = prepare(Path(scratch), wanted)
         requests = asked(Path(scratch), wanted)
         speech_s = sum(soundfile.info(each.audio).duration for each in requests)
-        with serving(model, wanted) as url:
-            few = measured(url, requests, wanted)
+        with serving(model, wanted) as server:
+            few = measured(server.url, requests, wanted)
+            few_weigh = server.weighs()
         enroll_copies(model, [f"s{place:05d}" for place in range(wanted.speakers, wanted.enrolled)], noise=False)
-        with serving(model, wanted) as url:
-            many = at_once(url, requests, wanted, few["words"])
+        with serving(model, wanted) as server:
+            many = at_once(server.url, requests, wanted, few["words"]) | server.weighs()
     found = {
+        "model": wanted.packed.name if wanted.packed else "tiny random" if wanted.quick else wanted.model.name,
         "speakers": wanted.speakers,
         "clients": wanted.clients,
         "requests": len(requests),
         "speech_s": round(speech_s, 1),
         **{name: value for name, value in few.items() if name != "words"},
-        "enrolled": {"speakers": wanted.enrolled, **many},
+        "growth": {str(wanted.speakers): few["at_once"] | few_weigh, str(wanted.enrolled): many},
     }
-    write_json(wanted.out, {"meta": about | {"load_average_after": os.getloadavg()}, **found})
+    after = {"load_average_after": [round(load, 2) for load in os.getloadavg()], "quick": wanted.quick}
+    write_json(wanted.out, {"meta": about | after, **found})
     print(json.dumps(found, indent=2))
+
+
+def options() -> argparse.Namespace:
+    """What was asked for.
+
+    Raises:
+        PqmError: if the model or the speech is not there.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--model", type=Path, default=SHARED / "models/conformer_small", help="ESPnet experiment")
+    parser.add_argument("--packed", type=Path, help="packed model, in place of it")
+    parser.add_argument("--speech", type=Path, default=SHARED / "data/LibriSpeech/dev-clean", help="recordings")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where torch computes (default cpu)")
+    parser.add_argument("--quick", action="store_true", help="small sizes: does it work, not how fast it is")
+    for name, (usual, quick, what) in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, help=f"{what} (default {usual}, with --quick {quick})")
+    parser.add_argument("--most_s", type=float, default=600, help="seconds of a measurement at most (default 600)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the server (default 1)")
+    wanted = parser.parse_args()
+    for name, values in SIZES.items():
+        if getattr(wanted, name) is None:
+            setattr(wanted, name, values[wanted.quick])
+    if wanted.quick and wanted.out.resolve().parent == Path(__file__).resolve().parent:
+        parser.error("--quick measures nothing that should stand here: name another file with --out")
+    for folder in () if wanted.quick else (wanted.packed or wanted.model, wanted.speech):
+        if not folder.is_dir():
+            raise PqmError(f"{folder} is not there: name another with --packed and --speech, or set PQM_SHARED")
+    return wanted
 
 
 def prepare(folder: Path, wanted: argparse.Namespace) -> Path:
@@ -104,14 +137,17 @@ def prepare(folder: Path, wanted: argparse.Namespace) -> Path:
     model = folder / "model"
     if wanted.packed:
         shutil.copytree(wanted.packed, model, ignore=shutil.ignore_patterns("speakers*", "decode_*"))
+    elif not wanted.quick:
+        quantize(str(wanted.model), model)
     else:
         quantize(str(make_tiny_conformer(folder / "tiny")), model)
         # Random weights write until they may not.
         search = {"beam_size": 2, "max_length_ratio": 0.1}
         write_json(model / "about.json", {**read_json(model / "about.json"), "decode": search})
     noise = np.random.default_rng(0)
+    # Two recordings are learned in any case; what of them is of no use here.
     clips = [noise.integers(-3000, 3000, 32000, dtype=np.int16) for _ in TEXTS]
-    options = EnrollOptions(epochs=1, few_epochs=1)
+    options = EnrollOptions(few_epochs=2)
     pqm_plugin.load(model).enroll("s00000", clips, TEXTS, options=options)
     enroll_copies(model, [f"s{place:05d}" for place in range(1, wanted.speakers)], noise=True)
     return model
@@ -136,7 +172,7 @@ def enroll_copies(model: Path, names: Sequence[str], *, noise: bool) -> None:
 
 def asked(folder: Path, wanted: argparse.Namespace) -> list[Request]:
     """Requests of all speakers in turns, of recordings in an order by chance that is always the same."""
-    if wanted.speech:
+    if not wanted.quick:
         files = sorted(path for path in wanted.speech.rglob("*") if path.suffix in (".flac", ".wav"))
         random.Random(0).shuffle(files)
     else:
@@ -149,20 +185,50 @@ def asked(folder: Path, wanted: argparse.Namespace) -> list[Request]:
     return [Request(f"s{number % wanted.speakers:05d}", files[number % len(files)]) for number in numbers]
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where it is, its process, and the seconds that it took to answer."""
+
+    url: str
+    pid: int
+    start_s: float
+
+    def weighs(self) -> dict[str, float]:
+        """Its memory in MB, now and at most, how long its list of models takes, and how long it took to start."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        kilobytes = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status, re.M))
+        listings = []
+        for _ in range(5):
+            start = time.perf_counter()
+            httpx.get(f"{self.url}v1/models", timeout=60).raise_for_status()
+            listings.append(time.perf_counter() - start)
+        return {
+            "start_s": round(self.start_s, 2),
+            "rss_mb": round(int(kilobytes["VmRSS"]) * 1024 / 1e6, 1),
+            "peak_rss_mb": round(int(kilobytes["VmHWM"]) * 1024 / 1e6, 1),
+            "models_ms": round(1000 * statistics.median(listings), 2),
+        }
+
+
 @contextmanager
-def serving(model: Path, wanted: argparse.Namespace) -> Iterator[str]:
-    """The address of a server of the model, while it runs."""
-    options = ["--port", "0", "--api", "--threads", str(wanted.threads), "--max_queue", str(2 * wanted.clients)]
-    command = [sys.executable, "-m", "pqm_plugin.commands", "serve", str(model), *options, "--quiet"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def serving(model: Path, wanted: argparse.Namespace) -> Iterator[Server]:
+    """A server of the model, while it runs.
+
+    Raises:
+        PqmError: if it does not start.
+    """
+    given = ["--device", wanted.device, "--threads", str(wanted.threads), "--max_queue", str(2 * wanted.clients)]
+    command = [sys.executable, "-m", "pqm_plugin.commands", "serve", str(model), "--port", "0", "--api", "--quiet"]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         ready = re.search(r"http://[\d.]+:\d+/", process.stdout.readline())
         if ready is None:
-            raise SystemExit("the server did not start")
-        # The first request waits until it answers, and is not measured.
-        httpx.get(f"{ready[0]}v1/models", timeout=wanted.most_s)
-        yield ready[0]
+            raise PqmError("the server did not start: see what it wrote above")
+        # The first request waits until it answers.
+        httpx.get(f"{ready[0]}v1/models", timeout=wanted.most_s).raise_for_status()
+        yield Server(ready[0], process.pid, time.perf_counter() - start)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -189,12 +255,14 @@ def measured(url: str, requests: Sequence[Request], wanted: argparse.Namespace) 
     words = [answer.text for answer in alone]
     closed = at_once(url, requests, wanted, words)
     rate = closed["requests_per_s"]
+    loads = [{"share": share, **open_loop(url, requests, wanted, words, share * rate)} for share in SHARES]
     return {
         "words": words,
         "one_at_a_time": {"requests_per_s": round(len(requests) / one_s, 3), **latency(alone)},
         "at_once": closed,
         "speedup": round(rate * one_s / len(requests), 3),
-        "open_loop": [{"share": share, **open_loop(url, requests, wanted, words, share * rate)} for share in SHARES],
+        "open_loop": loads,
+        "keeps_up": [load for load in loads if load["keeps_up"]][-1:],
     }
 
 
@@ -214,8 +282,12 @@ def open_loop(
     for _ in requests:
         at += chance.expovariate(rate)
         times.append(at)
+    start = times[0]
     answers = sent(url, requests, wanted, times)
-    return {"requests_per_s": round(rate, 3), **compared(answers, words)}
+    answered = len(answers) / (time.perf_counter() - start)
+    found = compared(answers, words)
+    keeps_up = answered >= KEEPS_UP * rate and not found["refused"]
+    return {"requests_per_s": round(rate, 3), "answered_per_s": round(answered, 3), "keeps_up": keeps_up, **found}
 
 
 def sent(
@@ -265,4 +337,7 @@ def latency(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PqmError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -78,6 +78,7 @@ def test_only_models_know_espnet_and_only_their_own_rooms_know_the_other_librari
         "ctranslate2": "models",
         "soundfile": "corpus",
         "av": "corpus",
+        "sounddevice": "corpus",
         "transformers": "models",
         "tokenizers": "models",
         "whisper": "models",

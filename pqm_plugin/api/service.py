@@ -16,12 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pqm_plugin.adapters.options import WEIGHTS
-from pqm_plugin.api.batcher import Batcher, GoneError
 from pqm_plugin.corpus.names import suggest
 from pqm_plugin.errors import PqmError
 from pqm_plugin.page.desk import Desk, check_length
 from pqm_plugin.page.guard import Limits, is_loopback
 from pqm_plugin.page.server import listener
+from pqm_plugin.personal.batcher import Batcher, GoneError
 from pqm_plugin.personal.enrollment import forget
 from pqm_plugin.personal.folder import is_adapter
 from pqm_plugin.personal.model import Hearing
@@ -68,7 +68,6 @@ class Service:
         self.may_enroll = may_enroll
         self._model = desk.model
         self._scratch = scratch
-        self._batcher = Batcher(desk.model)
         self._threads = ThreadPoolExecutor(desk.limits.n_waiting, "pqm call")
         self.learners = ThreadPoolExecutor(_MOST_ENROLLING, "pqm enrol")
         self._n_held = {"hear": 0, "enroll": 0}
@@ -87,7 +86,7 @@ class Service:
     @property
     def batches(self) -> Batcher:
         """Where pieces of all callers are computed."""
-        return self._batcher
+        return self.desk.batches
 
     def models(self) -> list[Model]:
         """The model, then its speakers by name, each with the name to ask for it."""
@@ -182,7 +181,7 @@ class Service:
                     longest_s=LONGEST_S[form],
                     language=language,
                     most_s=self.limits.recording_s,
-                    search=self._batcher.searching(gone),
+                    search=self.batches.searching(gone),
                 )
             except PqmError as error:
                 raise unplaced(error, path) from None
@@ -199,8 +198,7 @@ class Service:
 
     def close(self) -> None:
         """End transcriptions and enrolments that run."""
-        self.desk.stop_all()
-        self._batcher.close()
+        self.desk.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.learners.shutdown(wait=True, cancel_futures=True)
 

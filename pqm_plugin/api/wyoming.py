@@ -17,9 +17,9 @@ from wyoming.event import Event
 from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
 from wyoming.server import AsyncEventHandler, AsyncServer
 
-from pqm_plugin.api.batcher import GoneError
 from pqm_plugin.api.service import BusyError, Service, UnknownModelError
 from pqm_plugin.errors import PqmError
+from pqm_plugin.personal.batcher import GoneError
 
 _log = logging.getLogger(__name__)
 _MAKER = Attribution(name="pqm_plugin", url="")

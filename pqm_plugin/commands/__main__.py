@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pqm_plugin.commands import models, serve, speakers, transcribe
+from pqm_plugin.commands import listen, models, serve, speakers, transcribe
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import refusal_as_error
 from pqm_plugin.imports import extra_for
@@ -18,6 +18,7 @@ _COMMANDS = {
     "adopt": (speakers.add_adopt, speakers.run_adopt),
     "export": (speakers.add_export, speakers.run_export),
     "transcribe": (transcribe.add, transcribe.run),
+    "listen": (listen.add, listen.run),
     "serve": (serve.add, serve.run),
     "speakers": (speakers.add_speakers, speakers.run_speakers),
     "info": (models.add_info, models.run_info),

@@ -25,6 +25,17 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads; default: as many as there are cores")
 
 
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """What computes."""
+    parser.add_argument(
+        "--runtime",
+        choices=("auto", "onnx", "torch"),
+        default="auto",
+        help="what computes: ONNX Runtime with products in 8 bits, fast and small on a CPU, or torch; "
+        "default: ONNX Runtime where it can",
+    )
+
+
 def add_channel(parser: argparse.ArgumentParser) -> None:
     """Which channel of recordings is used."""
     parser.add_argument(

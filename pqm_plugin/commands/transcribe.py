@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.commands.options import add_channel, add_computing, add_language, add_model
+from pqm_plugin.commands.options import add_channel, add_computing, add_language, add_model, add_runtime
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_text
 from pqm_plugin.personal.transcript import FORMATS, LONGEST_S, Transcript, srt_entry
@@ -54,13 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     for name, what in _THRESHOLDS.items():
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, help=what)
-    parser.add_argument(
-        "--runtime",
-        choices=("auto", "onnx", "torch"),
-        default="auto",
-        help="what computes: ONNX Runtime, fast and small on a CPU (Whisper's products in 8 bits), or torch; "
-        "default: ONNX Runtime where it can",
-    )
+    add_runtime(parser)
     add_channel(parser)
     add_language(parser)
     add_computing(parser)

@@ -1,4 +1,4 @@
-"""Share one model among the users of the page, one at a time, and check the audio that they upload."""
+"""Share one model among the users of the page: transcribed in batches, adapted in turns; check the audio that they upload."""
 
 import hashlib
 import threading
@@ -16,6 +16,7 @@ from pqm_plugin.corpus.recording import Warn, stream_sound
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256
 from pqm_plugin.page.guard import Limits
+from pqm_plugin.personal.batcher import Batcher, GoneError
 from pqm_plugin.personal.enrollment import Enrolled, Watch
 from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.model import PersonalModel
@@ -109,13 +110,16 @@ class Reading:
 
 
 class Desk:
-    """One model, one user at a time; words are not computed twice."""
+    """One model: recordings are transcribed in batches, speakers enrolled one at a time; words are not computed twice."""
 
     def __init__(self, model: PersonalModel, limits: Limits) -> None:
         self._model = model
         self.limits = limits
+        self.batches = Batcher(model)
+        """Where pieces of all who are heard, over the page or the API, are computed."""
         self._turn = threading.Lock()
         self._kept: OrderedDict[tuple[str, str, str], Heard] = OrderedDict()
+        self._keeping = threading.Lock()
         self._stops: dict[str, threading.Event] = {}
 
     @property
@@ -144,30 +148,35 @@ class Desk:
         """
         notes: list[str] = []
         samples = load_within(path, self._model.sample_rate, self.limits.recording_s, notes.append)
-        with self._turn:
+        try:
             before = self._hear(path.name, samples, None, lambda part: watch("before", part))
             after = self._hear(path.name, samples, speaker, lambda part: watch("after", part)) if speaker else None
+        except GoneError:
+            raise PqmError(f"{path.name}: the server ends: try again when it is back") from None
         return Comparison(before, after, speaker, tuple(notes))
 
     def _hear(self, name: str, samples: Samples, speaker: str | None, watch: Callable[[float], None]) -> Heard:
         adapter, folder = self._model.adapter(speaker)
         weights = sha256(folder / WEIGHTS) if folder else ""
         key = (hashlib.sha256(samples.tobytes()).hexdigest(), adapter, weights)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return replace(self._kept[key], is_kept=True)
+        with self._keeping:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return replace(self._kept[key], is_kept=True)
         duration_s = len(samples) / self._model.sample_rate
         start, segments = time.perf_counter(), []
         watch(0.0)
-        for segment in self._model.segments(samples, speaker):
+        for segment in self._model.hear(samples, speaker, search=self.batches.searching(threading.Event())):
             segments.append(segment)
             watch(min(1.0, segment.end_s / duration_s))
         transcript = Transcript(name, adapter, duration_s, tuple(segments))
         size = (folder / WEIGHTS).stat().st_size if folder else 0
-        self._kept[key] = Heard(transcript, time.perf_counter() - start, size)
-        while len(self._kept) > _MOST_KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        heard = Heard(transcript, time.perf_counter() - start, size)
+        with self._keeping:
+            self._kept[key] = heard
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return heard
 
     def enroll(
         self,
@@ -224,10 +233,11 @@ class Desk:
             found.set()
         return found is not None
 
-    def stop_all(self) -> None:
-        """End any enrolment that runs."""
+    def close(self) -> None:
+        """End any enrolment and transcription that runs."""
         for user in list(self._stops):
             self.stop(user)
+        self.batches.close()
 
 
 def _stoppable(watch: Watch, stop: threading.Event, speaker: str) -> Watch:

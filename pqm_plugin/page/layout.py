@@ -110,8 +110,9 @@ _READ = """Read the sentence aloud, or write another one and read that. A minute
 better."""
 _BRING = """Recordings of one or two sentences each. The words are in a `.txt` of the same name beside each, or in one
 list of names and words; without either, the model learns from the words that it is sure of."""
-# One at a time uses the model; gradio tells the others their place in the queue.
-_QUEUED: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+# Some are heard at once, in the same batches, one teaches a voice; gradio tells the others their place in the queue.
+_HEARD: dict[str, Any] = {"concurrency_id": "hear", "concurrency_limit": 8, "api_visibility": "private"}
+_LEARNED: dict[str, Any] = {"concurrency_id": "learn", "concurrency_limit": 1, "api_visibility": "private"}
 _AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -142,7 +143,7 @@ def _hear(answers: Answers) -> gr.Dropdown:
         recording = _recorder("Record, or drop a file", "recording", ["microphone", "upload"])
     button = gr.Button("Write it down", variant="primary", elem_id="hear")
     heard = gr.HTML(elem_id="heard")
-    button.click(answers.hear, [speaker, recording], heard, **_QUEUED)
+    button.click(answers.hear, [speaker, recording], heard, **_HEARD)
     return speaker
 
 
@@ -163,9 +164,9 @@ def _teach(events: Events, answers: Answers) -> tuple[gr.Textbox, list[Any]]:
     stop = gr.Button("Stop learning", elem_id="stop")
     learned = gr.HTML(elem_id="learned")
     stop.click(answers.stop, None, None, **_AT_ONCE)
-    from_script = read.click(answers.learn_script, [name, anew, script], learned, **_QUEUED)
+    from_script = read.click(answers.learn_script, [name, anew, script], learned, **_LEARNED)
     from_script.success(answers.fresh, None, [script, *shown], **_AT_ONCE)
-    from_files = bring.click(answers.learn_files, [name, anew, files, texts], learned, **_QUEUED)
+    from_files = bring.click(answers.learn_files, [name, anew, files, texts], learned, **_LEARNED)
     from_files.success(lambda: (None, None), None, [files, texts], **_AT_ONCE)
     return name, [from_script, from_files]
 

@@ -66,7 +66,7 @@ def serve(
         try:
             _run(application, bound, others)
         finally:
-            desk.stop_all()
+            desk.close()
 
 
 class Others(Protocol):

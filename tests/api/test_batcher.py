@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import pqm_plugin
-from pqm_plugin.api.batcher import Batcher, GoneError
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.personal.batcher import Batcher, GoneError
 from pqm_plugin.personal.making import quantize
 from tests.api.conftest import SEARCH
 from tests.personal.conftest import noise

@@ -1,11 +1,14 @@
 """Who may, how much, and how many at once: a server with small limits, and none of it leaves anything behind."""
 
+import asyncio
 import http.client
 import json
 import os
 import random
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -43,8 +46,9 @@ def ask(served, method="POST", path="/v1/audio/transcriptions", body=b"", **head
 
 @pytest.fixture(scope="module")
 def small(serve):
-    """One request at a time, of a tenth of a megabyte and three seconds; nobody is enrolled."""
-    with serve("--api", "--max_queue", "1", "--max_upload", "0.1", "--max_minutes", "0.05", "--no_enroll") as found:
+    """One request at a time, of a tenth of a megabyte and three seconds, over Wyoming as well; nobody is enrolled."""
+    bounds = ("--max_queue", "1", "--max_upload", "0.1", "--max_minutes", "0.05", "--no_enroll")
+    with serve("--api", "--wyoming", "tcp://127.0.0.1:0", *bounds) as found:
         yield found
 
 
@@ -148,6 +152,147 @@ def test_broken_forms_end_in_errors_of_the_right_form_alone(small, whole, speech
 
     assert ask(small, body=whole)[0] == 200
     assert "Traceback" not in small.log.read_text() and not list(small.scratch.rglob("call_*"))
+
+
+@pytest.mark.slow
+def test_broken_chunks_and_lengths_that_lie_end_in_errors_and_the_next_request_is_answered(small, whole):
+    chance = random.Random(2)
+    head = "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: multipart/"
+    head += f"form-data; boundary={BORDER}\r\n"
+    chunked = "".join(f"{head}Transfer-Encoding: chunked\r\n\r\n").encode()
+    half = len(whole) // 2
+    pieces = [b"%x\r\n%s\r\n" % (len(part), part) for part in (whole[:half], whole[half:])]
+    sent = [
+        chunked + b"".join(pieces) + b"0\r\n\r\n",
+        chunked + b"zz\r\n" + whole,
+        chunked + b"-1\r\n" + whole,
+        chunked + b"f" * 40 + b"\r\n" + whole,
+        chunked + pieces[0] + b"0\r\n\r\n",
+        f"{head}Content-Length: -5\r\n\r\n".encode() + whole,
+        f"{head}Content-Length: {10**30}\r\n\r\n".encode() + whole,
+        f"{head}Content-Length: 10\r\nContent-Length: 20\r\n\r\n".encode() + whole,
+        f"{head}Content-Length: {half}\r\n\r\n".encode() + whole,
+    ]
+    for _ in range(fuzz_rounds()):
+        made = bytearray(sent[0][:4000])
+        for _ in range(chance.choice((1, 2, 20))):
+            made[chance.randrange(60, len(made))] = chance.randrange(256)
+        sent.append(bytes(made))
+
+    for data in sent:
+        with socket.create_connection(("127.0.0.1", urlsplit(small.url).port), timeout=PATIENCE_MS / 1000) as caller:
+            try:
+                caller.sendall(data)
+                caller.shutdown(socket.SHUT_WR)
+                answer = b"".join(iter(lambda: caller.recv(65536), b""))
+            except OSError:
+                continue
+        head_of, _, body = answer.partition(b"\r\n\r\n")
+        status = int(head_of.split()[1]) if head_of else 400
+        assert status in (200, 400, 404, 413), answer
+        # What is no HTTP the server itself refuses, in its own words.
+        if status != 200 and b"application/json" in head_of:
+            assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+    assert ask(small, body=whole)[0] == 200
+    assert "Traceback" not in small.log.read_text() and not list(small.scratch.rglob("call_*"))
+
+
+@pytest.mark.slow
+def test_neither_words_nor_names_of_recordings_nor_the_key_are_in_the_log(served, speech, words):
+    from tests.api.conftest import KEY
+
+    allowed = {"Authorization": f"Bearer {KEY}"}
+    for content in (speech[0].read_bytes(), b"no sound"):
+        fields = [("model", b"ada", None), ("prompt", b"privatematter", None), ("file", content, "privatename.wav")]
+        status, _, told = ask(served, body=form(*fields), **allowed)
+        assert "privatename" not in json.dumps(told) and status == (400 if content == b"no sound" else 200)
+    ask(served, body=form(("model", b"privatespeaker", None), ("file", b"x", "privatename.wav")), **allowed)
+
+    log = served.log.read_text()
+    assert "private" not in log and KEY not in log and words(speech[0], "ada") not in log
+
+
+@pytest.mark.slow
+def test_over_wyoming_one_too_many_is_told_so_and_a_recording_that_is_too_long_as_well(small, speech, words):
+    from tests.api.test_wyoming import AsyncClient, AudioChunk, AudioStart, address, chunks, noise, say
+
+    async def begun_and_then_another():
+        async with asyncio.timeout(PATIENCE_MS / 1000), AsyncClient.from_uri(address(small)) as first:
+            await first.write_event(AudioStart(16000, 2, 1).event())
+            while True:
+                async with AsyncClient.from_uri(address(small)) as second:
+                    await second.write_event(AudioStart(16000, 2, 1).event())
+                    try:
+                        return await asyncio.wait_for(second.read_event(), 2)
+                    except TimeoutError:
+                        continue
+
+    refused = asyncio.run(begun_and_then_another())
+    assert refused.type == "error" and refused.data["code"] == "overloaded"
+
+    long = [AudioStart(8000, 2, 1), *[AudioChunk(8000, 2, 1, noise(0, 8000).tobytes())] * 4]
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while (told := say(small, *long))[0].data.get("code") == "overloaded" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert told[0].data["code"] == "invalid_request" and "more than 3 s" in told[0].data["text"]
+    assert say(small, *chunks(speech[0]))[0].data["text"] == words(speech[0])
+    assert not list(small.scratch.rglob("call_*"))
+
+
+@pytest.fixture
+def inside(model, tmp_path):
+    """The API in this process, whose requests may take five seconds: its address, and its service."""
+    import uvicorn
+    from starlette.applications import Starlette
+
+    import pqm_plugin
+    from pqm_plugin.api.app import build
+    from pqm_plugin.api.service import Service
+    from pqm_plugin.page.desk import Desk
+    from pqm_plugin.page.guard import Limits
+
+    service = Service(Desk(pqm_plugin.load(model), Limits(request_s=5.0)), tmp_path)
+    application = Starlette()
+    application.mount("/v1", build(service))
+    server = uvicorn.Server(uvicorn.Config(application, port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield type("Inside", (), {"url": f"http://127.0.0.1:{port}/", "service": service})
+    server.should_exit = True
+    thread.join()
+    service.close()
+
+
+@pytest.mark.slow
+def test_a_request_that_takes_too_long_is_given_up_and_one_whose_caller_goes_is_not_computed(inside, whole, tmp_path):
+    service, held = inside.service, inside.service.desk.model._alone
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+
+    def wait_until(so) -> None:
+        while not so():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    ask(inside, body=whole)
+    before = service.batches.n_rows
+    with held, ThreadPoolExecutor(1) as pool:
+        # Nothing is computed while the model is held.
+        first = pool.submit(ask, inside, body=whole)
+        wait_until(lambda: service.batches._computing and service.batches.n_rows == before + 1)
+        with socket.create_connection(("127.0.0.1", urlsplit(inside.url).port)) as caller:
+            head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(whole)}\r\n"
+            caller.sendall(f"{head}Content-Type: multipart/form-data; boundary={BORDER}\r\n\r\n".encode() + whole)
+            wait_until(lambda: service.batches._rows)
+        wait_until(lambda: not service.batches._rows)
+        status, _, told = first.result()
+
+    assert status == 504 and told["error"]["code"] == "timeout" and "took longer" in told["error"]["message"]
+    assert service.batches.n_rows == before + 1
+    assert ask(inside, body=whole)[0] == 200 and not list(tmp_path.glob("call_*"))
 
 
 @pytest.mark.slow

@@ -175,7 +175,24 @@ def others() -> dict[str, Any]:
     }
     words_by_mode = {"meta": SAME_WORDS["meta"], "utterances": 318, "modes": modes}
     six_epochs = {"meta": SAME_WORDS["meta"], "adapt": RESULTS["adapt"] | {"epochs": 6}}
-    beside = {"same_words": SAME_WORDS, "recipe": RECIPE, "adapted": [six_epochs], "words_by_mode": words_by_mode}
+    at_once = {"requests_per_s": 8.0, "median_s": 5.0, "p95_s": 7.5, "answered": 200, "refused": 0, "other_words": 0}
+    load = at_once | {"share": 0.5, "requests_per_s": 4.0, "p95_s": 1.25, "answered_per_s": 3.98, "keeps_up": True}
+    weighs = {"start_s": 4.5, "rss_mb": 900.0, "peak_rss_mb": 950.0, "models_ms": 2.5}
+    serve = {
+        "meta": SAME_WORDS["meta"]
+        | {"threads": 1, "command": "python benchmarks/serve.py --out benchmarks/serve.json"},
+        **{"model": "conformer_small", "speakers": 20, "clients": 50, "requests": 200, "speech_s": 1300.0},
+        "one_at_a_time": {"requests_per_s": 2.0, "median_s": 0.5, "p95_s": 1.0},
+        **{"at_once": at_once, "speedup": 4.0, "open_loop": [load], "keeps_up": [load]},
+        "growth": {"20": at_once | weighs, "1000": at_once | weighs | {"models_ms": 25.0}},
+    }
+    beside = {
+        "serve": serve,
+        "same_words": SAME_WORDS,
+        "recipe": RECIPE,
+        "adapted": [six_epochs],
+        "words_by_mode": words_by_mode,
+    }
     return copy.deepcopy(beside)
 
 

@@ -213,3 +213,17 @@ def test_parts_are_merged_with_the_highest_ceilings_that_were_measured():
     parts = {"decode": {"command": "decode", "took_s": 4.0}, "modes": {"command": "modes", "took_s": 6.0}}
     assert found["meta"] == {"seed": 0, "parts": parts}
     assert "request" not in found
+
+
+def test_many_callers_are_shown_where_they_were_measured_with_what_their_words_were(results, others):
+    written = page(results, others)
+
+    assert "it answers 4 times as many as one at a time; it keeps up with p95 1.25 s at the 4 a second." in written
+    assert "Every answer has the words that it has alone." in written
+    assert "| 50 at once | 8.00 | 5.00 | 7.50 | 0 |" in written
+    assert "| at 50% of that, at random times | 4.00 | 5.00 | 1.25 | 0 |" in written
+    assert "| 1,000 | 8 | 7.5 | 25 | 900 | 4.5 |" in written
+    others["serve"]["growth"]["1000"]["other_words"] = 2
+    others["serve"]["keeps_up"] = []
+    assert "keeps up with none of the rates. 2 answers have other words than alone." in page(results, others)
+    assert "Many callers" not in page(results, {})

@@ -1,5 +1,6 @@
 """What the page says is run as it stands there, on noise and a tiny model."""
 
+import json
 import os
 import re
 import shlex
@@ -54,11 +55,13 @@ def test_the_page_leads_from_a_float_model_to_a_pack(tiny_conformer, tmp_path):
             about = tmp_path / "my_model/about.json"
             write_json(about, read_json(about) | SETTINGS)
 
-    quantized, calibrated, enrolled, heard, from_python, packed = said
+    quantized, calibrated, enrolled, heard, listened, from_python, packed = said
     assert "licence    CC BY 4.0" in quantized
     assert "nearest level" in quantized and "hear of 1 recordings" in calibrated
     assert "ada: learned from 6 recordings" in enrolled and "\nada\t" in enrolled
     assert heard.count('"adapter": "speakers/ada"') == 2
     assert (tmp_path / "subtitles/001.srt").is_file()
+    dictated, *_, last = listened.splitlines()
+    assert json.loads(last)["is_final"] and json.loads(last)["text"] == dictated
     assert from_python.strip()
     assert "adapter    speakers/ada" in packed and "0 problems" in packed

@@ -41,11 +41,12 @@ class FakeModel:
         self.heard: list[str] = []
         self.learned: list[tuple[str, list[int], Any]] = []
         self.n_steps = 3
+        self.max_batch = 1
 
     def adapter(self, speaker: str | None = None) -> tuple[str, Path | None]:
         return (f"speakers/{speaker}", self.folder.known_speaker(speaker)) if speaker else ("none", None)
 
-    def segments(self, samples: np.ndarray, speaker: str | None = None):
+    def hear(self, samples: np.ndarray, speaker: str | None = None, *, search: Any):
         name = self.adapter(speaker)[0]
         self.heard.append(name)
         middle = len(samples) / RATE / 2

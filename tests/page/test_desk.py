@@ -1,14 +1,19 @@
-"""One model for all who use the page: in turns, within limits, and nothing computed twice."""
+"""One model for all who use the page: heard together, learned in turns, within limits, nothing computed twice."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pqm_plugin.errors import PqmError
-from pqm_plugin.page.desk import Reading
+from pqm_plugin.page.desk import Desk, Reading
 from pqm_plugin.page.guard import Limits
 from tests.corpus.sounds import made, noise
 from tests.page.fakes import write_adapter, write_speech
+from tests.personal.conftest import packed
+
+__all__ = ["packed"]
 
 
 def nothing(*_):
@@ -149,24 +154,52 @@ def test_stop_ends_ones_own_enrolment_after_the_step_and_nobody_elses(desk, fake
     assert len(fake.learned) == 1
 
 
-def test_two_at_once_take_turns(desk, fake, tmp_path):
+def test_two_voices_are_learned_in_turns_and_whoever_is_heard_waits_for_neither(desk, fake, tmp_path):
     clips = [Reading(write_speech(tmp_path / "a.wav", 1.0), "go on")]
-    inside, order = threading.Event(), []
+    order, others = [], []
 
     def slow(step, done, total):
-        order.append("learning")
-        inside.set()
-        if done == 1:
-            other.join(0.2)
+        if not others:
+            others.append(threading.Thread(target=learn, args=("bob", lambda *_: order.append("bob"))))
+            others[0].start()
+            desk.compare(clips[0].path, None, lambda *_: order.append("heard"))
+            others[0].join(0.2)
+        order.append("ada")
 
-    other = threading.Thread(
-        target=lambda: inside.wait() and desk.compare(clips[0].path, None, lambda *_: order.append("h"))
-    )
-    other.start()
-    desk.enroll("me", "ada", clips, anew=False, watch=slow)
-    other.join()
+    def learn(name, watch):
+        desk.enroll(name, name, clips, anew=False, watch=watch)
 
-    assert order == ["learning"] * 4 + ["h"] * 3
+    learn("ada", slow)
+    others[0].join()
+
+    assert order == ["heard"] * 3 + ["ada"] * 4 + ["bob"] * 4
+
+
+@pytest.mark.slow
+def test_those_who_are_heard_at_once_share_batches_and_have_the_words_of_each_alone(packed, tiny_conformer, tmp_path):
+    import pqm_plugin
+
+    model = pqm_plugin.load(packed(tiny_conformer))
+    sounds = [write_speech(tmp_path / f"{place}.wav", 1.0 + place / 10, seed=place) for place in range(4)]
+    expected = [model.transcribe(sound).text for sound in sounds]
+    desk = Desk(model, Limits())
+
+    with model._alone, ThreadPoolExecutor(len(sounds)) as pool:
+        # Nothing is computed while the model is held: they all meet in the queue.
+        waiting = [pool.submit(desk.compare, sound, None, nothing) for sound in sounds]
+        while len(desk.batches._rows) + len(desk.batches._computing) < len(sounds):
+            time.sleep(0.01)
+        model._alone.release()
+        try:
+            found = [each.result().before.transcript.text for each in waiting]
+        finally:
+            model._alone.acquire()
+    desk.close()
+
+    assert found == expected and len(set(found)) > 1
+    assert desk.batches.n_rows == len(sounds) > desk.batches.n_batches
+    with pytest.raises(PqmError, match="the server ends"):
+        desk.compare(write_speech(tmp_path / "late.wav", 1.0, seed=9), None, nothing)
 
 
 def test_limits_that_would_let_nothing_in_are_refused():

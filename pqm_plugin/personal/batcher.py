@@ -10,7 +10,7 @@ from typing import Any
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Hypothesis
-from pqm_plugin.personal.model import PersonalModel, Search, Tongue
+from pqm_plugin.personal.hearing import Listening, Search, Tongue
 
 _log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class _Row:
 class Batcher:
     """Searches what threads hand in, oldest first; nothing waits for company, it comes while a batch is computed.
 
-    A batch holds rows of one language, `PersonalModel.max_batch` of them at most, and beside the oldest row those
+    A batch holds rows of one language, `Listening.max_batch` of them at most, and beside the oldest row those
     nearest to its length: a batch takes as long as its longest row.
     """
 
-    def __init__(self, model: PersonalModel) -> None:
+    def __init__(self, model: Listening) -> None:
         self._model = model
         self._rows: deque[_Row] = deque()
         self._changed = threading.Condition()
@@ -69,11 +69,11 @@ class Batcher:
         self._worker.start()
 
     def searching(self, gone: threading.Event) -> Search:
-        """A search for `PersonalModel.hear` that computes here, until `gone` is set.
+        """A search for `Listening.hear` that computes here, until `gone` is set.
 
         Raises:
             GoneError: from the search, when `gone` is set before it has ended, or the batcher is closed.
-            PqmError: from the search, as `PersonalModel.search` does.
+            PqmError: from the search, as `Listening.search` does.
         """
 
         def search(speech: Sequence[Any], folder: Path | None, tongue: Tongue) -> list[Hypothesis]:
