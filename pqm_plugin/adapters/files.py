@@ -123,6 +123,22 @@ def read_info_for(folder: Path, base_sha256: str) -> AdapterInfo:
     return info
 
 
+def check_context(folder: Path, context: str) -> None:
+    """See that the adapter in `folder` did not learn on another context than this, `window` or `clip`.
+
+    What records say nothing of it, as those of families without a window, is taken with either.
+
+    Raises:
+        PqmError: if it did.
+    """
+    request = read_info(folder).request
+    search = request.get("search")
+    learned = request.get("context") or (search.get("context") if isinstance(search, Mapping) else None)
+    if learned in ("window", "clip") and learned != context:
+        remedy = f"use context {learned}, or run stages 4 and 5 or `pqm enroll` again with context {context}"
+        raise PqmError(f"{folder} has learned on the context {learned}, this is {context}: {remedy}")
+
+
 def adapter_answering(folder: Path, request: Mapping[str, Any], aside: Collection[str] = ()) -> AdapterInfo | None:
     """What is known of the adapter in `folder`, if it is there as `request` asks for; else the log says what differs.
 

@@ -48,9 +48,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--context",
-        choices=("auto", "window", "clip"),
+        choices=("window", "clip"),
         help="what Whisper encodes: its whole window of 30 s, or of a clip what is spoken, in a fraction of the time "
-        "(default: the maker's, or clip)",
+        "(default: the maker's, or window); an adapter is used with the context that it learned on only",
     )
     for name, what in _THRESHOLDS.items():
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, help=what)

@@ -1,12 +1,11 @@
 """Search options; imports no library."""
 
 import math
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 _LATER = {"later": True}
 GUARDS = ("auto", "always", "never")
-CONTEXTS = ("auto", "window", "clip")
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,7 @@ class SearchOptions:
     probability per token; `max_length_ratio`: longest hypothesis in tokens per encoder frame, 0 for the family's own;
     `batch_size`: pieces of audio that are searched at once; `language`: of the speech, as a code of two or three
     letters, for a model that knows several; `context`: what a model with a window of fixed length encodes, the whole
-    `window` or, of a `clip`, what is spoken and a few places of the silence behind it; `auto` is the clip in a personal
-    model and the window where systems are compared with a stock tool.
+    `window` or, of a `clip`, what is spoken and a few places of the silence behind it.
 
     `guard`: whether words that a decoder repeats or makes up are searched again and cut, `always` or `never`; `auto` is
     always in a personal model and never where systems are compared with a stock tool. What it goes by has the names and
@@ -35,15 +33,15 @@ class SearchOptions:
     max_length_ratio: float = 0.0
     batch_size: int = 8
     language: str = "en"
-    context: str = "auto"
+    context: str = "window"
     guard: str = field(default="auto", metadata=_LATER)
     compression_ratio_threshold: float = field(default=2.4, metadata=_LATER)
     logprob_threshold: float = field(default=-1.0, metadata=_LATER)
     no_speech_threshold: float = field(default=0.6, metadata=_LATER)
 
     def __post_init__(self) -> None:
-        if self.context not in CONTEXTS:
-            raise ValueError(f"context {self.context!r}: use {', '.join(CONTEXTS)}")
+        if self.context not in ("window", "clip"):
+            raise ValueError(f"context {self.context!r}: use 'window' or 'clip'")
         if self.batch_size < 1 or self.beam_size < 1:
             raise ValueError("batch_size and beam_size must be 1 or more")
         if self.guard not in GUARDS:
@@ -54,11 +52,6 @@ class SearchOptions:
             raise ValueError(f"logprob_threshold {self.logprob_threshold}: use a number of nats up to 0")
         if not 0 <= self.no_speech_threshold <= 1:
             raise ValueError(f"no_speech_threshold {self.no_speech_threshold}: use a number from 0 to 1")
-
-    def of_a_person(self) -> Self:
-        """The same with what `auto` stands for in a personal model."""
-        guard = "always" if self.guard == "auto" else self.guard
-        return replace(self, guard=guard, context="clip" if self.context == "auto" else self.context)
 
     def guarding(self) -> dict[str, Any]:
         """The options of the guard that are not at their defaults: requests of earlier versions have none."""

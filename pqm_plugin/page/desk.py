@@ -1,4 +1,4 @@
-"""Share one model among the users of the page: transcribed in batches, adapted in turns; check the audio that they upload."""
+"""Share one model among the users of the page, and check the audio that they upload."""
 
 import hashlib
 import threading
@@ -110,7 +110,7 @@ class Reading:
 
 
 class Desk:
-    """One model: recordings are transcribed in batches, speakers enrolled one at a time; words are not computed twice."""
+    """One model: transcribes in batches, enrols one speaker at a time, computes no words twice."""
 
     def __init__(self, model: PersonalModel, limits: Limits) -> None:
         self._model = model

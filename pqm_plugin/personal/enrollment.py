@@ -136,8 +136,6 @@ def _request(
     folder: ModelFolder, clips: Sequence[Clip], options: EnrollOptions, search: SearchOptions, *, unsupervised: bool
 ) -> dict[str, Any]:
     """What an adapter depends on; an equal request has an equal adapter."""
-    # What is encoded is learned on; what guards the words was not told in earlier versions.
-    search = replace(search, context=search.of_a_person().context)
     sat = folder.sat()
     family = family_of(folder.path)
     later = ("target_style", "folds", "keep")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pqm_plugin.adapters.bank import AdapterBank
+from pqm_plugin.adapters.files import check_context
 from pqm_plugin.corpus.recording import Sound, load_sound, sound_name
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.families import family_of
@@ -134,6 +135,8 @@ class PersonalModel(Listening):
 
     @contextmanager
     def _rows(self, folders: Sequence[Path | None]) -> Iterator[None]:
+        for folder in {folder for folder in folders if folder is not None}:
+            check_context(folder, self._search.context)
         with self._alone, self._bank.rows(folders):
             yield
 

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ class Opened:
 
 
 def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu", mode: str = "exact") -> Opened:
-    """Load the packed base, in evaluation mode; what is `auto` in `search` is as for a person.
+    """Load the packed base, in evaluation mode; where `search.guard` is `auto`, its words are guarded.
 
     Raises:
         PqmError: if the weights are not those of the record, or the configuration is not theirs: it names files
@@ -88,7 +88,8 @@ def open_packed(folder: ModelFolder, search: SearchOptions, device: str = "cpu",
     """
     found = folder.intact()
     family_of(folder.path)
-    search = search.of_a_person()
+    if search.guard == "auto":
+        search = replace(search, guard="always")
     _refuse(folder, files_elsewhere(folder.path))
     budget = folder.packed.stat().st_size * _MEMORY_FACTOR + _MEMORY_SLACK_BYTES
     try:

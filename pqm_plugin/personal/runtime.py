@@ -4,9 +4,11 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pqm_plugin.adapters.files import check_context
 from pqm_plugin.errors import PqmError
 from pqm_plugin.imports import extra_for
 from pqm_plugin.models.interface import Hypothesis
@@ -53,7 +55,10 @@ class RuntimeModel(Listening):
         """
         self.folder = ModelFolder.of(path)
         self._sha256 = self.folder.intact()
-        search = (search or search_options(self.folder.about())).of_a_person()
+        search = search or search_options(self.folder.about())
+        if search.guard == "auto":
+            search = replace(search, guard="always")
+        self._context = search.context
         self._recognizer = open_runtime(self.folder.path, search, whole=whole, n_threads=n_threads)
         self._spoken = self._recognizer.known_language(language, search.language)
         self._held: OrderedDict[Path, Lora] = OrderedDict()
@@ -93,6 +98,7 @@ class RuntimeModel(Listening):
 
     def _adapter(self, folder: Path) -> Lora:
         if folder not in self._held:
+            check_context(folder, self._context)
             self._held[folder] = read_lora(folder, self._sha256)
         self._held.move_to_end(folder)
         while len(self._held) > _HELD:

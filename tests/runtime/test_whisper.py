@@ -105,13 +105,13 @@ def test_languages_are_told_and_found_as_with_torch(multilingual):
 @pytest.mark.parametrize("targets", ["attention", "all_linear"])
 def test_each_row_has_its_own_adapter(spacious, tmp_path, targets):
     folder = Path(shutil.copytree(spacious, tmp_path / "model"))
-    teacher = PersonalModel(folder)
+    search = SearchOptions(beam_size=2, guard="never", context="clip")
+    teacher = PersonalModel(folder, search)
     options = EnrollOptions(epochs=1, few_epochs=1, targets=targets, learning_rate=0.05)
     for seed, name in enumerate(("anna", "bert")):
         teacher.enroll(
             name, [noise(1, seed, 0.3)], ["GO ON" if seed else "STOP"], options=replace(options, rank=2 + seed)
         )
-    search = SearchOptions(beam_size=2, guard="never", context="clip")
     _, runtime = both(folder, search)
     expected = PersonalModel(folder, search)
     adapters = {name: read_lora(folder / "speakers" / name, ModelFolder(folder).intact()) for name in ("anna", "bert")}

@@ -274,7 +274,8 @@ class Whisper(Recognizer):
 
 def _context(search: SearchOptions) -> dict[str, Any]:
     """What is encoded; of places, how many, since what was learned or measured with others is not the same."""
-    return {"context": "clip", "clip_places": [MARGIN, SAMPLED]} if search.context == "clip" else {"context": "window"}
+    places = {"clip_places": [MARGIN, SAMPLED]} if search.context == "clip" else {}
+    return {"context": search.context, **places}
 
 
 def read_facts(folder: Path) -> Facts:

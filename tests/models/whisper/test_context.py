@@ -142,40 +142,50 @@ def test_what_was_learned_or_decoded_with_other_places_is_not_the_same_request(s
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
-def test_a_person_hears_by_what_is_spoken_unless_the_maker_says_otherwise(spacious_whisper, tmp_path, runtime):
+def test_a_person_hears_the_window_unless_the_maker_says_otherwise(spacious_whisper, tmp_path, runtime):
     folder = tmp_path / "model"
     quantize(str(spacious_whisper), folder)
 
-    assert open_hearing(folder, runtime=runtime).recognizer._clip
-    assert not open_hearing(folder, SearchOptions(context="window"), runtime=runtime).recognizer._clip
-    write_json(folder / "about.json", {"decode": {"context": "window"}})
     assert not open_hearing(folder, runtime=runtime).recognizer._clip
+    write_json(folder / "about.json", {"decode": {"context": "clip"}})
+    assert open_hearing(folder, runtime=runtime).recognizer._clip
 
 
-def test_a_voice_is_learned_on_what_is_encoded_and_its_record_says_so(spacious_whisper, tmp_path):
-    folder = tmp_path / "model"
+@pytest.mark.parametrize("learned", ["window", "clip"])
+def test_a_voice_is_heard_with_what_it_was_learned_on_and_nothing_else(spacious_whisper, tmp_path, learned, capsys):
+    folder, path = tmp_path / "model", str(tmp_path / "clip.wav")
     quantize(str(spacious_whisper), folder)
+    write_json(folder / "about.json", {"decode": {"context": learned, "guard": "never"}})
+    soundfile.write(path, noise(0.5), 16000)
     options = EnrollOptions(epochs=1, few_epochs=1, learning_rate=0.05)
-    model = pqm_plugin.load(folder)
+    other = {"window": "clip", "clip": "window"}[learned]
 
-    model.enroll("ada", [noise(0.5)], ["GO ON"], options=options)
+    pqm_plugin.load(folder).enroll("ada", [noise(0.5)], ["GO ON"], options=options)
 
-    assert read_info(folder / "speakers" / "ada").request["search"]["clip_places"] == [MARGIN, SAMPLED]
+    search = read_info(folder / "speakers" / "ada").request["search"]
+    assert (search["context"], search.get("clip_places")) == (learned, [MARGIN, SAMPLED] if learned == "clip" else None)
+    for runtime in ("onnx", "torch"):
+        command = ["transcribe", str(folder), path, "--speaker", "ada", "--runtime", runtime]
+        assert main(command) == 0
+        capsys.readouterr()
+        assert main([*command, "--context", other]) == 1
+        error = capsys.readouterr().err
+        assert f"ada has learned on the context {learned}, this is {other}: use context {learned}, or run" in error
+        assert main([*command[:3], "--plain", "--runtime", runtime, "--context", other]) == 0
 
 
 def test_the_command_line_chooses_the_context(spacious_whisper, tmp_path, capsys):
     folder, path = tmp_path / "model", str(tmp_path / "clip.wav")
     quantize(str(spacious_whisper), folder)
     soundfile.write(path, noise(0.5), 16000)
+    command = ["transcribe", str(folder), path, "--guard", "never", "--format", "json"]
 
     found = []
-    for context in ("clip", "window", "auto"):
-        assert (
-            main(["transcribe", str(folder), path, "--context", context, "--guard", "never", "--format", "json"]) == 0
-        )
+    for options in ([], ["--context", "window"], ["--context", "clip"]):
+        assert main([*command, *options]) == 0
         found.append(json.loads(capsys.readouterr().out))
 
-    assert found[0] == found[2] != found[1]
+    assert found[0] == found[1] != found[2]
     write_json(folder / "about.json", {"decode": {"context": "all"}})
     assert main(["transcribe", str(folder), path]) == 1
-    assert "context 'all': use auto, window, clip" in capsys.readouterr().err
+    assert "context 'all': use 'window' or 'clip'" in capsys.readouterr().err
