@@ -30,6 +30,7 @@ setup(
         "numpy>=2.0",
         "scipy>=1.11",
         "PyYAML>=6.0",
+        "packaging>=24",
         "tqdm>=4.66",
     ],
     extras_require={
