@@ -83,3 +83,9 @@ def test_every_extra_of_the_package_has_its_use_said():
     declared = re.findall(r'^        "([\w-]+)": \[', (ROOT / "setup.py").read_text(), re.M)
 
     assert set(EXTRAS) == set(declared)
+
+
+def test_the_page_about_installing_has_every_extra_with_its_use():
+    page = (ROOT / "docs/install.md").read_text(encoding="utf-8").partition("## Disk")[0]
+
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.M)) == EXTRAS
