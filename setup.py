@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.12,<3.14",
     packages=find_packages(include=["pqm_plugin", "pqm_plugin.*"]),
-    package_data={"pqm_plugin": ["py.typed", "corpus/partitions/*.json", "page/page.css"]},
+    package_data={"pqm_plugin": ["py.typed", "corpus/partitions/*.json", "page/page.css", "report/viewer.*"]},
     install_requires=[
         "espnet[asr]>=202611",
         "torch>=2.11,!=2.12.*,<2.15",

@@ -113,7 +113,8 @@ def _applies(wanted: Requirement, extra: str) -> bool:
 def judged_extras(requirements: Iterable[Requirement], version_of: Callable[[str], str | None]) -> Finding:
     """Which extras are there, and what those that are not would be for."""
     requirements = list(requirements)
-    lacking, there = [], []
+    lacking: list[str] = []
+    there: list[str] = []
     for extra in EXTRAS:
         own = [one for one in requirements if _applies(one, extra) and not _applies(one, "")]
         (there if own and all(version_of(one.name) for one in own) else lacking).append(extra)
