@@ -206,6 +206,11 @@ def _errors(
 
 
 def finished_decodes(model_dir: Path, folder_name: str) -> dict[str, Decode]:
+    """The finished decodes of a set by system, in the order of the tables; one that is not finished is warned of.
+
+    Raises:
+        PqmError: if nothing is decoded, or a decode is damaged.
+    """
     folders = {path.parent.name.removeprefix("decode_"): path for path in model_dir.glob(f"decode_*/{folder_name}")}
     for system in ordered(folders):
         if not (folders[system] / "run.json").is_file():
