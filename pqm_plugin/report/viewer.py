@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pqm_plugin.report.systems import describe, ordered
-from pqm_plugin.report.tables import Results, plain_label
+from pqm_plugin.report.tables import Results, describe, ordered, plain_label
 
 _PLACES = re.compile(r"@(TITLE|HASH|DATA|SCRIPT)@")
 Steps = Sequence[int | Sequence[str]]

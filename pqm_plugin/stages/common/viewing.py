@@ -15,7 +15,7 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.bootstrap import resample
 from pqm_plugin.metrics.wer import Alignment, align, count_steps
-from pqm_plugin.report.systems import ordered
+from pqm_plugin.report.tables import ordered
 from pqm_plugin.report.viewer import Shown, Steps
 from pqm_plugin.stages.score import Decode, finished_decodes
 
