@@ -19,7 +19,7 @@ class Bar(tqdm):
     """
 
     def __init__(self, iterable: Iterable[Any] | None = None, **options: Any) -> None:
-        """Begin; the options are tqdm's, `desc` names the job."""
+        """Begin; the options are tqdm's: `desc` names the job, and what ends within `delay` seconds is not shown."""
         stream = options.get("file") or sys.stderr
         self._in_lines = not stream.isatty()
         self._tenth, self._said_at = 0, 0.0
@@ -58,10 +58,11 @@ class Bar(tqdm):
             super().close()
             return
         elapsed = self.format_dict["elapsed"]
-        name = self.desc.removesuffix(": ") if self.desc else "progress"
-        of = f"/{self.total}" if self.total else ""
-        self.fp.write(f"{name}: {self.n}{of} {self.unit} done in {self.format_interval(elapsed)}\n")
-        self.fp.flush()
+        if elapsed >= self.delay:
+            name = self.desc.removesuffix(": ") if self.desc else "progress"
+            of = f"/{self.total}" if self.total else ""
+            self.fp.write(f"{name}: {self.n}{of} {self.unit} done in {self.format_interval(elapsed)}\n")
+            self.fp.flush()
         self.disable = True
         self._forgotten(self)
 

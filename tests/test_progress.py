@@ -29,10 +29,10 @@ def clock(monkeypatch) -> Clock:
     return made
 
 
-def run(clock: Clock, n: int, step_s: float, total: int | None) -> list[str]:
+def run(clock: Clock, n: int, step_s: float, total: int | None, **options: float) -> list[str]:
     """The lines that a job of `n` steps leaves in a file."""
     file = io.StringIO()
-    with Bar(total=total, desc="adapt", unit="step", file=file, mininterval=0, miniters=1) as bar:
+    with Bar(total=total, desc="adapt", unit="step", file=file, mininterval=0, miniters=1, **options) as bar:
         for _ in range(n):
             clock.now += step_s
             bar.update()
@@ -50,6 +50,11 @@ def test_a_file_gets_a_line_for_each_tenth_with_the_time_that_is_left(clock):
 
 def test_what_is_done_within_seconds_leaves_one_line(clock):
     assert run(clock, 200, 0.011, 200) == ["adapt: 200/200 step done in 00:02"]
+
+
+def test_what_is_quick_as_a_rule_is_shown_only_when_it_takes_long(clock):
+    assert run(clock, 200, 0.011, 200, delay=5) == []
+    assert run(clock, 200, 0.1, 200, delay=5)[-1] == "adapt: 200/200 step done in 00:20"
 
 
 def test_a_file_gets_a_line_a_minute_where_nobody_knows_how_much_there_is(clock):

@@ -3,7 +3,7 @@
 import base64
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from pqm_plugin.corpus.utterance import Utterance
 from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.bootstrap import resample
 from pqm_plugin.metrics.wer import Alignment, align, count_steps
+from pqm_plugin.progress import Bar
 from pqm_plugin.report.tables import ordered
 from pqm_plugin.report.viewer import Shown, Steps
 from pqm_plugin.stages.score import Decode, finished_decodes
@@ -106,7 +107,8 @@ def _sounds(
     order = sorted(range(len(names)), key=lambda place: len({repr(one) for one in steps[place]}) == 1)
     sounds: dict[str, tuple[str, str]] = {}
     left, problems = MOST_SOUND_BYTES, list[str]()
-    for utterance in _found([names[place] for place in order], known):
+    there = [known[names[place]] for place in order if names[place] in known]
+    for utterance in Bar(there, desc="sound for report.html", unit="utterance", delay=5):
         encoded = _opus(utterance, problems) if left > 0 else None
         if encoded is not None and len(encoded) <= left:
             sounds[utterance.utterance] = ("o", base64.b64encode(encoded).decode())
@@ -121,10 +123,6 @@ def _sounds(
     said = f"The sound of {inside} utterances is in this page, as Ogg/Opus at a low rate"
     linked = len(sounds) - inside
     return sounds, said + (f"; that of {linked} is linked: keep the page where it is." if linked else ".")
-
-
-def _found(names: Sequence[str], known: Mapping[str, Utterance]) -> Iterator[Utterance]:
-    return (known[name] for name in names if name in known)
 
 
 def _opus(utterance: Utterance, problems: list[str]) -> bytes | None:
