@@ -20,7 +20,8 @@ from pqm_plugin.metrics.sclite import write_trn
 from pqm_plugin.report.figures import bytes_figure
 from pqm_plugin.stages.common import viewing
 from pqm_plugin.stages.recipe import Recipe
-from pqm_plugin.stages.report import run, write_viewer
+from pqm_plugin.stages.report import run, viewed
+from pqm_plugin.stages.report import write_viewer as write
 from pqm_plugin.stages.score import score_set
 from tests.page.serving import browsing
 
@@ -65,6 +66,11 @@ def recipe(tmp_path) -> Recipe:
     return made
 
 
+def write_viewer(recipe: Recipe, figures_of: Path) -> Path:
+    """The page of a recipe."""
+    return write(recipe, figures_of, viewed(recipe, figures_of))
+
+
 def embedded(page: Path) -> dict:
     """The data of a page."""
     [found] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
@@ -79,6 +85,19 @@ def test_stage_8_writes_the_page_and_the_same_input_gives_the_same_bytes(recipe,
     assert f"{page}: open it in a browser" in capsys.readouterr().out
     run(recipe)
     assert page.read_bytes() == before
+
+
+def test_stage_8_ends_with_one_recording_before_and_after_and_the_command_to_type(recipe, capsys):
+    run(recipe)
+
+    *_, title, said, before, after, following = capsys.readouterr().out.splitlines()
+    assert title.startswith("ann-1, the first test recording on which they differ")
+    assert said == "  said    the cat sat"
+    assert before == "  before  the *hat* sat   (the base in full precision)"
+    assert after == "  after   the cat sat   (the base in 4 bits, with the speaker's own LoRA)"
+    audio = recipe.datadir.parent / "wav dir" / "ann-1.wav"
+    program, _, rest = following.removeprefix("next: ").partition(" ")
+    assert Path(program).name == "pqm" and rest == f"transcribe {recipe.packed_dir} '{audio}' --speaker ann"
 
 
 def test_words_are_aligned_errors_are_those_of_the_table_and_every_speaker_has_an_interval(recipe):

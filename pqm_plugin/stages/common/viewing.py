@@ -3,6 +3,9 @@
 import base64
 import logging
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.metrics.bootstrap import resample
 from pqm_plugin.metrics.wer import Alignment, align, count_steps
 from pqm_plugin.progress import Bar
-from pqm_plugin.report.tables import ordered
+from pqm_plugin.report.tables import OWN, describe, ordered
 from pqm_plugin.report.viewer import Shown, Steps
 from pqm_plugin.stages.score import Decode, finished_decodes
 
@@ -24,6 +27,7 @@ MOST_SOUND_BYTES = 16_000_000
 """So much Ogg/Opus at most is in a page, some hundred minutes; what is beyond it is linked."""
 _RATE = 16000
 _N_RESAMPLES = 2000
+FULL = "full"
 
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -62,6 +66,48 @@ def viewed_words(
         for place, one in enumerate(scored)
     ]
     return shown, _intervals([one.speaker for one in scored], aligned), said
+
+
+def example_lines(shown: Sequence[Shown], systems: Sequence[str], model_dir: Path, data: Path) -> list[str]:
+    """One recording before and after, errors marked, and the command that transcribes it; empty without these systems.
+
+    It is the first utterance of which the speaker's own adapter makes other errors than the base in full precision.
+    """
+    if not {FULL, OWN} <= set(systems):
+        return []
+    before, after = systems.index(FULL), systems.index(OWN)
+    differing = [one for one in shown if one.hyps[before] != one.hyps[after]]
+    if not differing:
+        return []
+    one = differing[0]
+    lines = [
+        f"{one.id}, the first test recording on which they differ; *another word*, (left out), +not said+:",
+        f"  said    {one.ref}",
+        f"  before  {_marked(one.ref, one.hyps[before])}   ({describe(FULL)})",
+        f"  after   {_marked(one.ref, one.hyps[after])}   ({describe(OWN)})",
+    ]
+    audio = next((each.audio for each in read_data_folder(data) if each.utterance == one.id), "")
+    if Path(audio).is_file():
+        beside = Path(sys.executable).with_name("pqm")
+        program = "pqm" if shutil.which("pqm") or not beside.is_file() else str(beside)
+        call = [program, "transcribe", str(model_dir), audio, "--speaker", one.speaker]
+        lines.append(f"next: {shlex.join(call)}")
+    return lines
+
+
+def _marked(reference: str, steps: Steps) -> str:
+    """A hypothesis with its errors marked in plain text."""
+    words, place, said = reference.split(), 0, list[str]()
+    for step in steps:
+        if isinstance(step, int):
+            said += words[place : place + step]
+            place += step
+        elif step[0] == "I":
+            said.append(f"+{step[1]}+")
+        else:
+            said.append(f"*{step[1]}*" if step[0] == "S" else f"({words[place]})")
+            place += 1
+    return " ".join(said)
 
 
 def _aligned(decode: Decode) -> list[Alignment]:
