@@ -6,7 +6,7 @@ help:  ## what there is
 
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-env:  ## the environment in .venv: Python 3.12 or 3.13, about 7 GB
+env:  ## the environment in .venv: Python 3.12 or 3.13, about 7 GB; TORCH_INDEX=… takes torch from another index
 	@tools/make_env.sh
 
 demo: env  ## the whole line on a synthetic corpus that it makes itself; ends with the table of systems

@@ -52,7 +52,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.12,<3.14",
     packages=find_packages(include=["pqm_plugin", "pqm_plugin.*"]),
-    package_data={"pqm_plugin": ["py.typed", "corpus/partitions/*.json", "page/page.css"]},
+    package_data={"pqm_plugin": ["py.typed", "corpus/partitions/*.json", "page/page.css", "report/viewer.*"]},
     install_requires=[
         "tokenizers>=0.22",
         "huggingface_hub>=1.0,<3",
@@ -67,6 +67,7 @@ setup(
         "numpy>=2.0",
         "scipy>=1.11",
         "PyYAML>=6.0",
+        "packaging>=24",
         "tqdm>=4.66",
     ],
     extras_require={**EXTRAS, "all": sorted({one for extra in EXTRAS.values() for one in extra})},

@@ -37,6 +37,12 @@ if [ ! -x .venv/bin/python ]; then
     "${python}" -m venv .venv
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+# Another index's torch first, such as the CPU builds of half the size; pip then finds it within the bounds and leaves it.
+if [ -n "${TORCH_INDEX:-}" ]; then
+    mapfile -t torches < <(sed -nE 's/^ *"(torch(audio)?[<>=].*)",$/\1/p' setup.py)
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet \
+        --index-url "${TORCH_INDEX}" "${torches[@]}"
+fi
 .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet --editable '.[all]'
 .venv/bin/python -m pip check
 echo "${wanted}" > .venv/.made

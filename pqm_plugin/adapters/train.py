@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pqm_plugin.adapters.bank import LearningRows
 from pqm_plugin.adapters.batches import (
@@ -27,6 +26,7 @@ from pqm_plugin.adapters.batches import (
 from pqm_plugin.adapters.options import TrainOptions
 from pqm_plugin.adapters.state import Checkpoint, Epoch, SharedCheckpoint, TrainingState
 from pqm_plugin.errors import PqmError
+from pqm_plugin.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class _Trainer:
                 if len(learners) == 1:
                     bar.set_postfix_str(learners[0].log[-1].summary())
 
-    def _learn(self, learners: Sequence[_Learner], epoch: int, seed: int, bar: tqdm) -> list[float]:
+    def _learn(self, learners: Sequence[_Learner], epoch: int, seed: int, bar: Bar) -> list[float]:
         """One pass over the batches of all, in an order and with a dropout that `seed` alone decides.
 
         Returns:
@@ -266,7 +266,7 @@ def _judged(losses: Sequence[BatchLoss], n_utterances: int) -> tuple[float, floa
     return total / n_utterances, sum(loss.n_correct for loss in losses) / sum(loss.n_tokens for loss in losses)
 
 
-class _Bar(tqdm):
+class _Bar(Bar):
     """A progress bar whose steps another function is told of, too."""
 
     def __init__(self, watch: Callable[[int, int], None] | None, total: int, initial: int, label: str) -> None:

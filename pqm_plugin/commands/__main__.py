@@ -23,6 +23,7 @@ _COMMANDS = {
     "speakers": (speakers.add_speakers, speakers.run_speakers),
     "info": (models.add_info, models.run_info),
     "check": (models.add_check, models.run_check),
+    "doctor": (models.add_doctor, models.run_doctor),
     "pack": (models.add_pack, models.run_pack),
     "unpack": (models.add_unpack, models.run_unpack),
     "push": (models.add_push, models.run_push),

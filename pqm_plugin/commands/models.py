@@ -160,3 +160,26 @@ def run_pull(parsed: argparse.Namespace) -> int:
 
     print("\n".join(lines(facts(pull(parsed.repository, parsed.out)))))
     return 0
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """Declare the options: there are none."""
+
+
+def run_doctor(parsed: argparse.Namespace) -> int:
+    """Look at Python, machine, libraries, extras and cache, and say what to do.
+
+    Prints a line for each finding and one for what comes next; 1 if something that is needed is not there.
+    """
+    try:
+        from pqm_plugin.personal.installation import examine
+    except ImportError as error:
+        print(f"!! libraries   {error} → pip install pqm_plugin's dependencies: make env, or pip install .")
+        return 1
+    findings = examine()
+    for finding in findings:
+        print(finding.line())
+    broken = [finding.what for finding in findings if finding.needed and finding.remedy]
+    sound = "All that is needed is there. Next: pqm quantize openai/whisper-base.en my_model"
+    print(f"Mend first what is marked !!: {', '.join(broken)}" if broken else sound)
+    return 1 if broken else 0

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, no_space_as_error
+from pqm_plugin.progress import Bar
 
 OPENSLR = "https://www.openslr.org/resources"
 MIRROR = "PQM_OPENSLR"
@@ -134,7 +133,7 @@ def _start(response: http.client.HTTPResponse) -> int:
 
 def _copy(response: BinaryIO, file: BinaryIO, start: int, total: int, url: str) -> None:
     name = url.rpartition("/")[2]
-    with tqdm(desc=name, initial=start, total=total or None, unit="B", unit_scale=True, mininterval=1) as bar:
+    with Bar(desc=name, initial=start, total=total or None, unit="B", unit_scale=True, mininterval=1) as bar:
         while block := response.read(_BLOCK_BYTES):
             file.write(block)
             bar.update(len(block))

@@ -1,6 +1,7 @@
 """Decode an open audio file with libsndfile or FFmpeg (PyAV is imported only here), or joined parts in turn."""
 
 import functools
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -346,3 +347,29 @@ class Joined:
         for part in self._parts:
             for samples in resampled(part.blocks(n_samples), part.samplerate, self.samplerate):
                 yield with_channels(samples, self.channels)
+
+
+_OPUS_BITS_PER_S = 20_000
+
+
+def as_opus(samples: npt.NDArray[np.float32], rate: int) -> bytes:
+    """Encode speech as a file of Ogg/Opus, about 2.5 kB a second; the same samples give the same bytes.
+
+    Args:
+        samples: `(n_samples,)` in [-1, 1], at a rate that Opus knows.
+        rate: 8000, 12000, 16000, 24000 or 48000 Hz.
+    """
+    import av
+
+    file = io.BytesIO()
+    whole = np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)
+    # Without these the stream has a random number.
+    exact = {"fflags": "+bitexact", "serial_offset": "1"}
+    with av.open(file, "w", format="ogg", options=exact) as container:
+        stream: Any = container.add_stream("libopus", rate=rate, options={"flags": "+bitexact"})
+        stream.bit_rate, stream.layout = _OPUS_BITS_PER_S, "mono"
+        frame = av.AudioFrame.from_ndarray(whole[None, :], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return file.getvalue()

@@ -7,12 +7,12 @@ from itertools import islice
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.text import TextFit
 from pqm_plugin.metrics.normalize import CORPUS, MODEL, in_style, is_styled
 from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.progress import Bar
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def in_model_style(recognizer: Recognizer, audio: Sequence[np.ndarray], texts: S
     pieces = [recognizer.pieces(samples) for samples in audio]
     every = [piece for those in pieces for piece in those]
     heard: list[str] = []
-    with torch.no_grad(), tqdm(total=len(every), desc="style", unit="piece", leave=False) as progress:
+    with torch.no_grad(), Bar(total=len(every), desc="style", unit="piece") as progress:
         for first in range(0, len(every), recognizer.max_batch):
             some = every[first : first + recognizer.max_batch]
             heard += recognizer.greedy([recognizer.features(piece) for piece in some])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.audio import is_silent
@@ -21,6 +20,7 @@ from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.personal.confidence import pick, summary
 from pqm_plugin.personal.pieces import LONGEST_S, SHORTEST_S
 from pqm_plugin.personal.transcript import Segment
+from pqm_plugin.progress import Bar
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _transcribed(
     transcriber: Transcriber, clips: Sequence[Clip], speaker: str, path: Path, watch: Callable[[int, int], None] | None
 ) -> list[list[Segment]]:
     rows = read_json(path) if path.exists() else []
-    for clip in tqdm(clips[len(rows) :], desc=f"{speaker}: transcribing", unit="recording"):
+    for clip in Bar(clips[len(rows) :], desc=f"{speaker}: transcribing", unit="recording"):
         if watch is not None:
             watch(len(rows), len(clips))
         rows.append([asdict(segment) for segment in transcriber.segments(clip.samples, trimmed=False)])

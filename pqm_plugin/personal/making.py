@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from pqm_plugin.corpus.audio import duration_s
 from pqm_plugin.corpus.utterance import Utterance
@@ -24,6 +23,7 @@ from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.personal.clips import LONGEST_S
 from pqm_plugin.personal.pieces import may_hold_words, pieces_of
 from pqm_plugin.personal.recordings import find_recordings
+from pqm_plugin.progress import Bar
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
 from pqm_plugin.quantize.modes import ABOUT, META
 from pqm_plugin.quantize.packed import WeightFormat
@@ -62,7 +62,7 @@ class CalibrationSpeech:
             PqmError: at the end, if there was none.
         """
         n_samples, rate = 0, recognizer.facts.sample_rate
-        with tqdm(total=round(sum(self.durations_s)), desc="listen", unit="s") as progress:
+        with Bar(total=round(sum(self.durations_s)), desc="listen", unit="s") as progress:
             for path in self.paths:
                 has_words = False
                 for piece in pieces_of(recognizer, path, LONGEST_S):

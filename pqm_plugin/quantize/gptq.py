@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
+from pqm_plugin.progress import Bar
 from pqm_plugin.quantize.layers import install
 from pqm_plugin.quantize.packed import PackedTensor, WeightFormat, levels, read_scales, store_scales
 
@@ -215,7 +215,7 @@ def round_layers(network: nn.Module, names: Sequence[str], weight_format: Weight
     A layer without moments is rounded to nearest levels, on scales that are searched for.
     """
     packs: dict[int, PackedTensor] = {}
-    for name in tqdm(names, desc="round", unit="layer"):
+    for name in Bar(names, desc="round", unit="layer"):
         layer = network.get_submodule(name)
         weight = layer.get_parameter("weight")
         if id(weight) not in packs:

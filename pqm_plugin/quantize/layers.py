@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pqm_plugin.imports import quick_imports
+from pqm_plugin.progress import Bar
 from pqm_plugin.quantize.modes import check_mode
 from pqm_plugin.quantize.packed import NESTED_BLOCK_SIZE, PackedTensor, WeightFormat, bnb, nested_levels
 
@@ -238,7 +239,7 @@ def quantize_layers(network: nn.Module, names: Sequence[str], weight_format: Wei
     if not names:
         raise ValueError("no layer to quantize was named: an empty list would leave the model as it is")
     packs: dict[int, PackedTensor] = {}
-    for name in names:
+    for name in Bar(names, desc="pack", unit="layer", delay=5):
         weight = getattr(network.get_submodule(name), "weight", None)
         if not isinstance(weight, nn.Parameter):
             raise ValueError(f"{name} has no float weight to quantize")

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example
 from pqm_plugin.corpus.utterance import Utterance, digest
@@ -19,6 +18,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_folder, write_json
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
+from pqm_plugin.progress import Bar
 from pqm_plugin.quantize.checkpoint import FORMAT_VERSION
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 from pqm_plugin.quantize.packed import WeightFormat
@@ -88,7 +88,7 @@ class Calibration:
         if not ready:
             raise PqmError(f"{self.recipe.partition_file}: none of {len(self.utterances)} utterances can be used")
         logging.info("rounding weights by %d utterances of %s", len(self.utterances), whose)
-        for each in tqdm(ready, desc="listen", unit="example"):
+        for each in Bar(ready, desc="calibrate", unit="example"):
             yield each.features, each.tokens
 
     def _untranscribed(self, recognizer: Recognizer) -> list[Example]:

@@ -1,4 +1,4 @@
-"""Stage 8: write the report page and its figures from stored results and the words of `report.yaml` beside them."""
+"""Stage 8: write the report pages and their figures from stored results and the words of `report.yaml` beside them."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,12 @@ from pqm_plugin.report.gains import Goal
 from pqm_plugin.report.mismatch import conditions_of, mismatch_figure
 from pqm_plugin.report.page import Section, render_report
 from pqm_plugin.report.study import minutes_figure, minutes_points, reference, settings_figure, settings_points
-from pqm_plugin.report.tables import plain_label, systems_table, together
+from pqm_plugin.report.tables import ordered, plain_label, systems_table, together
+from pqm_plugin.report.viewer import Viewed, render_viewer
 from pqm_plugin.settings import fill, read_yaml
+from pqm_plugin.stages.common.viewing import example_lines, viewed_words
 from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.stages.score import results_files
 
 WORDS = "report.yaml"
 
@@ -86,6 +89,44 @@ def run(recipe: Recipe) -> None:
         found = read_json(path)
         print(f"\n{_heading(found)}\n\n{systems_table(found)}")
     print(f"{out / 'RESULTS.md'}")
+    views = viewed(recipe, out)
+    if views:
+        print(f"{write_viewer(recipe, out, views)}: open it in a browser")
+        systems = ordered(views[0].results["systems"])
+        example = example_lines(views[0].utterances, systems, recipe.packed_dir, recipe.data(recipe.target_set))
+        print("\n".join(["", *example]) if example else "", end="\n" if example else "")
+
+
+def viewed(recipe: Recipe, figures_of: Path) -> list[Viewed]:
+    """What `report.html` shows: the results of the recipe's decoding setting, the target set's first.
+
+    Args:
+        figures_of: the folder whose `figures/` were drawn of these results.
+    """
+    files = {name: path for name, path in results_files(recipe).items() if path.is_file()}
+    words = read_words(figures_of)
+    labels = words.labels or everywhere(recipe.labels)
+    views = []
+    for name, path in files.items():
+        results, tag = read_json(path), path.stem.removeprefix("results")
+        decoded = recipe.decoded(name, recipe.split if name == recipe.target_set else "test")
+        shown, intervals, sound = viewed_words(recipe.packed_dir, decoded, recipe.data(name), results)
+        figures = {
+            "Word error rate against the size of base and adapter": figures_of / f"figures/wer_by_bytes{tag}.svg",
+            "Word error rate against minutes of adaptation speech": figures_of / f"figures/minutes{tag}.svg",
+        }
+        own = replace(words, labels=labels).labels_of(path.name)
+        views.append(Viewed(_heading(results), results, own, intervals, shown, sound, figures))
+    return views
+
+
+def write_viewer(recipe: Recipe, figures_of: Path, views: Sequence[Viewed]) -> Path:
+    """Write `report.html` beside the results, see `viewed`."""
+    words = read_words(figures_of)
+    split = f"_{recipe.split}" if recipe.split != "test" else ""
+    out = recipe.packed_dir / f"report{split}{f'_{recipe.tag}' if recipe.tag else ''}.html"
+    write_text(out, render_viewer(words.title or recipe.title or recipe.base_name, views))
+    return out
 
 
 def _place(sensitivity: Path, out: Path, tag: str) -> Path:

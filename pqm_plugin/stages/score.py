@@ -141,7 +141,7 @@ _SHARED_KEYS = ("family", "search", "decoding", "text_case")
 
 
 @dataclass(frozen=True)
-class _Decode:
+class Decode:
     """One finished decode: its folder, its record and its utterances sorted by name."""
 
     folder: Path
@@ -170,7 +170,7 @@ def score_set(
         PqmError: if nothing is decoded, a decode is damaged, two systems did not decode the same utterances with the
             same references, or the references hold no word.
     """
-    decodes = _finished_decodes(model_dir, decoded)
+    decodes = finished_decodes(model_dir, decoded)
     _check_same(decodes)
     _check_made_alike(decodes)
     counted = {system: _write_scores(decode) for system, decode in decodes.items()}
@@ -216,7 +216,12 @@ def _errors(
     return Errors(counted, resample(errors, words, speakers, seed, n_resamples))
 
 
-def _finished_decodes(model_dir: Path, folder_name: str) -> dict[str, _Decode]:
+def finished_decodes(model_dir: Path, folder_name: str) -> dict[str, Decode]:
+    """The finished decodes of a set by system, in the order of the tables; one that is not finished is warned of.
+
+    Raises:
+        PqmError: if nothing is decoded, or a decode is damaged.
+    """
     folders = {path.parent.name.removeprefix("decode_"): path for path in model_dir.glob(f"decode_*/{folder_name}")}
     for system in ordered(folders):
         if not (folders[system] / "run.json").is_file():
@@ -227,7 +232,7 @@ def _finished_decodes(model_dir: Path, folder_name: str) -> dict[str, _Decode]:
     return {system: _read_decode(folders[system], system) for system in ordered(folders)}
 
 
-def _read_decode(folder: Path, system: str) -> _Decode:
+def _read_decode(folder: Path, system: str) -> Decode:
     run = read_json(folder / "run.json")
     missing = [key for key in ("system", "utterances", *_RUN_KEYS) if key not in run]
     if missing:
@@ -242,7 +247,7 @@ def _read_decode(folder: Path, system: str) -> _Decode:
             f"delete {folder} and run stage 6 (decode) again"
         )
     scored = [ScoredUtterance(key, speakers[key], references[key], hypotheses[key]) for key in sorted(references)]
-    return _Decode(folder, run, scored)
+    return Decode(folder, run, scored)
 
 
 def _read_speakers(path: Path) -> dict[str, str]:
@@ -257,7 +262,7 @@ def _read_speakers(path: Path) -> dict[str, str]:
     return speakers
 
 
-def _check_same(decodes: Mapping[str, _Decode]) -> None:
+def _check_same(decodes: Mapping[str, Decode]) -> None:
     (first_system, first), *others = decodes.items()
     expected = {one.utterance: (one.speaker, one.reference) for one in first.scored}
     for system, decode in others:
@@ -276,7 +281,7 @@ def _check_same(decodes: Mapping[str, _Decode]) -> None:
             )
 
 
-def _check_made_alike(decodes: Mapping[str, _Decode]) -> None:
+def _check_made_alike(decodes: Mapping[str, Decode]) -> None:
     """Words found with other search options, or by weights that are no longer there, do not belong in one table."""
     first = next(iter(decodes.values()))
     for decode in decodes.values():
@@ -287,7 +292,7 @@ def _check_made_alike(decodes: Mapping[str, _Decode]) -> None:
                 raise PqmError(f"{decode.folder} was decoded with another {name}: run stage 6 (decode) again")
 
 
-def _write_scores(decode: _Decode) -> list[ErrorCounts]:
+def _write_scores(decode: Decode) -> list[ErrorCounts]:
     """Write `score_wer/` and `score_cer/`; return the word errors of each utterance."""
     as_words = decode.scored
     counts = _counts(decode, str)
@@ -309,7 +314,7 @@ def _write_scores(decode: _Decode) -> list[ErrorCounts]:
     return counts
 
 
-def _by_sclite(decode: _Decode) -> dict[str, Any]:
+def _by_sclite(decode: Decode) -> dict[str, Any]:
     """What sclite itself counts of the words, and its own report beside ours."""
     folder = decode.folder / "score_wer"
     text, counts = by_sclite(folder / "ref.trn", folder / "hyp.trn")
@@ -317,13 +322,13 @@ def _by_sclite(decode: _Decode) -> dict[str, Any]:
     return {"sclite": {"words": counts.words, "errors": counts.errors, "wer": counts.rate}}
 
 
-def _counts(decode: _Decode, prepare: Callable[[str], str]) -> list[ErrorCounts]:
+def _counts(decode: Decode, prepare: Callable[[str], str]) -> list[ErrorCounts]:
     references = [prepare(one.reference) for one in decode.scored]
     return counts_of(references, [prepare(one.hypothesis) for one in decode.scored])
 
 
 def _system(
-    decode: _Decode,
+    decode: Decode,
     counts: Sequence[ErrorCounts],
     normalized: Sequence[ErrorCounts],
     intervals: Sequence[tuple[float, float]],

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pqm_plugin.adapters.batches import Example, batches_by_length
 from pqm_plugin.corpus.utterance import digest
@@ -14,6 +13,7 @@ from pqm_plugin.metrics.wer import counts_of, total
 from pqm_plugin.models.families import family_of
 from pqm_plugin.models.interface import Recognizer
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.progress import Bar
 from pqm_plugin.quantize.layers import packed_layers, quantize_layers
 from pqm_plugin.records import is_done
 from pqm_plugin.settings import as_dict
@@ -50,7 +50,7 @@ def run(recipe: Recipe) -> None:
     ready = examples(opened.recognizer, utterances, material.fit)
     meta = {**provenance(recipe, f"--n_threads {recipe.n_threads}"), "set": recipe.target_set, "split": "dev"}
     kinds = opened.recognizer.layer_kinds()
-    for setting, chosen in tqdm(_variants(kinds.values(), recipe.config.quantize.keep).items(), desc="sensitivity"):
+    for setting, chosen in Bar(_variants(kinds.values(), recipe.config.quantize.keep).items(), desc="sensitivity"):
         if setting not in {row["setting"] for row in rows}:
             recognizer = _variant(recipe, kinds, chosen, opened.recognizer)
             measured = _measure(recognizer, ready, references)

@@ -17,10 +17,10 @@ import soundfile
 from espeak import SAMPLE_RATE, Voice, synthesize
 from grammar import unique_sentences
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, whole_folder, write_json, write_text
+from pqm_plugin.progress import Bar
 
 OUTPUT_RATE = 16000  # in Hz
 HEADROOM = 0.6  # the library comes near full scale, and resampling overshoots
@@ -100,7 +100,7 @@ def flac(samples: bytes) -> bytes:
 
 def write_set(corpus_set: CorpusSet, sentences: dict[str, list[str]], folder: Path) -> None:
     """Write `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac` and `SPEAKER-CHAPTER.trans.txt` under `folder`."""
-    for speaker, voice in tqdm(corpus_set.voices.items(), desc=f"{corpus_set.name:8}", unit="voice", file=sys.stderr):
+    for speaker, voice in Bar(corpus_set.voices.items(), desc=f"{corpus_set.name:8}", unit="voice", file=sys.stderr):
         chapter = folder / speaker / str(corpus_set.chapter)
         chapter.mkdir(parents=True)
         lines = []

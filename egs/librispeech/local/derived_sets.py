@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import whole_folder, write_json
+from pqm_plugin.progress import Bar
 from pqm_plugin.records import is_done
 
 RECORD = "made.json"
@@ -44,7 +44,7 @@ class DerivedSet:
         if self._is_made():
             return
         with whole_folder(self.folder) as scratch:
-            for place, samples, rate in tqdm(
+            for place, samples, rate in Bar(
                 self.sounds(), total=self.n_utterances, desc=self.folder.name, unit="utterance"
             ):
                 (scratch / place).parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,13 @@ from typing import Self
 
 import sentencepiece
 import yaml
-from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import sha256, whole_file, whole_folder, write_text
 from pqm_plugin.models.espnet.folder import sample_rate
 from pqm_plugin.models.training_folder import claim, digest, read_list, read_lists, tidy
 from pqm_plugin.processes import SHORT_SPIN
+from pqm_plugin.progress import Bar
 from pqm_plugin.settings import read_yaml
 
 _SETTINGS = "an ESPnet training config"
@@ -296,7 +296,7 @@ class TrainingProgress:
         self._log = log.open(encoding="utf-8", errors="replace")
         self._log.seek(0, 2)
         self._rest = ""
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
         self._n_batches = 0
         self._n_epochs = 0
 
@@ -338,7 +338,7 @@ class TrainingProgress:
         elif found := _RESULT.search(line):
             self._move_to(int(found[1]), 0)
             epoch, train_loss, dev_accuracy, dev_loss = found.groups()
-            tqdm.write(
+            Bar.write(
                 f"epoch {epoch}/{self._n_epochs}: loss {train_loss}, dev loss {dev_loss}, dev accuracy {dev_accuracy}"
             )
 
@@ -346,7 +346,7 @@ class TrainingProgress:
         self._n_epochs = n_epochs
         if self._bar is None:
             done = (epoch - 1) * self._n_batches
-            self._bar = tqdm(
+            self._bar = Bar(
                 total=n_epochs * self._n_batches, initial=done, desc="training", unit="batch", mininterval=2
             )
 

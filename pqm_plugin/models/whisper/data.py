@@ -12,11 +12,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.training_folder import read_lists
 from pqm_plugin.models.whisper import library as whisper_library
+from pqm_plugin.progress import Bar
 from pqm_plugin.settings import fill, read_yaml
 
 _MAY_BE_ZERO = {"weight_decay", "extra_silence_s", "time_masks", "mel_masks", "time_width_s", "mel_width"}
@@ -236,7 +236,7 @@ def load_utterances(
     extractor = feature_extractor(options)
     utterances, long = [], []
     paths, _ = read_lists(folder)
-    for key, path in tqdm(paths.items(), desc=f"features of {folder.name}", unit="utt"):
+    for key, path in Bar(paths.items(), desc=f"features of {folder.name}", unit="utt"):
         audio = _audio(path)
         tokens = encode_transcript(tokenizer, texts[key])
         if len(audio) > extractor.n_samples or len(tokens) > options.model.max_target_positions:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import exclusive, sha256, whole_file, write_text
@@ -40,6 +39,7 @@ from pqm_plugin.models.whisper.data import (
     training_batch,
     whole_windows,
 )
+from pqm_plugin.progress import Bar
 
 _POSITIONS_PER_S = 50
 
@@ -277,7 +277,7 @@ def _train(run: _Run, train: Sequence[Utterance], valid: Sequence[Utterance]) ->
     options = run.options.train
     per_epoch = -(-len(train) // options.batch_size)
     done, total = run.epoch * per_epoch, options.epochs * per_epoch
-    with tqdm(total=total, initial=done, desc="Whisper training", unit="batch", mininterval=1) as bar:
+    with Bar(total=total, initial=done, desc="Whisper training", unit="batch", mininterval=1) as bar:
         for epoch in range(run.epoch, options.epochs):
             # From the epoch alone, so that an interrupted run draws the same.
             rng = random.Random(f"{run.seed} {epoch}")

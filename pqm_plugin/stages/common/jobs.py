@@ -13,12 +13,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import refusal_as_error
 from pqm_plugin.models.families import libraries
 from pqm_plugin.processes import end_with, start_log, workers
+from pqm_plugin.progress import Bar
 from pqm_plugin.stages.recipe import Recipe
 
 _ADAPTERS = "pqm_plugin.adapters.library:PeftModel"
@@ -68,7 +67,7 @@ class Progress:
 
     def __init__(self, jobs: Sequence[Job], label: str) -> None:
         self.label = label
-        self._bar = tqdm(total=sum(job.steps for job in jobs), desc=label, unit="step")
+        self._bar = Bar(total=sum(job.steps for job in jobs), desc=label, unit="step")
         self._counted: dict[Path, int] = {}
         self._note = ""
 
