@@ -16,6 +16,7 @@ _COMMANDS = {
     "enroll": (speakers.add_enroll, speakers.run_enroll),
     "adopt": (speakers.add_adopt, speakers.run_adopt),
     "transcribe": (transcribe.add, transcribe.run),
+    "words": (speakers.add_words, speakers.run_words),
     "serve": (serve.add, serve.run),
     "speakers": (speakers.add_speakers, speakers.run_speakers),
     "info": (models.add_info, models.run_info),

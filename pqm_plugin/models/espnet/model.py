@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from pqm_plugin.biasing import ESPNET_BONUS, Spelling, Tries
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
@@ -26,6 +27,7 @@ from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recogni
 from pqm_plugin.models.networks import WithoutInitialisation, fast_products
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.repetition import compression_ratio, without_repetition
+from pqm_plugin.words import WordList
 
 _log = logging.getLogger(__name__)
 # What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
@@ -53,6 +55,7 @@ class EspnetAed(Recognizer):
         espnet_layers.give_each_row_its_positions(self.network)
         self.facts = espnet_folder.facts(folder)
         self._folder, self._search = folder, search
+        self._tries = Tries(self._spelling, ESPNET_BONUS, search.words_weight)
 
     @property
     def _device(self) -> torch.device:
@@ -124,15 +127,24 @@ class EspnetAed(Recognizer):
         paths = self._espnet.ctc.argmax(encoded)
         return [self._words(path[:length]) for path, length in zip(paths, lengths.tolist(), strict=True)]
 
-    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
-        """Joint CTC/attention beam search over all pieces; words are empty where the audio is too short."""
+    def recognize(self, pieces: Sequence[np.ndarray], words: Sequence[WordList | None] = ()) -> list[Hypothesis]:
+        """Joint CTC/attention beam search over all pieces; words are empty where the audio is too short.
+
+        Raises:
+            PqmError: if there are `words` and ESPnet's own search is used, or one cannot be written.
+        """
+        tries = self._tries.of(words)
         try:
             if self._batched is None:
+                if tries:
+                    raise PqmError(
+                        f"{self._folder}: ESPnet's own search is used, which cannot be told words: clear them"
+                    )
                 return without_loops([self._search_alone(audio) for audio in pieces], self._search, None)
             # Of the encoder alone: the decoder's products are so many and so small that the detour costs more.
             with torch.no_grad(), fast_products(), self.fast_layers():
                 encoded, lengths = self._encode([self.features(audio) for audio in pieces])
-            found = [self._hypothesis(each) for each in self._batched(encoded, lengths)]
+            found = [self._hypothesis(each) for each in self._batched(encoded, lengths, tries)]
             return without_loops(found, self._search, partial(self._ctc_words, encoded, lengths))
         except Exception as error:
             # The longest piece is too short for ESPnet's subsampling.
@@ -148,6 +160,12 @@ class EspnetAed(Recognizer):
         if found is None:
             return Hypothesis(text="", score=0.0, n_tokens=0)
         return Hypothesis(self._text(found.tokens), found.score, len(found.tokens))
+
+    def _spelling(self) -> Spelling:
+        model, pieces = self._espnet, self._made.converter.token_list
+        marks = (place for place, piece in enumerate(pieces) if piece.startswith("<") and piece != "<space>")
+        silent = {model.blank_id, model.sos, model.eos, *marks}
+        return Spelling.of_pieces(pieces, silent, self.facts.symbols or frozenset())
 
     def _pads_unseen(self) -> bool:
         """Whether a clip is encoded the same beside a longer one: not every encoder masks its convolutions."""
@@ -218,6 +236,7 @@ class EspnetFamily(Family):
     BASELINES = espnet_stock.BASELINES
     TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
     STOCK_PROGRESS = espnet_stock.PROGRESS
+    TAKES_WORDS = True
 
     def claims(self, folder: Path) -> bool:
         """Whether `folder` has a configuration of ESPnet, whole or damaged."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pqm_plugin.biasing import Spelling, WordTrie
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.repetition import compression_ratio, without_repetition
@@ -178,6 +179,43 @@ class Guard:
         if attempt.is_long or bool(loops(np.asarray(attempt.tokens)[None])):
             return False
         return compression_ratio(attempt.hypothesis.text) <= self._options.compression_ratio_threshold
+
+
+class ExpectedWords:
+    """A logits processor of transformers: adds what tokens gain to the scores of each hypothesis.
+
+    transformers says what every hypothesis is, not which one it goes on from: states are kept by what was written.
+    """
+
+    def __init__(self, tries: Sequence[WordTrie | None], beam_size: int, n_prompt: int) -> None:
+        """Take the words of each piece, whose hypotheses stand together, and the length of what stands before."""
+        self._tries, self._beam_size, self._n_prompt = tries, beam_size, n_prompt
+        self._known: dict[tuple[int, tuple[int, ...]], int] = {}
+
+    def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Scores with what is gained, float32 (B * K, V), for tokens (B * K, L)."""
+        import torch
+
+        known: dict[tuple[int, tuple[int, ...]], int] = {}
+        rows = []
+        for place, row in enumerate(input_ids[:, self._n_prompt :].tolist()):
+            piece = place // self._beam_size
+            trie, written = self._tries[piece], tuple(row)
+            if trie is None:
+                rows.append(np.zeros(scores.shape[1], np.float32))
+                continue
+            before = self._known.get((piece, written[:-1]), trie.start)
+            state = known[piece, written] = trie.after(before, written[-1]) if written else trie.start
+            rows.append(trie.gains(state))
+        self._known = known
+        return scores + torch.from_numpy(np.stack(rows)).to(scores.device)
+
+
+def spelling_of(tokenizer: Any, n_tokens: int) -> Spelling:
+    """What each token of a byte-level tokeniser of transformers writes; special ones write nothing."""
+    silent = set(tokenizer.added_tokens_decoder)
+    vocabulary = tokenizer.get_vocab().items()
+    return Spelling.of_byte_level({token: text for text, token in vocabulary if token not in silent}, n_tokens)
 
 
 def no_speech_token(tokenizer: Any) -> int | None:
