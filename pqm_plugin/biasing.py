@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -267,15 +268,18 @@ class WordTrie:
 
     def _made(self, state: int) -> np.ndarray:
         spelling = self._spelling
+        fitting = self._fitting(state)
         if state == _ROOT:
             row = np.zeros(len(spelling), np.float32)
+            # They may begin a word inside.
+            fitting = chain(fitting, spelling.breaking_inside[1])
         else:
             fail = self._fail[state]
             row = self.gains(fail) + np.float32(self._value[fail] - self._open(state))
             if self._ends[state] == 1:
                 row = np.where(spelling.breaking, self.gains(_ROOT), row)
         row[spelling.silent] = -self._unfinished(state)
-        for token in self._fitting(state):
+        for token in fitting:
             row[token] = self._walk(state, token)[1]
         row.flags.writeable = False
         return row
