@@ -5,7 +5,8 @@ corpus with the list of that speaker: the rare words of the speaker's texts in t
 which are rare words of other texts. A word is rare if it is not among the 5,000 most frequent ones of English by
 wordfreq's list. Errors are counted as Le et al. 2021 do: on the rare words of the texts (one of them that is inserted
 counts there), and on all others. Each is done without an adapter and with that of the speaker, where the model has one.
-What is in FILE already is not decoded again.
+What is in FILE already is not decoded again. `--prompt` gives the list to Whisper as the text before, which its
+decoder has room for half of its positions for, instead: as much of it as fits, through ONNX Runtime.
 
 Source: Le et al. 2021, "Contextualized streaming end-to-end speech recognition with trie-based deep biasing and shallow
 fusion", for the lists and the two error rates.
@@ -111,6 +112,7 @@ class Bench:
         for other in wanted.also:
             self.texts += [utterance.text for utterance in utterances_of(other)]
         self._audio: dict[str, Any] = {}
+        self._by_prompt = wanted.prompt
 
     def audio(self, utterance: Utterance) -> Any:
         """Its samples, float32 (n_samples,)."""
@@ -122,6 +124,9 @@ class Bench:
         """Words of all utterances of a speaker, those of like length together."""
         utterances = self.chosen[speaker]
         folder = self.model.folder.known_speaker(speaker) if adapter == _WITH else None
+        if self._by_prompt:
+            self._remind(words)
+            words = None
         order = sorted(range(len(utterances)), key=lambda place: len(self.audio(utterances[place])))
         texts = [""] * len(utterances)
         for start in range(0, len(order), _BATCH):
@@ -131,6 +136,20 @@ class Bench:
             for place, best in zip(places, found, strict=True):
                 texts[place] = best.text
         return texts
+
+    def _remind(self, words: WordList | None) -> None:
+        """Begin with the words as the text before, or with none; the model's own attributes, for this alone."""
+        recognizer: Any = self.model.recognizer
+        type(recognizer).speak(recognizer, _LANGUAGE)
+        if words:
+            room, [before] = (
+                recognizer._sizes.n_positions // 2 - 1,
+                [number for number, name in recognizer._words._named.items() if name == "<|startofprev|>"],
+            )
+            text = recognizer._words.ids(", ".join(word for word, _ in words.entries))
+            recognizer._prompt = (before, *text[:room], *recognizer._prompt)
+            recognizer._max_tokens = recognizer._sizes.n_positions - len(recognizer._prompt)
+        recognizer.speak = lambda language: None
 
     def row(self, adapter: str, n_distractors: int | None) -> dict[str, Any]:
         """Errors of all speakers together; no list where `n_distractors` is None, scored by the rare words alone."""
@@ -179,6 +198,7 @@ def main() -> None:
     parser.add_argument("--words_weight", type=float)
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--prompt", action="store_true", help="the list as Whisper's prompt instead")
     parser.add_argument("--timed", type=int, default=0, metavar="CLIPS", help="clips whose time is taken")
     parser.add_argument("--out", type=Path, required=True)
     wanted = parser.parse_args()
@@ -191,6 +211,7 @@ def main() -> None:
             key |= {"adapter": adapter, "distractors": n_distractors, "weight": wanted.words_weight or 1.0}
             key |= {"weight": 0.0} if n_distractors is None else {}
             key |= {"utterances": wanted.utterances} if wanted.utterances else {}
+            key |= {"by": "prompt"} if wanted.prompt and n_distractors is not None else {}
             name = json.dumps(key, sort_keys=True)
             if name in known:
                 continue

@@ -142,13 +142,15 @@ class RuntimeWhisper:
         """
         heard, tries = self._hear(pieces, adapters), self._tries.of(words)
         if self._guard is None:
-            return [found.hypothesis for found in self._attempts(heard, tries, self._search.beam_size)]
+            found = self._attempts(heard, tries, self._search.beam_size, expects=True)
+            return [each.hypothesis for each in found]
         return self._guard.recognize(
             partial(self._attempts, heard, tries),
             self._search.beam_size,
             partial(self._scored, heard),
             len(self._prompt),
             [len(piece) / self.facts.sample_rate for piece in pieces],
+            expects=bool(tries),
         )
 
     def language_of(self, pieces: Sequence[np.ndarray], adapters: Sequence[Lora] = ()) -> str:
@@ -220,8 +222,15 @@ class RuntimeWhisper:
         )
 
     def _attempts(
-        self, heard: "_Heard", tries: Sequence[WordTrie | None], beam_size: int, **options: Any
+        self,
+        heard: "_Heard",
+        tries: Sequence[WordTrie | None],
+        beam_size: int,
+        *,
+        expects: bool = False,
+        **options: Any,
     ) -> list[Attempt]:
+        tries = tries if expects else ()
         limits = self._limits(**options)
         step = heard.start()
         if beam_size == 1:

@@ -145,12 +145,19 @@ class EspnetAed(Recognizer):
             with torch.no_grad(), fast_products(), self.fast_layers():
                 encoded, lengths = self._encode([self.features(audio) for audio in pieces])
             found = [self._hypothesis(each) for each in self._batched(encoded, lengths, tries)]
+            if tries and self._search.guard == "always" and any(map(self._repeats, found)):
+                plain = [self._hypothesis(each) for each in self._batched(encoded, lengths)]
+                found = [two if self._repeats(one) else one for one, two in zip(found, plain, strict=True)]
             return without_loops(found, self._search, partial(self._ctc_words, encoded, lengths))
         except Exception as error:
             # The longest piece is too short for ESPnet's subsampling.
             if type(error).__name__ != "TooShortUttError":
                 raise
             return [self._hypothesis(None) for _ in pieces]
+
+    def _repeats(self, found: Hypothesis) -> bool:
+        """Whether it repeats itself, as one may that expects words."""
+        return compression_ratio(found.text) > self._search.compression_ratio_threshold
 
     def _search_alone(self, audio: np.ndarray) -> Hypothesis:
         text, _, _, best = self.speech2text(audio)[0]

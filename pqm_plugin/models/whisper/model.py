@@ -186,13 +186,15 @@ class Whisper(Recognizer):
         with torch.no_grad():
             encoded = self._encode(features)
             if self._guard is None:
-                return [found.hypothesis for found in self._attempts(encoded, self._beam_size, tries=tries)]
+                found = self._attempts(encoded, self._beam_size, tries=tries, expects=True)
+                return [each.hypothesis for each in found]
             return self._guard.recognize(
                 partial(self._attempts, encoded, tries=tries),
                 self._beam_size,
                 partial(self._scored, encoded),
                 len(self._prompt.tokens),
                 [len(piece) / self.facts.sample_rate for piece in pieces],
+                expects=bool(tries),
             )
 
     def speak(self, language: str) -> None:
@@ -233,9 +235,11 @@ class Whisper(Recognizer):
         encoded: "whisper_library.BaseModelOutput",
         beam_size: int,
         tries: Sequence[WordTrie | None] = (),
+        *,
+        expects: bool = False,
         **options: Any,
     ) -> list[Attempt]:
-        if tries:
+        if tries and expects:
             expected = ExpectedWords(tries, beam_size, len(self._prompt.tokens))
             options["logits_processor"] = whisper_library.LogitsProcessorList([expected])
         n_rows = len(encoded["last_hidden_state"])
