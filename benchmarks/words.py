@@ -181,6 +181,38 @@ class Bench:
         return min(seconds[True]) / min(seconds[False])
 
 
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What was measured, in Markdown: errors with a list beside those without."""
+    where = ("model", "corpus", "split", "beam_size", "adapter", "utterances")
+    plain, told = {}, []
+    for row in rows:
+        place = tuple(row.get(name) for name in where)
+        if row["distractors"] is None:
+            plain[place] = row
+        else:
+            told.append((place, row))
+    lines = [
+        "| model | speech | adapter | list | errors on listed words | on all others | time |",
+        "| :-- | :-- | :-- | :-- | --: | --: | --: |",
+    ]
+    for place, row in sorted(
+        told, key=lambda one: (*map(str, one[0][:5]), one[1].get("by", ""), one[1]["distractors"])
+    ):
+        before = plain[place]
+        cells = [
+            f"{before[f'{kind}_errors']:g} → {row[f'{kind}_errors']:g} of {row[f'{kind}_words']:g} "
+            f"({100 * (row[f'{kind}_errors'] / max(1, before[f'{kind}_errors']) - 1):+.0f} %)"
+            for kind in ("listed", "other")
+        ]
+        took = f"{row['times_as_long']:.2f}x" if "times_as_long" in row else ""
+        list_ = f"own and {row['distractors']}" + (", as prompt" if row.get("by") else "")
+        lines.append(
+            f"| {row['model']}, beam {row['beam_size']} | {row['corpus']}, {row['split']} | "
+            f"{'none' if row['adapter'] == _WITHOUT else 'own'} | {list_} | {cells[0]} | {cells[1]} | {took} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Decode what is not in the file yet, and write after every setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -369,6 +369,12 @@ class Tries:
         return self._kept[words.digest]
 
 
+def of_those(tries: Sequence[WordTrie | None], chosen: Sequence[bool]) -> Sequence[WordTrie | None]:
+    """The tries of the chosen rows, None for others; all where nothing is chosen, and nothing where none is left."""
+    kept = [trie if take else None for trie, take in zip(tries, chosen, strict=True)] if tries and chosen else tries
+    return kept if any(trie is not None for trie in kept) else ()
+
+
 class Rows:
     """States of the hypotheses of a search: of each of B pieces H of them, with the list of the piece or none."""
 

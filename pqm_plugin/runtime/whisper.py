@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pqm_plugin.biasing import WHISPER_BONUS, Tries, WordTrie
+from pqm_plugin.biasing import WHISPER_BONUS, Tries, WordTrie, of_those
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Facts, Hypothesis
 from pqm_plugin.models.language import AUTO, ENGLISH, known_language
@@ -142,7 +142,7 @@ class RuntimeWhisper:
         """
         heard, tries = self._hear(pieces, adapters), self._tries.of(words)
         if self._guard is None:
-            found = self._attempts(heard, tries, self._search.beam_size, expects=True)
+            found = self._attempts(heard, tries, self._search.beam_size)
             return [each.hypothesis for each in found]
         return self._guard.recognize(
             partial(self._attempts, heard, tries),
@@ -227,10 +227,10 @@ class RuntimeWhisper:
         tries: Sequence[WordTrie | None],
         beam_size: int,
         *,
-        expects: bool = False,
+        expects: Sequence[bool] = (),
         **options: Any,
     ) -> list[Attempt]:
-        tries = tries if expects else ()
+        tries = of_those(tries, expects)
         limits = self._limits(**options)
         step = heard.start()
         if beam_size == 1:

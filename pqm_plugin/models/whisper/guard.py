@@ -7,7 +7,7 @@ same words.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -122,24 +122,25 @@ class Guard:
             score: gives the hypotheses of texts, one a piece, under the model.
             n_prompt: tokens before the words.
             durations_s: of the pieces, in seconds.
-            expects: whether words of one's own are expected: `search` then has an option `expects`, and what fails the
-                tests with them is searched again without.
+            expects: whether words of one's own are expected: `search` then has an option `expects`, in which pieces,
+                and one that repeats itself with them is searched again without.
         """
         tried: list[list[Attempt]] = [[] for _ in durations_s]
         most = [_TOKENS_AT_ONCE + math.ceil(_TOKENS_A_SECOND * length) for length in durations_s]
         beam_sizes = [beam_size, *(size for size in _SMALLER_BEAMS if size < beam_size)]
-        first: list[tuple[int, dict[str, Any]]] = [(beam_size, {"expects": True})] if expects else []
-        for size, options in [*first, *((size, {}) for size in beam_sizes), (1, _NO_REPEAT)]:
-            # A search that may not repeat itself is for those that do.
-            is_free = options is not _NO_REPEAT
-            enough = self._settles if is_free else self._is_clear
+        plan: list[tuple[int, Mapping[str, Any], bool]] = [(size, {}, False) for size in beam_sizes]
+        # A search without the words, and one that may not repeat itself, are for those that do.
+        plan = [*plan[:1], *([(beam_size, {}, True)] if expects else []), *plan[1:], (1, _NO_REPEAT, True)]
+        for size, options, is_for_loops in plan:
+            enough = self._is_clear if is_for_loops else self._settles
             done = [any(map(enough, attempts)) for attempts in tried]
             if all(done):
-                break
-            found = search(size, stopping_criteria=[Runaway(n_prompt, most, done)], **options)
+                continue
+            told = {"expects": [all(map(self._is_clear, attempts)) for attempts in tried]} if expects else {}
+            found = search(size, stopping_criteria=[Runaway(n_prompt, most, done)], **options, **told)
             for place in (place for place, is_done in enumerate(done) if not is_done):
                 is_long = len(found[place].tokens) >= most[place]
-                tried[place].append(replace(found[place], is_free=is_free, is_long=is_long))
+                tried[place].append(replace(found[place], is_free=not options, is_long=is_long))
         best = [self.choose(attempts) for attempts in tried]
         for attempts, chosen, length in zip(tried, best, durations_s, strict=True):
             if chosen.is_repaired:

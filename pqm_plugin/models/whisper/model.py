@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from pqm_plugin.biasing import WHISPER_BONUS, Spelling, Tries, WordTrie
+from pqm_plugin.biasing import WHISPER_BONUS, Spelling, Tries, WordTrie, of_those
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
@@ -186,7 +186,7 @@ class Whisper(Recognizer):
         with torch.no_grad():
             encoded = self._encode(features)
             if self._guard is None:
-                found = self._attempts(encoded, self._beam_size, tries=tries, expects=True)
+                found = self._attempts(encoded, self._beam_size, tries=tries)
                 return [each.hypothesis for each in found]
             return self._guard.recognize(
                 partial(self._attempts, encoded, tries=tries),
@@ -236,10 +236,11 @@ class Whisper(Recognizer):
         beam_size: int,
         tries: Sequence[WordTrie | None] = (),
         *,
-        expects: bool = False,
+        expects: Sequence[bool] = (),
         **options: Any,
     ) -> list[Attempt]:
-        if tries and expects:
+        tries = of_those(tries, expects)
+        if tries:
             expected = ExpectedWords(tries, beam_size, len(self._prompt.tokens))
             options["logits_processor"] = whisper_library.LogitsProcessorList([expected])
         n_rows = len(encoded["last_hidden_state"])

@@ -194,18 +194,20 @@ def test_what_repeats_itself_with_words_of_ones_own_is_searched_again_without_th
     asked = []
     loop = Attempt(Hypothesis("nome " * 30, -30.0, 30), 0.0, np.array([7] * 30))
     clear = Attempt(Hypothesis("go on", -1.0, 2), 0.0, np.array([1, 2]))
+    unsure = Attempt(Hypothesis("stop", -9.0, 2), 0.0, np.array([1, 2]))
 
-    def search(size, stopping_criteria, *, expects=False):
+    def search(size, stopping_criteria, *, expects=()):
         asked.append((size, expects))
-        return [loop, clear] if expects else [clear, clear]
+        return [loop if expects == [True, True] else clear, unsure]
 
     found = Guard(SearchOptions()).recognize(search, 5, lambda texts: [], 1, [9.0, 9.0], expects=True)
 
-    assert asked == [(5, True), (5, False)]
-    assert [one.text for one in found] == ["go on", "go on"]
+    # The other piece, whose words are not trusted, keeps them to the end.
+    assert asked == [(5, [True, True]), (5, [False, True]), (2, [False, True]), (1, [False, True])]
+    assert [one.text for one in found] == ["go on", "stop"]
     asked.clear()
-    Guard(SearchOptions()).recognize(search, 5, lambda texts: [], 1, [9.0, 9.0])
-    assert asked == [(5, False)]
+    Guard(SearchOptions()).recognize(search, 2, lambda texts: [], 1, [9.0, 9.0])
+    assert asked == [(2, ()), (1, ())]
 
 
 def test_requests_name_the_guard_only_where_it_is_set_otherwise(tiny_whisper, tiny_conformer):
