@@ -32,8 +32,8 @@ _TYPOGRAPHIC = tuple(
 # Scripts that set no blanks between words.
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0xA4CF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF))
 _UNSPACED_WITH_BLANKS = ((0xAC00, 0xD7AF),)
-_MOST_ROWS = 128
-_MOST_KEPT = 8
+_MOST_ROWS = 48
+_MOST_KEPT = 16
 
 
 @dataclass(frozen=True)
