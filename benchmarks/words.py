@@ -40,6 +40,7 @@ from pqm_plugin.words import WordList, parse_words
 _FREQUENT = 5000
 _BATCH = 8
 _LANGUAGE = "en"
+_BEGIN, _END = "<!-- words: begin -->", "<!-- words: end -->"
 _WITHOUT, _WITH = "without", "speaker"
 
 
@@ -183,7 +184,7 @@ class Bench:
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """What was measured, in Markdown: errors with a list beside those without."""
-    where = ("model", "corpus", "split", "beam_size", "adapter", "utterances")
+    where = ("model", "corpus", "split", "beam_size", "ctc_weight", "adapter", "utterances")
     plain, told = {}, []
     for row in rows:
         place = tuple(row.get(name) for name in where)
@@ -195,22 +196,27 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
         "| model | speech | adapter | list | errors on listed words | on all others | time |",
         "| :-- | :-- | :-- | :-- | --: | --: | --: |",
     ]
-    for place, row in sorted(
-        told, key=lambda one: (*map(str, one[0][:5]), one[1].get("by", ""), one[1]["distractors"])
-    ):
+    for place, row in sorted(told, key=lambda one: (*map(str, one[0]), one[1].get("by", ""), one[1]["distractors"])):
         before = plain[place]
         cells = [
             f"{before[f'{kind}_errors']:g} → {row[f'{kind}_errors']:g} of {row[f'{kind}_words']:g} "
             f"({100 * (row[f'{kind}_errors'] / max(1, before[f'{kind}_errors']) - 1):+.0f} %)"
             for kind in ("listed", "other")
         ]
+        ctc = f", ctc_weight {row['ctc_weight']:g}" if "ctc_weight" in row else ""
         took = f"{row['times_as_long']:.2f}x" if "times_as_long" in row else ""
         list_ = f"own and {row['distractors']}" + (", as prompt" if row.get("by") else "")
         lines.append(
-            f"| {row['model']}, beam {row['beam_size']} | {row['corpus']}, {row['split']} | "
+            f"| {row['model']}, beam {row['beam_size']}{ctc} | {row['corpus']}, {row['split']} | "
             f"{'none' if row['adapter'] == _WITHOUT else 'own'} | {list_} | {cells[0]} | {cells[1]} | {took} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def with_table(page: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """A page with the table between its two marks."""
+    before, _, rest = page.partition(_BEGIN)
+    return before + _BEGIN + "\n\n" + table(rows) + "\n" + _END + rest.partition(_END)[2]
 
 
 def main() -> None:
@@ -233,6 +239,7 @@ def main() -> None:
     parser.add_argument("--prompt", action="store_true", help="the list as Whisper's prompt instead")
     parser.add_argument("--timed", type=int, default=0, metavar="CLIPS", help="clips whose time is taken")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--page", type=Path, help="write the table of FILE into this page, between its two marks, too")
     wanted = parser.parse_args()
     bench = Bench(wanted)
     known = read_json(wanted.out) if wanted.out.is_file() else {}
@@ -241,6 +248,7 @@ def main() -> None:
         for n_distractors in (None, *wanted.distractors):
             key = {"model": wanted.model.name, "corpus": corpus, "split": wanted.split, "beam_size": bench.beam_size}
             key |= {"adapter": adapter, "distractors": n_distractors, "weight": wanted.words_weight or 1.0}
+            key |= {} if wanted.ctc_weight is None else {"ctc_weight": wanted.ctc_weight}
             key |= {"weight": 0.0} if n_distractors is None else {}
             key |= {"utterances": wanted.utterances} if wanted.utterances else {}
             key |= {"by": "prompt"} if wanted.prompt and n_distractors is not None else {}
@@ -257,6 +265,8 @@ def main() -> None:
                 known[name]["times_as_long"] = bench.pace(n_distractors, wanted.timed, 3)
             write_json(wanted.out, known)
             print(json.dumps(known[name]), flush=True)
+    if wanted.page:
+        wanted.page.write_text(with_table(wanted.page.read_text(encoding="utf-8"), known.values()), encoding="utf-8")
 
 
 if __name__ == "__main__":

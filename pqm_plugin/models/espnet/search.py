@@ -12,6 +12,7 @@ from pqm_plugin.models.espnet.decoder import DecoderSteps
 
 _END_GAP = -10.0
 _END_LENGTHS = 3
+_EXPECTED = 5
 LOG_ZERO = -1e10
 """Log probability of what cannot be, as ESPnet writes it: finite, so that differences of it are numbers."""
 _WINDOW_LABELS = 5
@@ -172,14 +173,19 @@ class Running:
         last = self.tokens[..., -1]
         full = self._full(last)
         candidates = self._candidates(full)
+        if self._words is not None:
+            gains = torch.from_numpy(self._words.gains()).to(full.device)
+            candidates, full = self._with_expected(candidates, full + gains), full + gains
         scores = full if candidates is None else full.gather(2, candidates)
         if self._ctc is not None:
             scores = scores + self._options.ctc_weight * self._ctc.score(last, self.active, candidates)
         scores = scores + self.scores.masked_fill(~self.active, -float("inf"))[..., None]
         if candidates is not None:
-            # The end comes last; where the pre-beam has it, it is there twice.
-            twice = (candidates[..., :-1] == self._options.end).any(-1)
-            scores[..., -1].masked_fill_(twice, -float("inf"))
+            n_candidates = candidates.shape[2]
+            # The end comes last, behind what words of one's own add; the pre-beam may have either, too.
+            for place in range(self._options.pre_beam_size, n_candidates):
+                twice = (candidates[..., :place] == candidates[..., place, None]).any(-1)
+                scores[..., place].masked_fill_(twice, -float("inf"))
         n = scores.shape[2]
         self.scores, best = scores.flatten(1).topk(min(self._options.beam_size, scores.shape[1] * n), dim=1)
         parents, places = best // n, best % n
@@ -199,8 +205,6 @@ class Running:
             full = self.scores.new_zeros(*last.shape, self._n_tokens)
         else:
             full = self._options.decoder_weight * self._decoder.step(last)
-        if self._words is not None:
-            full = full + torch.from_numpy(self._words.gains()).to(full.device)
         return full + self._options.length_weight if self._options.length_weight else full
 
     def _candidates(self, full: Tensor) -> Tensor | None:
@@ -210,6 +214,13 @@ class Running:
             return None
         chosen = full.topk(size, dim=2).indices
         return torch.cat([chosen, torch.full_like(chosen[..., :1], self._options.end)], dim=2)
+
+    def _with_expected(self, candidates: Tensor | None, full: Tensor) -> Tensor | None:
+        """Candidates with the best by scores that have gained: they take no place of others."""
+        if candidates is None:
+            return None
+        more = full.topk(min(_EXPECTED, full.shape[2]), dim=2).indices
+        return torch.cat([candidates[..., :-1], more, candidates[..., -1:]], dim=2)
 
 
 @dataclass(frozen=True)
