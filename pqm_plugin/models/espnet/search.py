@@ -164,6 +164,7 @@ class Running:
             self._ctc = CtcPrefixScorer(frames, blank=options.blank, eos=options.end, margin=options.window_margin)
         self._n_tokens = len(model.token_list)
         self._words = Rows(tries, self._n_tokens) if tries else None
+        self._has_words = torch.tensor([trie is not None for trie in tries], device=encoded.device)
         self.tokens = torch.full((len(encoded), 1, 1), options.start, device=encoded.device)
         self.scores = encoded.new_zeros(len(encoded), 1)
         self.active = torch.ones(len(encoded), 1, dtype=torch.bool, device=encoded.device)
@@ -220,6 +221,8 @@ class Running:
         if candidates is None:
             return None
         more = full.topk(min(_EXPECTED, full.shape[2]), dim=2).indices
+        # Where a row expects no words nothing is added: what is there twice counts once.
+        more = torch.where(self._has_words[:, None, None], more, candidates[..., :1])
         return torch.cat([candidates[..., :-1], more, candidates[..., -1:]], dim=2)
 
 
