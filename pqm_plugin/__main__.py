@@ -107,6 +107,8 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
         raise PqmError(
             "--inference_config is a second decoding setting: name it with --tag, or it would overwrite the first"
         )
+    if values["words"] and not values["tag"]:
+        raise PqmError("--words is a second decoding setting: name it with --tag, or it would overwrite the first")
     if min(values[name] for name in _FROM_ONE) < 1 or values["ngpu"] < 0:
         raise PqmError(f"--{', --'.join(_FROM_ONE)} start at 1, --ngpu at 0")
     return Recipe(**values)

@@ -19,6 +19,7 @@ _COMMANDS = {
     "export": (speakers.add_export, speakers.run_export),
     "transcribe": (transcribe.add, transcribe.run),
     "listen": (listen.add, listen.run),
+    "words": (speakers.add_words, speakers.run_words),
     "serve": (serve.add, serve.run),
     "speakers": (speakers.add_speakers, speakers.run_speakers),
     "info": (models.add_info, models.run_info),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pqm_plugin.commands.options import add_channel, add_computing, add_language, add_model, set_threads
+from pqm_plugin.errors import PqmError
 
 
 def add_enroll(parser: argparse.ArgumentParser) -> None:
@@ -163,4 +164,49 @@ def run_speakers(parsed: argparse.Namespace) -> int:
     for name in folder.speakers():
         facts = adapter_facts(folder.path / SPEAKERS / name)
         print(f"{name}\t{facts['size_bytes'] / 1e6:.2f} MB\t{facts['learned_from']}")
+    return 0
+
+
+def add_words(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `pqm words`."""
+    add_model(parser)
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="words or phrases, one a line, after a tab a weight if not 1; they take the place of earlier ones. "
+        "Without it, the words that are kept are shown",
+    )
+    parser.add_argument("--speaker", metavar="NAME", help="whose words they are; without it, how many each speaker has")
+    parser.add_argument("--clear", action="store_true", help="forget the speaker's words")
+
+
+def run_words(parsed: argparse.Namespace) -> int:
+    """Keep names and terms with a speaker for the model to expect; show them, clear them, or count those of all."""
+    from pqm_plugin.personal.folder import ModelFolder
+    from pqm_plugin.words import read_words
+
+    folder = ModelFolder.of(parsed.model)
+    if parsed.speaker is None:
+        if parsed.file or parsed.clear:
+            raise PqmError("words are kept with a speaker: name one with --speaker")
+        for name in folder.speakers():
+            kept = folder.words_file(name)
+            print(f"{name}\t{len(read_words(kept).entries) if kept.is_file() else 0}")
+        return 0
+    if parsed.file and parsed.clear:
+        raise PqmError(f"{parsed.file} and --clear: choose one, FILE takes the place of earlier words")
+    if parsed.file or parsed.clear:
+        from pqm_plugin.personal.own_words import clear_words, keep_words
+
+        if parsed.clear:
+            cleared = clear_words(folder, parsed.speaker)
+            print(f"{parsed.speaker}: {'no words any more' if cleared else 'there were no words'}")
+        else:
+            words = keep_words(folder, parsed.speaker, parsed.file)
+            print(f"{parsed.speaker}: {len(words.entries)} words")
+        return 0
+    found = folder.words(folder.known_speaker(parsed.speaker))
+    print(found.text() if found else "", end="")
     return 0

@@ -27,6 +27,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speaker", metavar="NAME", help="who speaks; default: anyone (the adapter `sat` if there is one)"
     )
+    parser.add_argument(
+        "--words",
+        type=Path,
+        metavar="FILE",
+        help="names and terms to expect, one a line, beside those that `pqm words` keeps with the speaker",
+    )
     parser.add_argument("--plain", action="store_true", help="without any adapter")
     parser.add_argument(
         "--format",
@@ -68,6 +74,7 @@ def run(parsed: argparse.Namespace) -> int:
     folder = ModelFolder.of(parsed.model)
     if parsed.speaker is not None:
         folder.known_speaker(parsed.speaker)
+    words = _words(parsed.words, folder)
 
     from pqm_plugin.personal.runtime import open_hearing
 
@@ -76,11 +83,23 @@ def run(parsed: argparse.Namespace) -> int:
     failed = 0
     for audio, target in zip(parsed.audio, targets, strict=True):
         try:
-            _one(model, audio, target, parsed)
+            _one(model, audio, target, parsed, words)
         except PqmError as error:
             print(f"pqm transcribe: {error}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
+
+
+def _words(path: Path | None, folder: Any) -> Any:
+    """The list, if there is one, that the model can be told."""
+    if path is None:
+        return None
+    from pqm_plugin.personal.own_words import check_words
+    from pqm_plugin.words import read_words
+
+    words = read_words(path)
+    check_words(folder, words, str(path))
+    return words
 
 
 def _search(parsed: argparse.Namespace, about: Any) -> Any:
@@ -108,16 +127,16 @@ def _targets(parsed: argparse.Namespace) -> list[Path | None]:
     return targets
 
 
-def _how(parsed: argparse.Namespace) -> dict[str, Any]:
+def _how(parsed: argparse.Namespace, words: Any) -> dict[str, Any]:
     longest_s = parsed.longest or LONGEST_S[parsed.format]
-    return {"plain": parsed.plain, "longest_s": longest_s, "channel": parsed.channel}
+    return {"plain": parsed.plain, "longest_s": longest_s, "channel": parsed.channel, "words": words}
 
 
-def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace) -> None:
+def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace, words: Any) -> None:
     if target is None and parsed.format != "json":
-        _as_it_comes(model, audio, parsed)
+        _as_it_comes(model, audio, parsed, words)
         return
-    found: Transcript = model.transcribe(audio, parsed.speaker, **_how(parsed))
+    found: Transcript = model.transcribe(audio, parsed.speaker, **_how(parsed, words))
     encoding = "utf-8" if target else sys.stdout.encoding
     text = {"text": f"{found.text}\n", "json": f"{found.as_json(encoding)}\n", "srt": found.as_srt()}[parsed.format]
     if target is None:
@@ -126,9 +145,9 @@ def _one(model: Any, audio: str, target: Path | None, parsed: argparse.Namespace
         write_text(target, text)
 
 
-def _as_it_comes(model: Any, audio: str, parsed: argparse.Namespace) -> None:
+def _as_it_comes(model: Any, audio: str, parsed: argparse.Namespace, words: Any) -> None:
     """Each stretch is written as soon as it is known: words on one line, or subtitles."""
-    found = model.segments(audio, parsed.speaker, **_how(parsed))
+    found = model.segments(audio, parsed.speaker, **_how(parsed, words))
     spoken = (segment for segment in found if segment.text)
     if parsed.format == "srt":
         for number, segment in enumerate(spoken, start=1):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.language import AUTO, language_code
 from pqm_plugin.models.options import SearchOptions
+from pqm_plugin.words import WordList
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,8 +122,15 @@ class Recognizer(ABC):
         return [audio]
 
     @abstractmethod
-    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
-        """Search for the words of each piece; an adapter that differs by row sees one row a piece."""
+    def recognize(self, pieces: Sequence[np.ndarray], words: Sequence[WordList | None] = ()) -> list[Hypothesis]:
+        """Search for the words of each piece; an adapter that differs by row sees one row a piece.
+
+        Args:
+            words: of one's own that each piece is expected to have, None for none; or nothing at all.
+
+        Raises:
+            PqmError: if the search cannot be told words, or the model cannot write one of them.
+        """
 
     def speak(self, language: str) -> None:  # noqa: B027
         """Search and train in the language of this code from now on; nothing where the family has no choice.
@@ -192,6 +200,9 @@ class Family(ABC):
 
     EXPORTS: Mapping[str, str] = {}
     """Tools that such a model can be handed to, and whether they get the whole `model` or the `adapter`."""
+
+    TAKES_WORDS: bool = False
+    """Whether its recognisers can be given words of one's own, see `biasing.py`."""
 
     CHOOSES_LANGUAGE: bool = False
     """Whether its recognisers can be told the language of speech; others write that which they were trained on."""

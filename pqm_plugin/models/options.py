@@ -25,6 +25,8 @@ class SearchOptions:
     defaults of openai-whisper: `compression_ratio_threshold`, above which a text repeats itself; `logprob_threshold`,
     mean log probability of a token in nats, below which a text is not trusted; `no_speech_threshold` in [0, 1], above
     which a text that is not trusted is taken for silence.
+
+    `words_weight`: times the bonus of words of one's own, see `biasing.py`; without such words it changes nothing.
     """
 
     beam_size: int = 10
@@ -38,6 +40,7 @@ class SearchOptions:
     compression_ratio_threshold: float = field(default=2.4, metadata=_LATER)
     logprob_threshold: float = field(default=-1.0, metadata=_LATER)
     no_speech_threshold: float = field(default=0.6, metadata=_LATER)
+    words_weight: float = field(default=1.0, metadata=_LATER)
 
     def __post_init__(self) -> None:
         if self.context not in ("window", "clip"):
@@ -50,6 +53,8 @@ class SearchOptions:
             raise ValueError(f"compression_ratio_threshold {self.compression_ratio_threshold}: use a number from 1")
         if not -math.inf < self.logprob_threshold <= 0:
             raise ValueError(f"logprob_threshold {self.logprob_threshold}: use a number of nats up to 0")
+        if not 0 < self.words_weight <= 10:
+            raise ValueError(f"words_weight {self.words_weight}: use a number above 0 and up to 10")
         if not 0 <= self.no_speech_threshold <= 1:
             raise ValueError(f"no_speech_threshold {self.no_speech_threshold}: use a number from 0 to 1")
 

@@ -158,7 +158,8 @@ class Desk:
     def _hear(self, name: str, samples: Samples, speaker: str | None, watch: Callable[[float], None]) -> Heard:
         adapter, folder = self._model.adapter(speaker)
         weights = sha256(folder / WEIGHTS) if folder else ""
-        key = (hashlib.sha256(samples.tobytes()).hexdigest(), adapter, weights)
+        words = self._model.folder.words(folder)
+        key = (hashlib.sha256(samples.tobytes()).hexdigest(), adapter, weights + (words.digest if words else ""))
         with self._keeping:
             if key in self._kept:
                 self._kept.move_to_end(key)

@@ -103,7 +103,7 @@ def enroll(
 
 
 def forget(folder: ModelFolder, speaker: str) -> None:
-    """Remove the adapter of a speaker, and what enrolments that were cut off left to go on from.
+    """Remove the adapter and the words of a speaker, and what enrolments that were cut off left to go on from.
 
     Raises:
         PqmError: if there is no such speaker, it is being enrolled, or the folder may not be written.
@@ -115,6 +115,7 @@ def forget(folder: ModelFolder, speaker: str) -> None:
         gone = root / f".{speaker}.gone"
         shutil.rmtree(gone, ignore_errors=True)
         target.replace(gone)
+        folder.words_file(speaker).unlink(missing_ok=True)
         shutil.rmtree(gone)
         # The recipes' list of what is done is written again without the speaker.
         (root / "index.tsv").unlink(missing_ok=True)

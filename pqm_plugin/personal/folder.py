@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json, safe_name, sha256, utf8_name
 from pqm_plugin.models.foreign import describe
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
+from pqm_plugin.words import WordList, read_words
 
 CARD = "README.md"
 SAT = "sat"
 SPEAKERS = "speakers"
+WORDS = "words"
+"""Folder of the speakers' lists of words, `NAME.txt` each: beside the adapters, which enrolment replaces."""
 # Stage 5 keeps its journals beside the speakers' folders.
 _TAKEN = ("log", "index.tsv")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -123,6 +127,29 @@ class ModelFolder:
             )
         return folder
 
+    def words_file(self, name: str) -> Path:
+        """Where the words of speaker `name` are, or would be.
+
+        Raises:
+            PqmError: if the name cannot be a folder's.
+        """
+        return self.path / WORDS / f"{speaker_name(name)}.txt"
+
+    def words(self, adapter: Path | None) -> WordList | None:
+        """The words that are kept with the speaker of an adapter's folder; None without any.
+
+        Raises:
+            PqmError: if the list is damaged.
+        """
+        if adapter is None or adapter.parent.name != SPEAKERS:
+            return None
+        path = self.words_file(adapter.name)
+        try:
+            known = path.stat()
+        except FileNotFoundError:
+            return None
+        return _read_once(path, known.st_mtime_ns, known.st_size)
+
     def sat(self) -> Path | None:
         """The speaker-independent adapter, if there is one."""
         folder = self.path / SAT
@@ -140,6 +167,12 @@ def _is_float_model(folder: Path) -> bool:
     from pqm_plugin.models.families import is_float_model
 
     return is_float_model(folder)
+
+
+@lru_cache(maxsize=64)
+def _read_once(path: Path, changed_ns: int, size_bytes: int) -> WordList:
+    """The list in a file, which is read again when it has changed."""
+    return read_words(path)
 
 
 def is_adapter(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from pqm_plugin.personal.confidence import sureness
 from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder
 from pqm_plugin.personal.pieces import LONGEST_S, batches, may_hold_words, pieces_of, within
 from pqm_plugin.personal.transcript import Segment, Transcript
+from pqm_plugin.words import WordList, words_of
 
 _SHORTEST_S = 1.0
+Words = WordList | Path | str | Sequence[str] | None
+"""Words of one's own as callers give them, see `words.words_of`."""
 
 
 @dataclass
@@ -96,8 +100,25 @@ class Listening(ABC):
         """Code of the language of pieces, float32 (n_samples,) each, as it is told with the adapter in `folder`."""
 
     @abstractmethod
-    def search(self, speech: Sequence[Any], folders: Sequence[Path | None], language: str) -> list[Hypothesis]:
-        """The best hypothesis of each piece, all in one batch, each with an adapter of its own or none."""
+    def search(
+        self,
+        speech: Sequence[Any],
+        folders: Sequence[Path | None],
+        language: str,
+        words: WordList | None = None,
+    ) -> list[Hypothesis]:
+        """The best hypothesis of each piece, all in one batch, each with an adapter of its own or none.
+
+        Words that are kept with the adapter's speaker are expected in it, and beside them those of `words`.
+        """
+
+    def _words(self, folders: Sequence[Path | None], words: WordList | None) -> list[WordList | None]:
+        """The list of each row of a batch."""
+        found = []
+        for folder in folders:
+            kept = self.folder.words(folder)
+            found.append(kept + words if kept and words else kept or words)
+        return found
 
     @abstractmethod
     def _language(self, language: str | None) -> str:
@@ -123,6 +144,7 @@ class Listening(ABC):
         plain: bool = False,
         longest_s: float = LONGEST_S,
         language: str | None = None,
+        words: Words = None,
     ) -> Transcript:
         """Write down what is said in a recording of any length.
 
@@ -133,9 +155,12 @@ class Listening(ABC):
             channel: the one that is heard, from 0; None averages all, and warns if they seem to be two people's.
             longest_s: seconds that are searched at once; what is longer is cut where nobody speaks.
             language: of this recording; default: the model's.
+            words: names and terms that are expected in it, a `WordList`, a file of them or the lines of one, see
+                `words.parse_words`; those that are kept with the speaker are expected in any case.
 
         Raises:
-            PqmError: if the speaker is not enrolled, the audio cannot be read, or the language is not known.
+            PqmError: if the speaker is not enrolled, the audio cannot be read, the language is not known, or the model
+                cannot be told words, or not write one of them.
         """
         hearing = self.hear(
             audio,
@@ -145,6 +170,7 @@ class Listening(ABC):
             plain=plain,
             longest_s=longest_s,
             language=language,
+            words=words,
         )
         segments = tuple(hearing)
         return Transcript(sound_name(audio), hearing.adapter, hearing.heard_s, segments, hearing.found_language)
@@ -160,6 +186,7 @@ class Listening(ABC):
         longest_s: float = LONGEST_S,
         trimmed: bool = True,
         language: str | None = None,
+        words: Words = None,
     ) -> Iterator[Segment]:
         """Yield the segments of a recording as they are found; arguments and errors as `transcribe`.
 
@@ -178,6 +205,7 @@ class Listening(ABC):
             longest_s=longest_s,
             trimmed=trimmed,
             language=language,
+            words=words,
         )
 
     def hear(
@@ -193,19 +221,21 @@ class Listening(ABC):
         language: str | None = None,
         most_s: float = inf,
         search: Search | None = None,
+        words: Words = None,
     ) -> Hearing:
         """The segments of a recording to iterate over, as `segments` gives them, and what is known beside them.
 
         Args:
             most_s: seconds of decoded sound; more is an error when they are reached.
             search: computes the words of pieces; default: this model, alone. Whoever shares the model among many calls
-                puts pieces of several into one batch here, see `search`.
+                puts pieces of several into one batch here, see `search`; it is not told `words`.
 
         Raises:
             PqmError: as `transcribe` does, and if the recording is longer than `most_s`.
         """
         name, folder = self.adapter(speaker, plain=plain)
         tongue = self._tongue(language)
+        search = search or partial(self._search_alone, words=words_of(words))
         pieces = self._pieces(audio, longest_s, sample_rate, channel)
         found = self._heard(within(pieces, self.sample_rate, most_s), folder, tongue, trimmed, search)
         return Hearing(name, found, tongue)
@@ -249,11 +279,13 @@ class Listening(ABC):
                 found[place] = best
         return found
 
-    def _search_alone(self, speech: Sequence[Any], folder: Path | None, tongue: Tongue) -> list[Hypothesis]:
+    def _search_alone(
+        self, speech: Sequence[Any], folder: Path | None, tongue: Tongue, words: WordList | None = None
+    ) -> list[Hypothesis]:
         with self._alone:
             if tongue.is_open:
                 tongue.settle(self.language_of(speech, folder))
-            return self.search(speech, [folder] * len(speech), tongue.language)
+            return self.search(speech, [folder] * len(speech), tongue.language, words)
 
     def adapter(self, speaker: str | None = None, *, plain: bool = False) -> tuple[str, Path | None]:
         """Name and folder of the adapter that such a call hears with: `speakers/NAME`, `sat`, or `none`."""

@@ -27,6 +27,7 @@ from pqm_plugin.personal.options import EnrollOptions, enroll_options, in_langua
 from pqm_plugin.personal.pieces import may_hold_words
 from pqm_plugin.personal.transcript import Segment
 from pqm_plugin.quantize.modes import AUTO, MODES, check_mode
+from pqm_plugin.words import WordList
 
 _log = logging.getLogger(__name__)
 __all__ = ["Hearing", "PersonalModel", "Search", "Tongue"]
@@ -104,20 +105,28 @@ class PersonalModel(Listening):
         with self.using(folder, len(speech)), torch.no_grad():
             return self._opened.recognizer.language_of(speech)
 
-    def search(self, speech: Sequence[Any], folders: Sequence[Path | None], language: str) -> list[Hypothesis]:
+    def search(
+        self,
+        speech: Sequence[Any],
+        folders: Sequence[Path | None],
+        language: str,
+        words: WordList | None = None,
+    ) -> list[Hypothesis]:
         """The best hypothesis of each piece, all searched in one batch, each with an adapter of its own.
 
         Args:
             speech: float32 (n_samples,) each at the model's rate, `max_batch` of them at most.
             folders: the adapter of each; None for none.
             language: the code of the language of all.
+            words: expected in all of them, beside those that are kept with each adapter's speaker.
 
         Raises:
-            PqmError: if an adapter is damaged or was made for another base.
+            PqmError: if an adapter is damaged or was made for another base, or the model cannot write a word.
         """
+        lists = self._words(folders, words)
         with self._rows(folders), torch.no_grad():
             self._opened.recognizer.speak(language)
-            return self._opened.recognizer.recognize(speech)
+            return self._opened.recognizer.recognize(speech, lists)
 
     @property
     def max_batch(self) -> int:

@@ -11,7 +11,7 @@ from pqm_plugin.errors import PqmError
 from pqm_plugin.files import json_text, sha256, whole_file
 from pqm_plugin.models.families import family_of, files_elsewhere
 from pqm_plugin.personal.facts import UNKNOWN_LICENCE, facts, rounding, wer_line
-from pqm_plugin.personal.folder import CARD, SAT, SPEAKERS, ModelFolder, read_object
+from pqm_plugin.personal.folder import CARD, SAT, SPEAKERS, WORDS, ModelFolder, read_object
 from pqm_plugin.personal.unpacking import ADAPTER_FILES, MANIFEST, Entry, Manifest, check_names
 from pqm_plugin.quantize.modes import ABOUT, META, PACKED
 
@@ -143,6 +143,8 @@ def model_contents(folder: ModelFolder, speakers: Sequence[str] | None = None, l
         contents[path.name] = _json(_results(read_object(path)))
     for name, adapter in chosen.items():
         contents |= {f"{name}/{file}": adapter / file for file in ADAPTER_FILES if (adapter / file).is_file()}
+        if words := folder.words(adapter):
+            contents[f"{WORDS}/{adapter.name}.txt"] = words.text().encode()
     check_names(contents, str(folder.path))
     return contents
 

@@ -19,6 +19,7 @@ from pqm_plugin.personal.options import search_options
 from pqm_plugin.runtime import processor
 from pqm_plugin.runtime.opening import open_runtime
 from pqm_plugin.runtime.weights import Lora, NotHereError, read_lora
+from pqm_plugin.words import WordList
 
 _log = logging.getLogger(__name__)
 AUTO, ONNX, TORCH = "auto", "onnx", "torch"
@@ -84,11 +85,18 @@ class RuntimeModel(Listening):
             found: str = self._recognizer.language_of(speech, self._adapters([folder] * len(speech)))
             return found
 
-    def search(self, speech: Sequence[Any], folders: Sequence[Path | None], language: str) -> list[Hypothesis]:
-        """The best hypothesis of each piece, all in one batch, each with an adapter of its own or none."""
+    def search(
+        self,
+        speech: Sequence[Any],
+        folders: Sequence[Path | None],
+        language: str,
+        words: WordList | None = None,
+    ) -> list[Hypothesis]:
+        """The best hypothesis of each piece, all in one batch, see `Listening.search`."""
+        lists = self._words(folders, words)
         with self._alone:
             self._recognizer.speak(language)
-            found: list[Hypothesis] = self._recognizer.recognize(speech, self._adapters(folders))
+            found: list[Hypothesis] = self._recognizer.recognize(speech, self._adapters(folders), lists)
             return found
 
     def _adapters(self, folders: Sequence[Path | None]) -> list[Lora]:

@@ -17,7 +17,7 @@ from pqm_plugin.adapters.options import CONFIG, INFO, WEIGHTS
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import safe_name, whole_folder
 from pqm_plugin.personal.facts import facts
-from pqm_plugin.personal.folder import SAT, SPEAKERS, ModelFolder, speaker_name
+from pqm_plugin.personal.folder import SAT, SPEAKERS, WORDS, ModelFolder, speaker_name
 from pqm_plugin.quantize.modes import META, PACKED
 
 MANIFEST = "manifest.json"
@@ -111,7 +111,7 @@ def check_names(names: Iterable[str], where: str) -> None:
         if name.casefold() in seen:
             raise PqmError(f"{where}: {name!r} appears twice, or in two letter cases: it is refused")
         seen.add(name.casefold())
-    folders = {name.rpartition("/")[0] for name in names if "/" in name}
+    folders = {name.rpartition("/")[0] for name in names if "/" in name} - {WORDS}
     needed = [META, PACKED, *(f"{folder}/{file}" for folder in sorted(folders) for file in _NEEDED)]
     missing = sorted(set(needed) - set(names))
     if missing:
@@ -128,6 +128,8 @@ def is_model_file(name: str) -> bool:
             allowed = name.endswith(_ENDINGS) and name != MANIFEST
         elif len(parts) == 2:
             allowed = parts[0] == SAT and parts[1] in ADAPTER_FILES
+            if parts[0] == WORDS:
+                allowed = parts[1].endswith(".txt") and bool(speaker_name(parts[1].removesuffix(".txt")))
         else:
             allowed = len(parts) == 3 and parts[0] == SPEAKERS and parts[2] in ADAPTER_FILES
             speaker_name(parts[1])

@@ -7,23 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pqm_plugin.biasing import Spelling, byte_symbols
 from pqm_plugin.errors import PqmError
 from pqm_plugin.runtime.weights import NotHereError
 
 _TIME = re.compile(r"<\|\d+\.\d+\|>")
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
 _ENGLISH_SPACES = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")
-
-
-@functools.cache
-def _bytes_of() -> dict[str, int]:
-    """The byte that each symbol of a byte-level vocabulary stands for.
-
-    Source: GPT-2, `encoder.bytes_to_unicode`: bytes that print stand for themselves, the others for what follows 255.
-    """
-    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 class Words:
@@ -63,7 +53,7 @@ class Words:
     def text(self, tokens: Sequence[int]) -> str:
         """The words of tokens, without special ones, separated by single blanks."""
         parts: list[str | bytes] = []
-        symbols = _bytes_of()
+        symbols = byte_symbols()
         for token in tokens:
             if token in self._special:
                 continue
@@ -83,6 +73,11 @@ class Words:
                 found = found.replace(spaced, spaced[1:])
             found = found.replace(" ' ", "'")
         return " ".join(found.split())
+
+    def spelling(self, n_tokens: int) -> Spelling:
+        """What each of a model's tokens writes; those that are special, or beyond the vocabulary, write nothing."""
+        silent = self._special | self._named.keys()
+        return Spelling.of_byte_level({t: s for t, s in self._spelled.items() if t not in silent}, n_tokens)
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a text as Whisper writes it, with a blank before it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pqm_plugin.biasing import WHISPER_BONUS, Tries, WordTrie, of_those
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.interface import Facts, Hypothesis
 from pqm_plugin.models.language import AUTO, ENGLISH, known_language
@@ -24,6 +25,7 @@ from pqm_plugin.runtime.layers import Shapes, lora_inputs
 from pqm_plugin.runtime.tokens import Words
 from pqm_plugin.runtime.weights import Lora, NotHereError, Packed, PackedModel
 from pqm_plugin.runtime.whisper_search import Limits
+from pqm_plugin.words import WordList
 
 _TASK = "transcribe"
 _EMBEDDING, _POSITIONS = "model.decoder.embed_tokens", "model.decoder.embed_positions.weight"
@@ -66,6 +68,7 @@ class RuntimeWhisper:
         self._search, self._n_threads, self._whole = search, n_threads, whole
         self._clip = search.context == "clip"
         self._guard = Guard(search) if search.guard != "never" else None
+        self._tries = Tries(partial(self._words.spelling, self._sizes.n_tokens), WHISPER_BONUS, search.words_weight)
         self._folder, self._window = folder, 2 * self._sizes.n_frames
         self.facts = Facts(self._mel.rate, None)
         self.max_batch = search.batch_size
@@ -127,21 +130,29 @@ class RuntimeWhisper:
         """Pieces that fit the window, cut where nobody speaks."""
         return cut_at_silence(audio, self.facts.sample_rate, self._window / 100)
 
-    def recognize(self, pieces: Sequence[np.ndarray], adapters: Sequence[Lora] = ()) -> list[Hypothesis]:
+    def recognize(
+        self,
+        pieces: Sequence[np.ndarray],
+        adapters: Sequence[Lora] = (),
+        words: Sequence[WordList | None] = (),
+    ) -> list[Hypothesis]:
         """Search for the words of all pieces at once, float32 (n_samples,) each.
 
         Args:
             adapters: one for each piece, or none.
+            words: those that each piece is expected to have, or none.
         """
-        heard = self._hear(pieces, adapters)
+        heard, tries = self._hear(pieces, adapters), self._tries.of(words)
         if self._guard is None:
-            return [found.hypothesis for found in self._attempts(heard, self._search.beam_size)]
+            found = self._attempts(heard, tries, self._search.beam_size)
+            return [each.hypothesis for each in found]
         return self._guard.recognize(
-            partial(self._attempts, heard),
+            partial(self._attempts, heard, tries),
             self._search.beam_size,
             partial(self._scored, heard),
             len(self._prompt),
             [len(piece) / self.facts.sample_rate for piece in pieces],
+            expects=bool(tries),
         )
 
     def language_of(self, pieces: Sequence[np.ndarray], adapters: Sequence[Lora] = ()) -> str:
@@ -214,13 +225,22 @@ class RuntimeWhisper:
             [criterion.stops for criterion in options.get("stopping_criteria", ())],
         )
 
-    def _attempts(self, heard: "_Heard", beam_size: int, **options: Any) -> list[Attempt]:
+    def _attempts(
+        self,
+        heard: "_Heard",
+        tries: Sequence[WordTrie | None],
+        beam_size: int,
+        *,
+        expects: Sequence[bool] = (),
+        **options: Any,
+    ) -> list[Attempt]:
+        tries = of_those(tries, expects)
         limits = self._limits(**options)
         step = heard.start()
         if beam_size == 1:
-            found = whisper_search.greedy(step, heard.n_pieces, limits)
+            found = whisper_search.greedy(step, heard.n_pieces, limits, tries)
         else:
-            found = whisper_search.beam(step, heard.n_pieces, beam_size, limits)
+            found = whisper_search.beam(step, heard.n_pieces, beam_size, limits, tries)
         silence = heard.silence
         rows, whole = [], []
         for each in found:
@@ -305,7 +325,7 @@ class _Heard:
     def forced(self, tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Log probabilities of labels (B, T, Q) after each of the tokens (B, T) that are given."""
         self.start()
-        banned = np.zeros(self._model._sizes.n_tokens, np.float32)
+        banned = np.zeros((1, self._model._sizes.n_tokens), np.float32)
         places = np.arange(tokens.shape[1])
         found: np.ndarray = self._run(tokens, np.arange(self.n_pieces), banned, 1, places, labels)["chosen"].numpy()
         return found

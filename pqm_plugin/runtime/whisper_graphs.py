@@ -151,9 +151,9 @@ def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
 
     Inputs: `x` float32 (R, T, width), embeddings with positions; `order` int64 (R,), the rows of the earlier keys and
     values that each hypothesis goes on from; `mask` float32 (T, L + T), added to scores; `pieces` int64 (1,), B;
-    `places` int64 (P,), which of the T are asked; `banned` float32 (V,), added to log probabilities; `k` int64 (1,);
-    `labels` int64 (R, P, Q); earlier `past_key_<i>`, `past_value_<i>` (R', heads, L, width); `key_<i>`, `value_<i>`;
-    with `clip` the `weights` float32 (B, P') of the places that were encoded.
+    `places` int64 (P,), which of the T are asked; `banned` float32 (1 or R, V), added to log probabilities; `k` int64
+    (1,); `labels` int64 (R, P, Q); earlier `past_key_<i>`, `past_value_<i>` (R', heads, L, width); `key_<i>`,
+    `value_<i>`; with `clip` the `weights` float32 (B, P') of the places that were encoded.
 
     Outputs: `top` float32 and `tokens` int64 (R, k), the likeliest after the last asked place, `chosen` float32
     (R, P, Q), the log probabilities of the labels, `new_key_<i>` and `new_value_<i>` (R, heads, L + T, width).
@@ -165,7 +165,7 @@ def decoder(model: PackedModel, sizes: Sizes, adapted: Shapes, *, whole: bool = 
     graph.input("order", ["rows"], INT64)
     graph.input("mask", ["steps", "all"])
     graph.input("pieces", [1], INT64)
-    places, banned = graph.input("places", ["asked"], INT64), graph.input("banned", [sizes.n_tokens])
+    places, banned = graph.input("places", ["asked"], INT64), graph.input("banned", ["one_or_rows", sizes.n_tokens])
     k, labels = graph.input("k", [1], INT64), graph.input("labels", ["rows", "asked", "each"], INT64)
     bias = graph.add("Unsqueeze", graph.input("weights", ["pieces", "frames"]), graph.ints(1, 2)) if clip else ""
     for place in range(sizes.n_decoder):

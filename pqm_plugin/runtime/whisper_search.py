@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pqm_plugin.biasing import Rows, WordTrie
+
 _NEVER = np.float32(-1e9)
 Stops = Callable[[np.ndarray], np.ndarray]
 """Whether each of rows of tokens (R, L) is to stop, bool (R,)."""
@@ -31,11 +33,11 @@ class Limits:
     stops: Sequence[Stops] = field(default=())
 
     def mask(self, *, first: bool) -> np.ndarray:
-        """Added to log probabilities, float32 (V,)."""
-        found = np.zeros(self.n_tokens, np.float32)
+        """Added to log probabilities, float32 (1, V)."""
+        found = np.zeros((1, self.n_tokens), np.float32)
         for token in (*self.banned, *(self.banned_first if first else ())):
             if 0 <= token < self.n_tokens:
-                found[token] = -np.inf
+                found[:, token] = -np.inf
         return found
 
     def hits(self, rows: np.ndarray) -> np.ndarray:
@@ -55,26 +57,58 @@ class Found:
 
 
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""Of new tokens (R, T), rows to go on from (R,), mask (V,) and k: log probabilities and tokens, (R, k) each."""
+"""Of new tokens (R, T), rows to go on from (R,), mask (1 or R, V) and k: log probabilities and tokens, (R, k)."""
 
 
-def greedy(step: Step, n_pieces: int, limits: Limits) -> list[Found]:
-    """The likeliest token after token."""
+class _Expected:
+    """What the words of one's own of each piece add to the mask of a search, and to its scores; nothing without any."""
+
+    def __init__(self, tries: Sequence[WordTrie | None], limits: Limits) -> None:
+        self._tries, self._limits = tries, limits
+        self._rows = Rows(tries, limits.n_tokens) if tries else None
+
+    def added_to(self, mask: np.ndarray) -> np.ndarray:
+        """The mask of every hypothesis, float32 (R, V)."""
+        if self._rows is None:
+            return mask
+        gains: np.ndarray = self._rows.gains()
+        return gains.reshape(-1, gains.shape[2]) + mask
+
+    def select(self, parents: np.ndarray, tokens: np.ndarray) -> None:
+        """Go on as `Rows.select` does."""
+        if self._rows is not None:
+            self._rows.select(parents, tokens)
+
+    def without(self, piece: int, found: Found) -> Found:
+        """With the model's own score."""
+        trie = self._tries[piece] if self._tries else None
+        if trie is None:
+            return found
+        written = found.tokens[len(self._limits.prompt) :].tolist()
+        ends = (place for place, token in enumerate(written, start=1) if token in self._limits.ends)
+        return Found(found.tokens, found.score - trie.total(written[: next(ends, None)]))
+
+
+def greedy(step: Step, n_pieces: int, limits: Limits, tries: Sequence[WordTrie | None] = ()) -> list[Found]:
+    """The likeliest token after token; `tries` has the words that each piece is expected to have."""
     rows = np.tile(np.array(limits.prompt, np.int64), (n_pieces, 1))
     done, scores = np.zeros(n_pieces, bool), np.zeros(n_pieces, np.float64)
     order, fresh = np.arange(n_pieces), rows
+    expected = _Expected(tries, limits)
     while not done.all():
         first = rows.shape[1] == len(limits.prompt)
         banned = [repeats(row, limits.no_repeat) for row in rows]
         k = 1 + max(map(len, banned))
-        top, tokens = step(fresh, order, limits.mask(first=first), k)
+        top, tokens = step(fresh, order, expected.added_to(limits.mask(first=first)), k)
         picked = [next(place for place in range(k) if tokens[row][place] not in banned[row]) for row in range(n_pieces)]
         chosen = np.where(done, limits.pad, tokens[order, picked])
         scores += np.where(done, 0, top[order, picked])
         fresh = chosen[:, None].astype(np.int64)
+        expected.select(np.zeros_like(fresh), fresh)
         rows = np.concatenate([rows, fresh], 1)
         done |= limits.hits(rows)
-    return [Found(row, float(score)) for row, score in zip(rows, scores, strict=True)]
+    found = (Found(row, float(score)) for row, score in zip(rows, scores, strict=True))
+    return [expected.without(piece, each) for piece, each in enumerate(found)]
 
 
 def repeats(tokens: np.ndarray, n: int) -> set[int]:
@@ -148,18 +182,21 @@ def _top(values: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-values, axis=1, kind="stable")[:, :k]
 
 
-def beam(step: Step, n_pieces: int, size: int, limits: Limits) -> list[Found]:
-    """The best of `size` hypotheses of each piece by mean log probability of a token."""
+def beam(step: Step, n_pieces: int, size: int, limits: Limits, tries: Sequence[WordTrie | None] = ()) -> list[Found]:
+    """The best of `size` hypotheses of each piece by mean log probability of a token; `tries` as for `greedy`."""
     n_kept = max(2, 1 + len(limits.ends)) * size
-    beams = _Beams(n_pieces, size, limits)
+    beams, expected = _Beams(n_pieces, size, limits), _Expected(tries, limits)
     # All hypotheses of a piece begin alike: the prompt is computed for one of each.
     prompt = np.tile(np.array(limits.prompt, np.int64), (n_pieces, 1))
-    top, tokens = step(prompt, np.arange(n_pieces), limits.mask(first=True), n_kept)
+    top, tokens = step(prompt, np.arange(n_pieces), expected.added_to(limits.mask(first=True)), n_kept)
     top, tokens = np.repeat(top, size, 0), np.repeat(tokens, size, 0)
     order, goes_on = beams.advance(top, tokens)
     order //= size
+    expected.select(np.zeros((n_pieces, size), np.int64), beams.running[:, :, -1])
     mask = limits.mask(first=False)
     while goes_on:
-        top, tokens = step(beams.running[:, :, -1].reshape(-1, 1), order, mask, n_kept)
+        top, tokens = step(beams.running[:, :, -1].reshape(-1, 1), order, expected.added_to(mask), n_kept)
         order, goes_on = beams.advance(top, tokens)
-    return [Found(rows[0], float(sums[0])) for rows, sums in zip(beams.finished, beams.finished_sums, strict=True)]
+        expected.select(order.reshape(n_pieces, size) % size, beams.running[:, :, -1])
+    found = (Found(rows[0], float(sums[0])) for rows, sums in zip(beams.finished, beams.finished_sums, strict=True))
+    return [expected.without(piece, each) for piece, each in enumerate(found)]

@@ -39,6 +39,7 @@ from pqm_plugin.stages.common.systems import (
     trust_adapters,
 )
 from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.words import WordList
 
 Bank = AdapterBank | WeightSwapper
 
@@ -54,6 +55,7 @@ def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: 
     bank = _bank(task, opened)
     for group in groups:
         parts = {speaker: task.part(material, speaker) for speaker in group}
+        lists = {speaker: task.words(speaker) for speaker in group}
         missing = {name for part in parts.values() for name in part.missing}
         for part in parts.values():
             if part.missing:
@@ -63,7 +65,8 @@ def decode_speakers(task: DecodeTask, groups: Sequence[Sequence[str]], counter: 
                 continue
             folders = [folder for utterance in batch if (folder := task.adapter(utterance.speaker))]
             _check_effect(material, opened, bank, batch, folders)
-            for utterance, line in zip(batch, _decode(opened, bank, batch, folders), strict=True):
+            words = [lists[utterance.speaker] for utterance in batch]
+            for utterance, line in zip(batch, _decode(opened, bank, batch, folders, words), strict=True):
                 if line.utterance in missing:
                     _keep(parts[utterance.speaker], line, counter)
 
@@ -98,7 +101,13 @@ def _keep(part: Part, line: Line, counter: Path) -> None:
         done.write(f"{line.utterance}\n")
 
 
-def _decode(opened: Opened, bank: Bank, batch: Sequence[Utterance], folders: Sequence[Path]) -> list[Line]:
+def _decode(
+    opened: Opened,
+    bank: Bank,
+    batch: Sequence[Utterance],
+    folders: Sequence[Path],
+    words: Sequence[WordList | None],
+) -> list[Line]:
     """Search all pieces of all utterances, as many at once as there are utterances, and join the words again."""
     recognizer = opened.recognizer
     audio = [load_audio(utterance, recognizer.facts.sample_rate) for utterance in batch]
@@ -110,7 +119,7 @@ def _decode(opened: Opened, bank: Bank, batch: Sequence[Utterance], folders: Seq
     for first in range(0, len(pieces), len(batch)):
         chunk = pieces[first : first + len(batch)]
         with bank.rows([folders[row] for row, _ in chunk] if folders else []):
-            found = recognizer.recognize([piece for _, piece in chunk])
+            found = recognizer.recognize([piece for _, piece in chunk], [words[row] for row, _ in chunk])
         for (row, _), hypothesis in zip(chunk, found, strict=True):
             texts[row].append(hypothesis.text)
             scores[row] += hypothesis.score
@@ -268,6 +277,12 @@ def _tasks(recipe: Recipe, material: Material) -> list[DecodeTask]:
     possible = possible_adapters(material.has_sat(), len(speakers))
     wanted = systems(recipe, baselines, possible)
     tasks = [DecodeTask(recipe, system, target_set, recipe.split, speakers) for system in wanted]
+    if (
+        recipe.words
+        and recipe.words.is_dir()
+        and not any((recipe.words / f"{name}.txt").is_file() for name in speakers)
+    ):
+        raise PqmError(f"--words {recipe.words} has no list of a target speaker: name one {speakers[0]}.txt")
     if recipe.check_set and recipe.split == "test":
         speakers, check_set = material.partition.speakers("check"), recipe.decoded(recipe.check_set)
         checked = [system for key in CHECKED if (system := parse_system(key, baselines)).adapter in ("", *possible)]

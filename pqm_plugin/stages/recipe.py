@@ -80,6 +80,9 @@ class Recipe:
     n_threads: int = _option(1, "threads of stage 4; the result depends on it in its last bits")
     mode: str = _option("exact", "4-bit weights in stage 6: exact (float32), small (packed) or auto")
     inference_nj: int = _option(2, "parallel jobs of stage 6, one thread each")
+    words: Path | None = _option(
+        None, "words that stage 6 is to expect, one a line: a file, or a folder with SPEAKER.txt of each; wants --tag"
+    )
     tag: str = _option("", "name of a second decoding setting: results_<tag>.json")
     study: Path | None = _option(None, "YAML of the cells of the study: what differs in each from pqm_config")
     title: str = _option("", "heading of RESULTS.md, where report.yaml beside it has none")

@@ -20,6 +20,7 @@ from pqm_plugin.runtime.tokens import Words
 from pqm_plugin.runtime.weights import read_lora
 from pqm_plugin.runtime.whisper import RuntimeWhisper
 from pqm_plugin.runtime.whisper_search import repeats
+from pqm_plugin.words import parse_words
 
 RATE = 16000
 
@@ -182,3 +183,26 @@ def test_a_model_hears_the_same_with_either(whisper):
     assert [(one.start_s, one.end_s, one.text) for one in found.segments] == [
         (one.start_s, one.end_s, one.text) for one in expected.segments
     ]
+
+
+def letters_of(folder, search, words):
+    """Words of every clip, with a list for each or none; torch computes the score of what was found by itself."""
+    torch_one, runtime = both(folder, search)
+    expected, found = torch_one.recognize(CLIPS, words), runtime.recognize(CLIPS, words=words)
+    same(found, expected)
+    return found
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("guard", ["never", "always"])
+def test_words_of_ones_own_are_expected_alike_by_torch_and_onnx_with_the_models_own_scores(whisper, beam_size, guard):
+    search = SearchOptions(beam_size=beam_size, guard=guard, words_weight=10)
+    lists = [parse_words(["zqx"], "one"), None, parse_words(["jvk\t0.8", "zq"], "two"), None]
+
+    alone = [letters_of(whisper, search, [])[place] for place in range(4)]
+    found = letters_of(whisper, search, lists)
+
+    assert found[1] == alone[1]
+    assert found[3] == alone[3]
+    assert found[0].text != alone[0].text
+    assert "zqx" in found[0].text.lower()

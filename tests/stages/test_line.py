@@ -19,6 +19,8 @@ from pqm_plugin.personal.folder import ModelFolder
 from pqm_plugin.personal.options import search_options
 from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import open_base
+from pqm_plugin.stages.common.partial_results import Part
+from pqm_plugin.words import read_words
 from tests.stages.conftest import write_tiny_corpus
 from tests.stages.test_kill import command
 
@@ -235,3 +237,42 @@ def test_who_uses_the_model_searches_as_the_recipe_does_and_not_by_its_second_se
     run("data", "base", "quantize", of=dataclasses.replace(recipe, tag="wide", inference_config=setting))
 
     assert search_options(ModelFolder.of(recipe.packed_dir).about()) == recipe.config.decode
+
+
+def asked(part: Path) -> dict[str, object]:
+    """The request that a speaker's part of a decode answers."""
+    found: dict[str, object] = json.loads(part.read_text().split("\n")[0])["request"]
+    return found
+
+
+def test_words_of_ones_own_have_results_of_their_own_and_stand_in_the_request_only_where_there_are_some(
+    recipe, run, tmp_path
+):
+    few = dataclasses.replace(recipe, systems=("full", "nf4"))
+    run("data", "base", "quantize", "decode", "score", of=few)
+    parts = sorted((recipe.decode_dir("nf4", "dev") / "parts").glob("*.jsonl"))
+    speakers = [path.stem for path in parts]
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    told = dataclasses.replace(few, tag="words", words=lists)
+    with pytest.raises(
+        PqmError, match=rf"--words .*lists has no list of a target speaker: name one {speakers[0]}\.txt"
+    ):
+        run("decode", of=told)
+    (lists / f"{speakers[0]}.txt").write_text("zqx\t10\n")
+
+    run("decode", "score", of=told)
+
+    assert not any("words_sha256" in asked(path) for path in parts)
+    told_parts = [few.packed_dir / "decode_nf4" / "dev_words" / "parts" / path.name for path in parts]
+    requests = [asked(path) for path in told_parts]
+    digest = read_words(lists / f"{speakers[0]}.txt").digest
+    assert [request.get("words_sha256") for request in requests] == [digest, *[None] * (len(parts) - 1)]
+    run_json = read_json(few.packed_dir / "decode_nf4" / "dev_words" / "run.json")
+    assert run_json["words_sha256"] == {speakers[0]: digest}
+    before, after = (Part.read(path, asked(path), []).lines for path in (parts[0], told_parts[0]))
+    assert any("ZQX" in line.text.upper() for line in after)
+    assert not any("ZQX" in line.text.upper() for line in before)
+    (lists / f"{speakers[0]}.txt").write_text("R2D2\n")
+    with pytest.raises(PqmError, match=r"the model cannot write '2' of 'R2D2'"):
+        run("decode", of=told)

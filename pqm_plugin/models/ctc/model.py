@@ -22,6 +22,7 @@ from pqm_plugin.models.interface import Facts, Family, Hypothesis, Loss, Recogni
 from pqm_plugin.models.networks import WithoutInitialisation, fast_products, load_every_weight
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.stock import PROGRESS, decode_by_transformers
+from pqm_plugin.words import WordList
 
 _KINDS = (
     (r"feature_extractor\.conv_layers\.\d+\.conv", "feature_conv"),
@@ -116,8 +117,14 @@ class CtcRecognizer(Recognizer):
         """Words of the best path."""
         return [found.text for found in self._best(features)]
 
-    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
-        """The best path of each piece; its score is the log probability of its words over all paths."""
+    def recognize(self, pieces: Sequence[np.ndarray], words: Sequence[WordList | None] = ()) -> list[Hypothesis]:
+        """The best path of each piece; its score is the log probability of its words over all paths.
+
+        Raises:
+            PqmError: if there are `words`: a best path is not searched.
+        """
+        if any(words):
+            raise PqmError("a CTC model's best path cannot be told words: clear the list, or leave --words out")
         return self._best([self.features(piece) for piece in pieces])
 
     def _best(self, features: Sequence[Tensor]) -> list[Hypothesis]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from pqm_plugin.biasing import ESPNET_BONUS, Spelling, Tries
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
@@ -26,7 +27,8 @@ from pqm_plugin.models.espnet.search import BatchedSearch, Found
 from pqm_plugin.models.interface import Family, Hypothesis, Loss, Recognizer, StockDecode, groups
 from pqm_plugin.models.networks import WithoutInitialisation, fast_products, load_every_weight
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.repetition import without_loops
+from pqm_plugin.models.repetition import compression_ratio, without_loops
+from pqm_plugin.words import WordList
 
 # What the deepest of ESPnet's convolutional subsamplings needs for one frame of its own.
 _MIN_FRAMES = 15
@@ -53,6 +55,7 @@ class EspnetAed(Recognizer):
         espnet_layers.give_each_row_its_positions(self.network)
         self.facts = espnet_folder.facts(folder)
         self._folder, self._search = folder, search
+        self._tries = Tries(self._spelling, ESPNET_BONUS, search.words_weight)
 
     @property
     def _device(self) -> torch.device:
@@ -124,21 +127,37 @@ class EspnetAed(Recognizer):
         paths = self._espnet.ctc.argmax(encoded)
         return [self._words(path[:length]) for path, length in zip(paths, lengths.tolist(), strict=True)]
 
-    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
-        """Joint CTC/attention beam search over all pieces; words are empty where the audio is too short."""
+    def recognize(self, pieces: Sequence[np.ndarray], words: Sequence[WordList | None] = ()) -> list[Hypothesis]:
+        """Joint CTC/attention beam search over all pieces; words are empty where the audio is too short.
+
+        Raises:
+            PqmError: if there are `words` and ESPnet's own search is used, or one cannot be written.
+        """
+        tries = self._tries.of(words)
         try:
             if self._batched is None:
+                if tries:
+                    raise PqmError(
+                        f"{self._folder}: ESPnet's own search is used, which cannot be told words: clear them"
+                    )
                 return without_loops([self._search_alone(audio) for audio in pieces], self._search, None)
             # Of the encoder alone: the decoder's products are so many and so small that the detour costs more.
             with torch.no_grad(), fast_products(), self.optimized_attention():
                 encoded, lengths = self._encode([self.features(audio) for audio in pieces])
-            found = [self._hypothesis(each) for each in self._batched(encoded, lengths)]
+            found = [self._hypothesis(each) for each in self._batched(encoded, lengths, tries)]
+            if tries and self._search.guard == "always" and any(map(self._repeats, found)):
+                plain = [self._hypothesis(each) for each in self._batched(encoded, lengths)]
+                found = [two if self._repeats(one) else one for one, two in zip(found, plain, strict=True)]
             return without_loops(found, self._search, partial(self._ctc_words, encoded, lengths))
         except Exception as error:
             # The longest piece is too short for ESPnet's subsampling.
             if type(error).__name__ != "TooShortUttError":
                 raise
             return [self._hypothesis(None) for _ in pieces]
+
+    def _repeats(self, found: Hypothesis) -> bool:
+        """Whether it repeats itself, as one may that expects words."""
+        return compression_ratio(found.text) > self._search.compression_ratio_threshold
 
     def _search_alone(self, audio: np.ndarray) -> Hypothesis:
         text, _, _, best = self.speech2text(audio)[0]
@@ -148,6 +167,12 @@ class EspnetAed(Recognizer):
         if found is None:
             return Hypothesis(text="", score=0.0, n_tokens=0)
         return Hypothesis(self._text(found.tokens), found.score, len(found.tokens))
+
+    def _spelling(self) -> Spelling:
+        model, pieces = self._espnet, self._made.converter.token_list
+        marks = (place for place, piece in enumerate(pieces) if piece.startswith("<") and piece != "<space>")
+        silent = {model.blank_id, model.sos, model.eos, *marks}
+        return Spelling.of_pieces(pieces, silent, self.facts.symbols or frozenset())
 
     def _pads_unseen(self) -> bool:
         """Whether a clip is encoded the same beside a longer one: not every encoder masks its convolutions."""
@@ -219,6 +244,7 @@ class EspnetFamily(Family):
     TOOLKIT_LORA = espnet_layers.TOOLKIT_LORA
     STOCK_PROGRESS = espnet_stock.PROGRESS
     EXPORTS = MappingProxyType({"espnet": "model"})
+    TAKES_WORDS = True
 
     claims = staticmethod(espnet_folder.claims)
     fetch = staticmethod(espnet_folder.fetch)

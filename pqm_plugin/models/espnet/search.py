@@ -7,10 +7,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pqm_plugin.biasing import Rows, WordTrie
 from pqm_plugin.models.espnet.decoder import DecoderSteps
 
 _END_GAP = -10.0
 _END_LENGTHS = 3
+_EXPECTED = 5
 LOG_ZERO = -1e10
 """Log probability of what cannot be, as ESPnet writes it: finite, so that differences of it are numbers."""
 _WINDOW_LABELS = 5
@@ -50,14 +52,21 @@ class _Ended:
     """Hypotheses of one utterance that have ended: the best of all, and the best score by length."""
 
     best: Found | None = None
+    written: list[int] = field(default_factory=list)
     by_length: dict[int, float] = field(default_factory=dict)
 
-    def add(self, tokens: list[int], score: float) -> None:
-        """Note a hypothesis; `tokens` without start and end."""
+    def add(self, tokens: list[int], score: float, written: list[int]) -> None:
+        """Note a hypothesis; `tokens` without start and end, `written` with the end if it has one."""
         if self.best is None or score > self.best.score:
-            self.best = Found(tokens, score)
+            self.best, self.written = Found(tokens, score), written
         length = len(tokens)
         self.by_length[length] = max(score, self.by_length.get(length, score))
+
+    def without(self, words: WordTrie | None) -> Found | None:
+        """The best with the model's own score, without what words of one's own gained."""
+        if self.best is None or words is None:
+            return self.best
+        return Found(self.best.tokens, self.best.score - words.total(self.written))
 
     def detected(self, step: int) -> bool:
         """Whether those that ended of late are all hopeless (Watanabe et al. 2017, equation 50)."""
@@ -82,11 +91,15 @@ class BatchedSearch:
 
     # Not the encoder with it, whose positions outlive the call: what is made in this mode can never be trained on.
     @torch.inference_mode()
-    def __call__(self, encoded: Tensor, lengths: Tensor) -> list[Found | None]:
-        """Search in `encoded`, float32 (B, T, D), of `lengths` frames; None where there is no frame."""
+    def __call__(self, encoded: Tensor, lengths: Tensor, tries: Sequence[WordTrie | None] = ()) -> list[Found | None]:
+        """Search in `encoded`, float32 (B, T, D), of `lengths` frames; None where there is no frame.
+
+        Args:
+            tries: the words that each utterance is expected to have, or none; scores are the model's own all the same.
+        """
         longest = [self._longest(length) for length in lengths.tolist()]
         ended = [_Ended() for _ in longest]
-        running = Running(self._model, self.options, encoded, lengths, max(longest))
+        running = Running(self._model, self.options, encoded, lengths, max(longest), tries)
         done = [length == 0 for length in longest]
         step = 0
         while not all(done):
@@ -99,7 +112,7 @@ class BatchedSearch:
             done = [not any(flags) for flags in active]
             running.active = torch.tensor(active, device=encoded.device)
             step += 1
-        return [found.best for found in ended]
+        return [found.without(trie) for found, trie in zip(ended, tries or [None] * len(ended), strict=True)]
 
     def _longest(self, n_frames: int) -> int:
         """Most tokens of a hypothesis; 0 where there is nothing to search in."""
@@ -119,9 +132,9 @@ class BatchedSearch:
             alive = score != -float("inf")
             if alive and step == longest - 1:
                 # ESPnet adds an end even to what has just ended: the first then stays as a token.
-                ended.add(row[1:], score)
+                ended.add(row[1:], score, row[1:])
             elif alive and row[-1] == self.options.end:
-                ended.add(row[1:-1], score)
+                ended.add(row[1:-1], score, row[1:])
                 alive = False
             active.append(alive and step < longest - 1)
         if self.options.max_length_ratio == 0 and ended.detected(step):
@@ -132,7 +145,15 @@ class BatchedSearch:
 class Running:
     """Hypotheses that have not ended: `tokens` int64 (B, H, n) from the start on, `scores` float32 (B, H)."""
 
-    def __init__(self, model: Any, options: BeamOptions, encoded: Tensor, lengths: Tensor, max_steps: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        options: BeamOptions,
+        encoded: Tensor,
+        lengths: Tensor,
+        max_steps: int,
+        tries: Sequence[WordTrie | None] = (),
+    ) -> None:
         self._options = options
         self._decoder = None
         self._ctc = None
@@ -142,6 +163,8 @@ class Running:
             frames = CtcFrames.of(model.ctc.log_softmax(encoded), lengths, options.blank)
             self._ctc = CtcPrefixScorer(frames, blank=options.blank, eos=options.end, margin=options.window_margin)
         self._n_tokens = len(model.token_list)
+        self._words = Rows(tries, self._n_tokens) if tries else None
+        self._has_words = torch.tensor([trie is not None for trie in tries], device=encoded.device)
         self.tokens = torch.full((len(encoded), 1, 1), options.start, device=encoded.device)
         self.scores = encoded.new_zeros(len(encoded), 1)
         self.active = torch.ones(len(encoded), 1, dtype=torch.bool, device=encoded.device)
@@ -151,14 +174,19 @@ class Running:
         last = self.tokens[..., -1]
         full = self._full(last)
         candidates = self._candidates(full)
+        if self._words is not None:
+            gains = torch.from_numpy(self._words.gains()).to(full.device)
+            candidates, full = self._with_expected(candidates, full + gains), full + gains
         scores = full if candidates is None else full.gather(2, candidates)
         if self._ctc is not None:
             scores = scores + self._options.ctc_weight * self._ctc.score(last, self.active, candidates)
         scores = scores + self.scores.masked_fill(~self.active, -float("inf"))[..., None]
         if candidates is not None:
-            # The end comes last; where the pre-beam has it, it is there twice.
-            twice = (candidates[..., :-1] == self._options.end).any(-1)
-            scores[..., -1].masked_fill_(twice, -float("inf"))
+            n_candidates = candidates.shape[2]
+            # The end comes last, behind what words of one's own add; the pre-beam may have either, too.
+            for place in range(self._options.pre_beam_size, n_candidates):
+                twice = (candidates[..., :place] == candidates[..., place, None]).any(-1)
+                scores[..., place].masked_fill_(twice, -float("inf"))
         n = scores.shape[2]
         self.scores, best = scores.flatten(1).topk(min(self._options.beam_size, scores.shape[1] * n), dim=1)
         parents, places = best // n, best % n
@@ -167,6 +195,8 @@ class Running:
             self._decoder.select(parents)
         if self._ctc is not None:
             self._ctc.select(parents, places, tokens)
+        if self._words is not None:
+            self._words.select(parents.cpu().numpy(), tokens.cpu().numpy())
         kept = self.tokens.gather(1, parents[..., None].expand(-1, -1, self.tokens.shape[2]))
         self.tokens = torch.cat([kept, tokens[..., None]], dim=2)
 
@@ -185,6 +215,15 @@ class Running:
             return None
         chosen = full.topk(size, dim=2).indices
         return torch.cat([chosen, torch.full_like(chosen[..., :1], self._options.end)], dim=2)
+
+    def _with_expected(self, candidates: Tensor | None, full: Tensor) -> Tensor | None:
+        """Candidates with the best by scores that have gained: they take no place of others."""
+        if candidates is None:
+            return None
+        more = full.topk(min(_EXPECTED, full.shape[2]), dim=2).indices
+        # Where a row expects no words nothing is added: what is there twice counts once.
+        more = torch.where(self._has_words[:, None, None], more, candidates[..., :1])
+        return torch.cat([candidates[..., :-1], more, candidates[..., -1:]], dim=2)
 
 
 @dataclass(frozen=True)

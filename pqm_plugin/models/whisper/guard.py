@@ -7,12 +7,13 @@ same words.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pqm_plugin.biasing import Spelling, WordTrie
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.models.repetition import compression_ratio, without_repetition
@@ -112,6 +113,8 @@ class Guard:
         score: Callable[[Sequence[str]], list[Hypothesis]],
         n_prompt: int,
         durations_s: Sequence[float],
+        *,
+        expects: bool = False,
     ) -> list[Hypothesis]:
         """Search all pieces, and those whose words fail the tests again, with smaller beams.
 
@@ -119,17 +122,22 @@ class Guard:
             score: gives the hypotheses of texts, one a piece, under the model.
             n_prompt: tokens before the words.
             durations_s: of the pieces, in seconds.
+            expects: whether words of one's own are expected: `search` then has an option `expects`, in which pieces,
+                and one that repeats itself with them is searched again without.
         """
         tried: list[list[Attempt]] = [[] for _ in durations_s]
         most = [_TOKENS_AT_ONCE + math.ceil(_TOKENS_A_SECOND * length) for length in durations_s]
         beam_sizes = [beam_size, *(size for size in _SMALLER_BEAMS if size < beam_size)]
-        for size, options in [*((size, {}) for size in beam_sizes), (1, _NO_REPEAT)]:
-            # A search that may not repeat itself is for those that do.
-            enough = self._is_clear if options else self._settles
+        plan: list[tuple[int, Mapping[str, Any], bool]] = [(size, {}, False) for size in beam_sizes]
+        # A search without the words, and one that may not repeat itself, are for those that do.
+        plan = [*plan[:1], *([(beam_size, {}, True)] if expects else []), *plan[1:], (1, _NO_REPEAT, True)]
+        for size, options, is_for_loops in plan:
+            enough = self._is_clear if is_for_loops else self._settles
             done = [any(map(enough, attempts)) for attempts in tried]
             if all(done):
-                break
-            found = search(size, stopping_criteria=[Runaway(n_prompt, most, done)], **options)
+                continue
+            told = {"expects": [all(map(self._is_clear, attempts)) for attempts in tried]} if expects else {}
+            found = search(size, stopping_criteria=[Runaway(n_prompt, most, done)], **options, **told)
             for place in (place for place, is_done in enumerate(done) if not is_done):
                 is_long = len(found[place].tokens) >= most[place]
                 tried[place].append(replace(found[place], is_free=not options, is_long=is_long))
@@ -178,6 +186,43 @@ class Guard:
         if attempt.is_long or bool(loops(np.asarray(attempt.tokens)[None])):
             return False
         return compression_ratio(attempt.hypothesis.text) <= self._options.compression_ratio_threshold
+
+
+class ExpectedWords:
+    """A logits processor of transformers: adds what tokens gain to the scores of each hypothesis.
+
+    transformers says what every hypothesis is, not which one it goes on from: states are kept by what was written.
+    """
+
+    def __init__(self, tries: Sequence[WordTrie | None], beam_size: int, n_prompt: int) -> None:
+        """Take the words of each piece, whose hypotheses stand together, and the length of what stands before."""
+        self._tries, self._beam_size, self._n_prompt = tries, beam_size, n_prompt
+        self._known: dict[tuple[int, tuple[int, ...]], int] = {}
+
+    def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Scores with what is gained, float32 (B * K, V), for tokens (B * K, L)."""
+        import torch
+
+        known: dict[tuple[int, tuple[int, ...]], int] = {}
+        rows = []
+        for place, row in enumerate(input_ids[:, self._n_prompt :].tolist()):
+            piece = place // self._beam_size
+            trie, written = self._tries[piece], tuple(row)
+            if trie is None:
+                rows.append(np.zeros(scores.shape[1], np.float32))
+                continue
+            before = self._known.get((piece, written[:-1]), trie.start)
+            state = known[piece, written] = trie.after(before, written[-1]) if written else trie.start
+            rows.append(trie.gains(state))
+        self._known = known
+        return scores + torch.from_numpy(np.stack(rows)).to(scores.device)
+
+
+def spelling_of(tokenizer: Any, n_tokens: int) -> Spelling:
+    """What each token of a byte-level tokeniser of transformers writes; special ones write nothing."""
+    silent = set(tokenizer.added_tokens_decoder)
+    vocabulary = tokenizer.get_vocab().items()
+    return Spelling.of_byte_level({token: text for text, token in vocabulary if token not in silent}, n_tokens)
 
 
 def no_speech_token(tokenizer: Any) -> int | None:

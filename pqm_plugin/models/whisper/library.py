@@ -7,6 +7,7 @@ from pqm_plugin.imports import on_demand
 if TYPE_CHECKING:
     from transformers import (
         GenerationConfig,
+        LogitsProcessorList,
         WhisperConfig,
         WhisperFeatureExtractor,
         WhisperForConditionalGeneration,
@@ -21,6 +22,7 @@ __all__ = [
     "TO_LANGUAGE_CODE",
     "BaseModelOutput",
     "GenerationConfig",
+    "LogitsProcessorList",
     "WhisperConfig",
     "WhisperFeatureExtractor",
     "WhisperForConditionalGeneration",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 __getattr__ = on_demand(
     {
-        **dict.fromkeys((name for name in __all__ if name.startswith(("Gen", "Whisper"))), "transformers"),
+        **dict.fromkeys((name for name in __all__ if name.startswith(("Gen", "Logits", "Whisper"))), "transformers"),
         "BaseModelOutput": "transformers.modeling_outputs",
         "load_audio": "transformers.audio_utils",
         "sinusoids": "transformers.models.whisper.modeling_whisper",

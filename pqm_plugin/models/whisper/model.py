@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from pqm_plugin.biasing import WHISPER_BONUS, Spelling, Tries, WordTrie, of_those
 from pqm_plugin.devices import device_of, whole_float32
 from pqm_plugin.errors import PqmError
 from pqm_plugin.files import read_json
@@ -30,8 +31,9 @@ from pqm_plugin.models.whisper import tables as whisper_tables
 from pqm_plugin.models.whisper import train as whisper_train
 from pqm_plugin.models.whisper.context import MARGIN, SAMPLED
 from pqm_plugin.models.whisper.encoding import Encoded, Weighing, encode
-from pqm_plugin.models.whisper.guard import Attempt, Guard, no_speech_token
+from pqm_plugin.models.whisper.guard import Attempt, ExpectedWords, Guard, no_speech_token, spelling_of
 from pqm_plugin.models.whisper.tables import Prompt, read_prompt, writes_case
+from pqm_plugin.words import WordList
 
 _KINDS = (
     (r"model\.encoder\.conv\d", "encoder_conv"),
@@ -109,6 +111,7 @@ class Whisper(Recognizer):
         self._max_tokens = config.max_target_positions - len(self._prompt.tokens)
         self.facts = read_facts(folder)
         self._batch_size = search.batch_size
+        self._tries = Tries(self._spelling, WHISPER_BONUS, search.words_weight)
 
     @property
     def _device(self) -> torch.device:
@@ -173,19 +176,21 @@ class Whisper(Recognizer):
         """Pieces that fit the window, cut where nobody speaks."""
         return cut_at_silence(audio, self.facts.sample_rate, self._window / 100)
 
-    def recognize(self, pieces: Sequence[np.ndarray]) -> list[Hypothesis]:
+    def recognize(self, pieces: Sequence[np.ndarray], words: Sequence[WordList | None] = ()) -> list[Hypothesis]:
         """Beam search over all pieces at once, with cached keys and values."""
-        features = [self.features(piece) for piece in pieces]
-        if self._guard is None:
-            return self._search(features, self._beam_size)
+        features, tries = [self.features(piece) for piece in pieces], self._tries.of(words)
         with torch.no_grad():
             encoded = self._encode(features)
+            if self._guard is None:
+                found = self._attempts(encoded, self._beam_size, tries=tries)
+                return [each.hypothesis for each in found]
             return self._guard.recognize(
-                partial(self._attempts, encoded),
+                partial(self._attempts, encoded, tries=tries),
                 self._beam_size,
                 partial(self._scored, encoded),
                 len(self._prompt.tokens),
                 [len(piece) / self.facts.sample_rate for piece in pieces],
+                expects=bool(tries),
             )
 
     def speak(self, language: str) -> None:
@@ -198,6 +203,9 @@ class Whisper(Recognizer):
         with torch.no_grad():
             encoded = self._encode([self.features(piece) for piece in pieces])
             return self._prompt.likeliest_language(self._logits(encoded, start)[:, 0])
+
+    def _spelling(self) -> Spelling:
+        return spelling_of(self._tokenizer, self._whisper.config.vocab_size)
 
     def layer_kinds(self) -> Mapping[str, str]:
         """Kinds by the place of a layer in the network; positions and normalisations are none."""
@@ -217,7 +225,19 @@ class Whisper(Recognizer):
         with torch.no_grad():
             return [found.hypothesis for found in self._attempts(self._encode(features), beam_size)]
 
-    def _attempts(self, encoded: Encoded, beam_size: int, **options: Any) -> list[Attempt]:
+    def _attempts(
+        self,
+        encoded: Encoded,
+        beam_size: int,
+        tries: Sequence[WordTrie | None] = (),
+        *,
+        expects: Sequence[bool] = (),
+        **options: Any,
+    ) -> list[Attempt]:
+        tries = of_those(tries, expects)
+        if tries:
+            expected = ExpectedWords(tries, beam_size, len(self._prompt.tokens))
+            options["logits_processor"] = whisper_library.LogitsProcessorList([expected])
         with self._weighing.by(encoded.weights):
             found = self._whisper.generate(
                 # Made anew: `generate` repeats the rows for its beams in what it is given, and a second search would
@@ -306,6 +326,7 @@ class WhisperFamily(Family):
     STOCK_PROGRESS = PROGRESS
     CHOOSES_LANGUAGE = True
     EXPORTS = MappingProxyType({"huggingface": "model", "faster-whisper": "model", "vllm": "adapter"})
+    TAKES_WORDS = True
 
     claims = staticmethod(whisper_folder.claims)
     fetch = staticmethod(whisper_folder.fetch)

@@ -19,6 +19,7 @@ from pqm_plugin.stages.common.material import Material
 from pqm_plugin.stages.common.opening import PACKED_KINDS, weights_file, weights_hash
 from pqm_plugin.stages.common.systems import COPY, STOCK, System, adapter_of
 from pqm_plugin.stages.recipe import Recipe
+from pqm_plugin.words import WordList, check_spellable, read_words
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,25 @@ class DecodeTask:
         folder, adapter_set = self.adapter(speaker), self.system.adapter_set
         return None if folder is None else folder / (adapter_set.weights if adapter_set else WEIGHTS)
 
+    def words(self, speaker: str) -> WordList | None:
+        """The words that are expected of `speaker`; none of stock tools.
+
+        Raises:
+            PqmError: if the recipe's `words` are missing, damaged, or of no use to the model.
+        """
+        source = self.recipe.words
+        if source is None or self.system.base_kind == STOCK:
+            return None
+        path = source / f"{safe_name(speaker)}.txt" if source.is_dir() else source
+        if source.is_dir() and not path.is_file():
+            return None
+        words = read_words(path)
+        family = family_of(self.recipe.base_dir)
+        if not family.TAKES_WORDS:
+            raise PqmError(f"--words {source}: a model of {family.NAME} cannot be told words: leave the option out")
+        check_spellable(words, family.facts(self.recipe.base_dir).symbols, str(path))
+        return words
+
     @property
     def joins_speakers(self) -> bool:
         """Whether utterances of several speakers can be searched together, each with its own adapter."""
@@ -137,6 +157,9 @@ class DecodeTask:
             "utterances": material.digest(self.split, speaker),
             "device": self.recipe.device,
         }
+        # Only where there are some: what was decoded without stays as it is.
+        if words := self.words(speaker):
+            request["words_sha256"] = words.digest
         path = self.folder / "parts" / f"{safe_name(speaker)}.jsonl"
         return Part.read(path, request, [utterance.utterance for utterance in utterances])
 
@@ -197,6 +220,7 @@ def _facts(task: DecodeTask, material: Material, lines: Sequence[Line]) -> dict[
         "text_case": material.fit.case,
         "read_from": {path.as_posix(): weights_hash(path) for path in _weights(task)},
         "threads": 1,
+        **({"words_sha256": words} if (words := _word_lists(task)) else {}),
         **(_modes(task, lines) if task.system.base_kind in PACKED_KINDS else {}),
         "command": _command(task),
     }
@@ -215,6 +239,12 @@ def _trainable(infos: Sequence[AdapterInfo]) -> dict[str, Any]:
             counts = {"by_default": info.toolkit_trains, "frozen": info.parameters, "base": info.base_parameters}
             return {"trainable": counts}
     return {}
+
+
+def _word_lists(task: DecodeTask) -> dict[str, str]:
+    """Hash of the list of each speaker who has one."""
+    lists = {speaker: task.words(speaker) for speaker in task.speakers}
+    return {speaker: words.digest for speaker, words in lists.items() if words}
 
 
 def _weights(task: DecodeTask) -> list[Path]:

@@ -13,6 +13,7 @@ from espnet2.tasks.asr import ASRTask
 from pqm_plugin.adapters.bank import AdapterBank
 from pqm_plugin.adapters.files import AdapterInfo, save_adapter
 from pqm_plugin.adapters.lora import attach
+from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.espnet import library as espnet_library
 from pqm_plugin.models.families import family_of
@@ -20,6 +21,7 @@ from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
 from pqm_plugin.quantize.layers import quantize_layers
 from pqm_plugin.quantize.packed import WeightFormat
+from pqm_plugin.words import parse_words
 
 N_REAL = 4
 SAME_SCORE = 1e-4
@@ -299,3 +301,41 @@ def test_real_speech_is_heard_as_espnet_hears_it(shared):
         if abs(ours.score - float(best.score)) > SAME_SCORE:
             sums = float(exact(audio)[0][3].score)
             assert abs(ours.score - sums) < abs(float(best.score) - sums) + SAME_SCORE
+
+
+def test_words_of_ones_own_are_expected_in_each_row_by_itself(sharp_conformer):
+    search = SearchOptions(beam_size=3, words_weight=10)
+    recognizer = family_of(sharp_conformer).load_float(sharp_conformer, search, "cpu")
+    lists = [parse_words(["zqx\t10"], "one"), None, parse_words(["J'V\t10"], "two")]
+
+    plain, told = recognizer.recognize(CLIPS), recognizer.recognize(CLIPS, lists)
+
+    assert "ZQX" in told[0].text
+    assert told[1].text == plain[1].text
+    assert told[1].score == pytest.approx(plain[1].score, abs=1e-4)
+    assert "J'V" in told[2].text
+    assert [recognizer.recognize([audio], [one])[0].text for audio, one in zip(CLIPS, lists, strict=True)] == [
+        one.text for one in told
+    ]
+
+
+@pytest.mark.parametrize("ratio", [0.0, -4.0])
+def test_the_score_of_words_that_are_expected_is_the_models_own(sharp_conformer, ratio):
+    search = SearchOptions(beam_size=30, max_length_ratio=ratio)
+    recognizer = family_of(sharp_conformer).load_float(sharp_conformer, search, "cpu")
+    [plain] = recognizer.recognize(CLIPS[:1])
+    words = parse_words([word + "\t0.01" for word in plain.text.split()], "its own")
+
+    [told] = recognizer.recognize(CLIPS[:1], [words])
+
+    assert told.text == plain.text
+    assert told.score == pytest.approx(plain.score, abs=1e-4)
+
+
+def test_where_espnets_own_search_is_used_words_are_refused(sharp_conformer, monkeypatch):
+    recognizer = family_of(sharp_conformer).load_float(sharp_conformer, SearchOptions(beam_size=2), "cpu")
+    monkeypatch.setattr(recognizer, "_batched", None, raising=False)
+
+    with pytest.raises(PqmError, match="ESPnet's own search is used, which cannot be told words"):
+        recognizer.recognize(CLIPS[:1], [parse_words(["ZQX"], "one")])
+    assert recognizer.recognize(CLIPS[:1], [None])

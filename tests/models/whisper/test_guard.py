@@ -190,6 +190,26 @@ def test_the_probability_that_nobody_speaks_is_that_of_its_token_after_the_first
     assert opened(looping)._attempts(opened(looping)._encode([features]), 1)[0].no_speech == 0.0
 
 
+def test_what_repeats_itself_with_words_of_ones_own_is_searched_again_without_them():
+    asked = []
+    loop = Attempt(Hypothesis("nome " * 30, -30.0, 30), 0.0, np.array([7] * 30))
+    clear = Attempt(Hypothesis("go on", -1.0, 2), 0.0, np.array([1, 2]))
+    unsure = Attempt(Hypothesis("stop", -9.0, 2), 0.0, np.array([1, 2]))
+
+    def search(size, stopping_criteria, *, expects=()):
+        asked.append((size, expects))
+        return [loop if expects == [True, True] else clear, unsure]
+
+    found = Guard(SearchOptions()).recognize(search, 5, lambda texts: [], 1, [9.0, 9.0], expects=True)
+
+    # The other piece, whose words are not trusted, keeps them to the end.
+    assert asked == [(5, [True, True]), (5, [False, True]), (2, [False, True]), (1, [False, True])]
+    assert [one.text for one in found] == ["go on", "stop"]
+    asked.clear()
+    Guard(SearchOptions()).recognize(search, 2, lambda texts: [], 1, [9.0, 9.0])
+    assert asked == [(2, ()), (1, ())]
+
+
 def test_requests_name_the_guard_only_where_it_is_set_otherwise(tiny_whisper, tiny_conformer):
     for folder in (tiny_whisper, tiny_conformer):
         family = family_of(folder)
