@@ -13,20 +13,8 @@ from pqm_plugin.stages import STAGES
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pqm_plugin"
 ROOMS = ("models", "quantize", "adapters", "corpus", "metrics", "report")
-LEAVES = {
-    "biasing",
-    "devices",
-    "errors",
-    "files",
-    "forwards",
-    "imports",
-    "processes",
-    "progress",
-    "records",
-    "settings",
-}
-LEAVES |= {"words"}
-LEAVES |= {"worker_imports"}
+LEAVES = {"biasing", "devices", "errors", "files", "forwards", "imports", "processes", "progress", "records"}
+LEAVES |= {"settings", "words", "worker_imports"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -d "${speech}" ] || die "$0: --speech '${speech}' is no folder: see the head of this file for what it holds"
-[ -n "${base}" ] || die "$0: --base is missing: a folder of ESPnet or Whisper, or a name on a hub"
+[ -n "${base}" ] || die "$0: --base is missing: the folder of a model, or its name on a hub"
 [[ "${tag}" =~ ^[A-Za-z0-9_-]+$ ]] || die "$0: --tag '${tag}': letters, digits, - and _"
 
 speakers=""

@@ -144,6 +144,8 @@ def _checked(path: Path, network: nn.Module, name: str, down: Tensor, up: Tensor
         layer = network.get_submodule(name)
     except AttributeError:
         raise PqmError(f"{path}: the model has no layer {name[:80]!r}: it is the adapter of another model") from None
+    inner: tuple[int, ...]
+    outer: tuple[int, ...]
     if isinstance(layer, nn.Conv1d) and layer.groups == 1:
         inner, outer = (layer.in_channels, *layer.kernel_size), (1,)
         wanted = (layer.in_channels, layer.out_channels)

@@ -22,7 +22,7 @@ def errs_txt(scored: Sequence[ScoredUtterance]) -> str:
     Errors are the fewest there can be, as kaldialign counts them for icefall.
     """
     alignments = align([one.reference for one in scored], [one.hypothesis for one in scored])
-    counts = count_steps([step for alignment in alignments for step in alignment])
+    counts = count_steps(tuple(step for alignment in alignments for step in alignment))
     wrong: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for alignment in alignments:
         for step in alignment:

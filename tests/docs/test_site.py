@@ -52,7 +52,7 @@ def test_the_site_is_built_without_a_warning_and_asks_no_other_site_for_anything
 def test_every_dependency_is_on_the_page_of_licences_and_no_other():
     page = (DOCS / "licences.md").read_text(encoding="utf-8")
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    wanted = re.findall(r'"([A-Za-z0-9_-]+)(?:\[\w+\])?[><=!]', setup)
+    wanted = re.findall(r'"([A-Za-z0-9_-]+)(?:\[\w+\])?[><=!]=?\d', setup)
     tools = re.search(r'"test": \[(.*?)\]', setup, re.S)
     tests_only = set(re.findall(r'"([A-Za-z0-9_-]+)', tools[1])) if tools else set()
 
