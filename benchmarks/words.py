@@ -35,6 +35,7 @@ from pqm_plugin.metrics.normalize import normalize
 from pqm_plugin.metrics.wer import align
 from pqm_plugin.personal.options import search_options
 from pqm_plugin.settings import over
+from pqm_plugin.stages.common.provenance import circumstances
 from pqm_plugin.words import WordList, parse_words
 
 _FREQUENT = 5000
@@ -243,6 +244,8 @@ def main() -> None:
     wanted = parser.parse_args()
     bench = Bench(wanted)
     known = read_json(wanted.out) if wanted.out.is_file() else {}
+    about = circumstances(" ".join(sys.argv), 0, f"{wanted.threads} threads", ("benchmarks",))
+    made = {name: about[name] for name in ("commit", "hardware")}
     corpus = wanted.speech.parent.name if wanted.speech.is_file() else wanted.speech.name
     for adapter in wanted.adapters:
         for n_distractors in (None, *wanted.distractors):
@@ -260,7 +263,7 @@ def main() -> None:
             except PqmError as error:
                 print(error, file=sys.stderr)
                 continue
-            known[name] = key | row
+            known[name] = key | row | made
             if wanted.timed and n_distractors is not None and adapter == _WITHOUT:
                 known[name]["times_as_long"] = bench.pace(n_distractors, wanted.timed, 3)
             write_json(wanted.out, known)
