@@ -55,6 +55,9 @@ class Bonus:
 ESPNET_BONUS = Bonus(letter=0.5)
 """For ESPnet's joint search, chosen likewise."""
 
+EXPECTED = 5
+"""Tokens that a joint search scores for words of one's own beside its pre-beam, a hypothesis."""
+
 WHISPER_BONUS = Bonus(letter=0.5)
 """For Whisper, chosen on dev utterances, see docs/words.md."""
 
@@ -401,3 +404,12 @@ class Rows:
                 self._tries, self._states, zip(parents.tolist(), tokens.tolist(), strict=True), strict=True
             )
         ]
+
+    def keep(self, pieces: Sequence[int]) -> None:
+        """Go on with these pieces alone."""
+        self._tries = [self._tries[piece] for piece in pieces]
+        self._states = [self._states[piece] for piece in pieces]
+
+    def have_words(self) -> np.ndarray:
+        """Which pieces expect words, bool (B,)."""
+        return np.array([trie is not None for trie in self._tries])

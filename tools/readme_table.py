@@ -3,6 +3,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -12,7 +13,7 @@ from benchmarks.page_adapting import in_words
 from benchmarks.shown import Results
 from pqm_plugin.files import read_json, write_text
 from pqm_plugin.report.gains import summary_table
-from pqm_plugin.report.tables import label_line, number, table
+from pqm_plugin.report.tables import label_line, number, table, together
 from pqm_plugin.stages.report import read_words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +35,12 @@ _ROWS = {
     "nf4+sat": "4 bits, one adapter for everybody",
     "nf4+speaker": "4 bits, the speaker's own adapter",
 }
-_FIRST = {"native readers": "results.json", "the same through a device and a room": "results_device.json"}
+_HARD = {"coils on the tongue": "usc_ema", "accents": "common_voice", "learners": "speechocean762"}
+_FIRST = {
+    "Conformer": {"native readers": "egs/librispeech/results.json"}
+    | {f"hard: {what}": f"egs/own/results_{name}.json" for what, name in _HARD.items()},
+    "Whisper tiny.en": {f"hard: {what}": f"egs/own/results_{name}_tiny.json" for what, name in _HARD.items()},
+}
 
 
 def drawn(page: str, *tables: str) -> str:
@@ -49,34 +55,50 @@ def pages() -> dict[Path, tuple[str, ...]]:
 
 
 def first() -> str:
-    """Four rows of size and word errors, and one line on what of it is the speaker's own."""
-    folder = ROOT / "egs/librispeech"
-    found = {name: read_json(folder / file) for name, file in _FIRST.items()}
-    label = label_line(read_words(folder).labels_of(*_FIRST.values()))
-    [small, *_] = found.values()
-    rows = []
+    """Rows of size and word errors for each base, and one line on what of them is the speaker's own."""
+    sources = {base: {name: ROOT / path for name, path in files.items()} for base, files in _FIRST.items()}
+    found = {
+        base: {name: read_json(path) for name, path in files.items() if path.is_file()}
+        for base, files in sources.items()
+    }
+    columns = list(dict.fromkeys(name for files in found.values() for name in files))
+    rows = [row for base, files in found.items() if files for row in _rows(base, files, columns)]
+    drawn_table = table(("model", "MB", *columns), rows, text_columns=1)
+    said = together(
+        read_words(path.parent).labels_of(path.name)
+        for files in sources.values()
+        for path in files.values()
+        if path.is_file()
+    )
+    return f"{drawn_table}\n{label_line(said)}\n{_own_share(found)}"
+
+
+def _rows(base: str, files: dict[str, Results], columns: list[str]) -> Iterator[list[str]]:
+    """Of one base: words of a Whisper are compared after its English normaliser."""
+    key = "wer_normalized" if base.startswith("Whisper") else "wer"
+    [some, *_] = files.values()
     for system, what in _ROWS.items():
-        entry = small["systems"][system]
+        entry = some["systems"][system]
         size_bytes = entry["model_bytes"] + (entry["adapter_bytes"] or 0)
-        wers = [number(100 * results["systems"][system]["wer"], 1) for results in found.values()]
-        rows.append([what, number(size_bytes / 1e6, 1), *wers])
-    base = small["meta"]["base"] if "base" in small["meta"] else "base"
-    drawn_table = table((f"`{base}`", "MB", *(f"WER %, {name}" for name in found)), rows)
-    return f"{drawn_table}\n{label}\n{_own_share(found)}"
+        wers = [number(100 * files[name]["systems"][system][key], 1) if name in files else "–" for name in columns]
+        yield [f"{base}, {what}", number(size_bytes / 1e6, 1), *wers]
 
 
-def _own_share(found: dict[str, Results]) -> str:
+def _own_share(found: dict[str, dict[str, Results]]) -> str:
     """What the speaker's own adapter brings against other speakers' adapters, said with its intervals."""
     parts, shown = [], []
-    for name, results in found.items():
-        [one] = [each for each in results["comparisons"] if each["against"] == "nf4+others"]
-        low, high = (100 * end for end in one["ci95"])
-        parts.append(f"{100 * one['relative_wer_reduction']:.0f} % [{low:.0f}, {high:.0f}] for {name}")
-        shown.append(low > 0)
+    for base, files in found.items():
+        key = "normalized" if base.startswith("Whisper") else ""
+        for name, results in files.items():
+            [one] = [each for each in results["comparisons"] if each["against"] == "nf4+others"]
+            one = one[key] if key else one
+            low, high = (100 * end for end in one["ci95"])
+            parts.append(f"{100 * one['relative_wer_reduction']:.0f} % [{low:.0f}, {high:.0f}] ({base}, {name})")
+            shown.append(low > 0)
     verdict = "a difference is shown" if all(shown) else "no difference is shown" if not any(shown) else "in part shown"
     return (
-        f"Of the gain, the speaker's own share is small here: fewer errors with one's own adapter than with other "
-        f"speakers', {' and '.join(parts)}: {verdict}. `pqm enroll` measures yours."
+        f"The speaker's own share, fewer errors with one's own adapter than with other speakers' (95 % interval): "
+        f"{', '.join(parts)}: {verdict}. So `pqm enroll` measures yours, and keeps the better model."
     )
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from pqm_plugin.biasing import ESPNET_BONUS, Spelling, Tries, WordTrie
 from pqm_plugin.errors import PqmError
 from pqm_plugin.models.espnet import folder as espnet_folder
 from pqm_plugin.models.interface import Hypothesis
 from pqm_plugin.models.options import SearchOptions
-from pqm_plugin.models.repetition import without_loops
+from pqm_plugin.models.repetition import compression_ratio, without_loops
 from pqm_plugin.processes import freed_memory_returned
 from pqm_plugin.quantize.modes import PACKED
 from pqm_plugin.runtime import conformer_graphs, joint_search, processor
@@ -19,6 +20,7 @@ from pqm_plugin.runtime.joint_search import BeamOptions, Found
 from pqm_plugin.runtime.layers import Shapes, lora_inputs
 from pqm_plugin.runtime.tokens import espnet_words
 from pqm_plugin.runtime.weights import Lora, NotHereError, Packed, PackedModel
+from pqm_plugin.words import WordList
 
 _EMBEDDING = "decoder.embed.0"
 _PRE_BEAM = 1.5  # of ESPnet's search, times the beam
@@ -60,6 +62,7 @@ class RuntimeConformer:
         self._folder, self._search, self._n_threads = folder, search, n_threads
         self.facts = espnet_folder.facts_of(config)
         self.max_batch = search.batch_size
+        self._tries = Tries(self._spelling, ESPNET_BONUS, search.words_weight)
         self._options = _beam_options(config.get("model_conf") or {}, self._tokens, search)
         model = PackedModel(folder / PACKED)
         self._mel = _mel_of(config, model)
@@ -118,23 +121,52 @@ class RuntimeConformer:
         """The audio as it is: there is no window."""
         return [audio]
 
-    def recognize(self, pieces: Sequence[np.ndarray], adapters: Sequence[Lora] = ()) -> list[Hypothesis]:
+    def recognize(
+        self,
+        pieces: Sequence[np.ndarray],
+        adapters: Sequence[Lora] = (),
+        words: Sequence[WordList | None] = (),
+    ) -> list[Hypothesis]:
         """Search for the words of all pieces at once, float32 (n_samples,) each; none where one is too short.
 
         Args:
             adapters: one for each piece, or none.
+            words: those that each piece is expected to have, or none.
+
+        Raises:
+            PqmError: if the model cannot write one of `words`.
         """
+        tries = self._tries.of(words)
         rows = [adapter.factors for adapter in adapters]
         self._adapt(rows)
         features = [self._mel(piece) for piece in pieces]
         # As ESPnet, which asks the longest of a batch: what is shorter has frames where the convolutions have.
         if max(map(len, features)) < self._sizes.least_frames:
             features = [row[:0] for row in features]
-        heard = [self._encode(row, rows[place : place + 1]) for place, row in enumerate(features)]
-        frames = [row["ctc"][0] for row in heard]
-        decoder = _Steps(self, heard, self._lora(rows or [{}] * len(heard), encoder=False)) if self._decoder else None
-        found = [self._hypothesis(one) for one in joint_search.search(frames, decoder, self._options)]
-        return without_loops(found, self._search, lambda: [self._best_path(row) for row in frames])
+        encoded = [self._encode(row, rows[place : place + 1]) for place, row in enumerate(features)]
+        found = self._searched(encoded, rows, tries)
+        if tries and self._search.guard == "always" and any(map(self._repeats, found)):
+            plain = self._searched(encoded, rows, ())
+            found = [two if self._repeats(one) else one for one, two in zip(found, plain, strict=True)]
+        return without_loops(found, self._search, lambda: [self._best_path(row["ctc"][0]) for row in encoded])
+
+    def _searched(
+        self, encoded: Sequence[dict[str, np.ndarray]], rows: Sequence[Any], tries: Sequence[WordTrie | None]
+    ) -> list[Hypothesis]:
+        frames = [row["ctc"][0] for row in encoded]
+        decoder = None
+        if self._decoder:
+            decoder = _Steps(self, encoded, self._lora(rows or [{}] * len(encoded), encoder=False))
+        return [self._hypothesis(one) for one in joint_search.search(frames, decoder, self._options, tries)]
+
+    def _repeats(self, found: Hypothesis) -> bool:
+        """Whether it repeats itself, as one may that expects words."""
+        return compression_ratio(found.text) > self._search.compression_ratio_threshold
+
+    def _spelling(self) -> Spelling:
+        marks = (place for place, piece in enumerate(self._tokens) if piece.startswith("<") and piece != "<space>")
+        silent = {self._options.blank, self._options.start, self._options.end, *marks}
+        return Spelling.of_pieces(self._tokens, silent, self.facts.symbols or frozenset())
 
     def _hypothesis(self, found: Found | None) -> Hypothesis:
         if found is None:

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from pqm_plugin.biasing import EXPECTED, Rows, WordTrie
+
 _END_GAP = -10.0
 _END_LENGTHS = 3
 _LOG_ZERO = -1e10
@@ -73,19 +75,25 @@ class _Ended:
         )
 
 
-def search(frames: Sequence[np.ndarray], decoder: Decoder | None, options: BeamOptions) -> list[Found | None]:
+def search(
+    frames: Sequence[np.ndarray],
+    decoder: Decoder | None,
+    options: BeamOptions,
+    tries: Sequence[WordTrie | None] = (),
+) -> list[Found | None]:
     """The best hypothesis of each piece; None where it has no frame.
 
     Args:
         frames: log probabilities of the CTC layer, float32 (N, V) each.
         decoder: None where its weight is 0.
+        tries: the words that each piece is expected to have, None for none; or nothing at all.
     """
     longest = [_longest(len(rows), options) for rows in frames]
     ended = [_Ended() for _ in frames]
     left = np.array([place for place, rows in enumerate(frames) if len(rows)], np.int64)
     if not len(left):
         return [None] * len(frames)
-    running = _Running([frames[place] for place in left], decoder, options)
+    running = _Running([frames[place] for place in left], decoder, options, [tries[place] for place in left if tries])
     if decoder is not None and len(left) < len(frames):
         decoder.keep(left)
     step = 0
@@ -140,8 +148,15 @@ def _end(
 class _Running:
     """Hypotheses that have not ended: `tokens` int64 (B, H, n) from the start on, `scores` float32 (B, H)."""
 
-    def __init__(self, frames: Sequence[np.ndarray], decoder: Decoder | None, options: BeamOptions) -> None:
+    def __init__(
+        self,
+        frames: Sequence[np.ndarray],
+        decoder: Decoder | None,
+        options: BeamOptions,
+        tries: Sequence[WordTrie | None] = (),
+    ) -> None:
         self._options, self._decoder = options, decoder
+        self._words = Rows(tries, options.n_tokens) if tries else None
         self._ctc = CtcPrefixScorer(frames, options) if options.ctc_weight else None
         n_pieces = len(frames)
         self.tokens = np.full((n_pieces, 1, 1), options.start, np.int64)
@@ -157,19 +172,26 @@ class _Running:
         for part in (self._decoder, self._ctc):
             if part is not None:
                 part.keep(pieces)
+        if self._words is not None:
+            self._words.keep(pieces.tolist())
 
     def advance(self) -> None:
         """Extend every hypothesis by a token and keep the best of each piece; scores of none are -inf."""
         last = self.tokens[..., -1]
         full = self._full(last)
         candidates = self._candidates(full)
+        if self._words is not None:
+            full = full + self._words.gains()
+            candidates = self._with_expected(candidates, full, self._words.have_words())
         scores = full if candidates is None else np.take_along_axis(full, candidates, 2)
         if self._ctc is not None:
             scores = scores + np.float32(self._options.ctc_weight) * self._ctc.score(last, self.active, candidates)
         scores = scores + np.where(self.active, self.scores, np.float32(-np.inf))[..., None]
         if candidates is not None:
-            # The end comes last; where the pre-beam has it, it is there twice.
-            scores[..., -1][(candidates[..., :-1] == self._options.end).any(-1)] = -np.inf
+            # The end comes last, behind what words of one's own add; the pre-beam may have either, too.
+            for place in range(self._options.pre_beam_size, candidates.shape[2]):
+                twice = (candidates[..., :place] == candidates[..., place, None]).any(-1)
+                scores[..., place][twice] = -np.inf
         n_pieces, n_hypotheses, n = scores.shape
         flat = scores.reshape(n_pieces, -1)
         best = _top(flat, min(self._options.beam_size, n_hypotheses * n))
@@ -179,6 +201,8 @@ class _Running:
         self._order = parents
         if self._ctc is not None:
             self._ctc.select(parents, places, tokens)
+        if self._words is not None:
+            self._words.select(parents, tokens)
         kept = np.take_along_axis(self.tokens, parents[..., None], 1)
         self.tokens = np.concatenate([kept, tokens[..., None]], 2)
 
@@ -198,6 +222,18 @@ class _Running:
             return None
         chosen = np.argpartition(-full, size - 1, axis=2)[..., :size]
         return np.concatenate([chosen, np.full_like(chosen[..., :1], self._options.end)], 2)
+
+    def _with_expected(
+        self, candidates: np.ndarray | None, full: np.ndarray, have_words: np.ndarray
+    ) -> np.ndarray | None:
+        """Candidates with the best by scores that have gained: they take no place of others."""
+        if candidates is None:
+            return None
+        n = min(EXPECTED, full.shape[2])
+        more = np.argpartition(-full, n - 1, axis=2)[..., :n]
+        # Where a row expects no words nothing is added: what is there twice counts once.
+        more = np.where(have_words[:, None, None], more, candidates[..., :1])
+        return np.concatenate([candidates[..., :-1], more, candidates[..., -1:]], 2)
 
 
 def _top(values: np.ndarray, k: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def test_extras_that_are_not_installed_are_named_with_what_they_are_for():
 
 
 def test_every_extra_of_the_package_has_its_use_said():
-    declared = re.findall(r'^        "([\w-]+)": \[', (ROOT / "setup.py").read_text(), re.M)
+    declared = re.findall(r'^    "([\w-]+)": \[', (ROOT / "setup.py").read_text(), re.M)
 
     assert set(EXTRAS) == set(declared)
 

@@ -222,7 +222,7 @@ def test_a_pipe_without_a_wav_is_one_line(data, why, conformer):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--speaker", "nobody"], "knows no speaker"),
+        (["--speaker", "nobody"], "has no speaker"),
         (["--pause", "0"], "a pause of 0 s"),
         (["--longest", "60"], "pieces of 60 s"),
         (["--partial", "-1", "--format", "json"], "partial results"),

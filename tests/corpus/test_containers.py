@@ -199,7 +199,7 @@ def test_a_second_stream_of_sound_is_said_and_the_first_one_heard(tmp_path: Path
             file.mux(stream.encode(frame))
 
     assert heard(path) == pytest.approx(1.0, abs=0.01)
-    assert "two.mka has 2 audio streams: the first one is heard" in caplog.text
+    assert "two.mka has 2 audio streams: the first one is read" in caplog.text
 
 
 def test_floats_on_the_scale_of_integers_are_scaled_and_that_is_said_once(tmp_path: Path, caplog) -> None:

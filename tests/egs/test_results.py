@@ -105,6 +105,17 @@ def test_tables_of_the_first_page_and_of_what_was_measured_are_drawn_from_the_st
         assert page.count("<!-- table: tools/readme_table.py -->") == len(tables)
 
 
+def test_for_whom_an_adapter_pays_is_drawn_from_the_stored_results(tmp_path):
+    from when_it_pays import FIGURE, PAGE, draw, drawn_page, speakers
+
+    found, page = speakers(), PAGE.read_text(encoding="utf-8")
+    draw(found, tmp_path / "figure.svg")
+
+    assert drawn_page(page, found) == page, "run tools/when_it_pays.py"
+    assert (tmp_path / "figure.svg").read_bytes() == FIGURE.read_bytes()
+    assert len({one.kind for one in found}) > 2
+
+
 def test_the_first_screen_says_what_it_is_how_to_use_it_and_what_it_brings():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     first = "\n".join(lines[:36])

@@ -119,13 +119,18 @@ def write(folder, scored):
     return folder / "ref.trn", folder / "hyp.trn"
 
 
+def sums(text):
+    """Rows of sums, however wide the table is: sclite sets it by the length of a path."""
+    lines = (" ".join(line.split()).replace("Avg |", "Avg|") for line in text.splitlines())
+    return [line for line in lines if line.startswith("| Sum")]
+
+
 @pytest.mark.skipif(not (shutil.which("sclite") or shutil.which("sctk")), reason="sclite is not installed")
 def test_sclite_counts_the_same_where_there_is_one_way_and_more_where_its_weights_say_so(tmp_path):
     text, counts = by_sclite(*write(tmp_path, SCORED))
 
     assert (counts.words, counts.substitutions, counts.deletions, counts.insertions) == (8, 1, 2, 1)
-    ours = [" ".join(line.split()) for line in result_txt(SCORED, "x").splitlines() if "| Sum" in line]
-    assert ours == [" ".join(line.split()).replace("Avg |", "Avg|") for line in text.splitlines() if "| Sum" in line]
+    assert sums(text) == sums(result_txt(SCORED, "x")) != []
     # Five substitutions are 20 by its weights; three deletions, two right words and three insertions are 18.
     weighed = [ScoredUtterance("x-1", "x", "p q r a b", "a b s t u")]
     _, theirs = by_sclite(*write(tmp_path, weighed))

@@ -97,9 +97,9 @@ def test_an_adopted_speaker_is_transcribed_with_and_the_command_says_what_was_ch
     assert "ada" in heard.speakers
     assert isinstance(heard.recognizer.network.get_submodule(LAYER), torch.nn.Linear)
     with torch.no_grad():
-        before = heard.recognizer._encode([heard.recognizer.features(clip)]).last_hidden_state
+        before = heard.recognizer._encode([heard.recognizer.features(clip)]).hidden
     with heard.using(heard.folder.known_speaker("ada"), 1), torch.no_grad():
-        after = heard.recognizer._encode([heard.recognizer.features(clip)]).last_hidden_state
+        after = heard.recognizer._encode([heard.recognizer.features(clip)]).hidden
     assert not torch.allclose(after, before, atol=1e-3)
     assert main(["check", str(model)]) == 0
     assert main(arguments) == 1 and "is there already" in capsys.readouterr().err

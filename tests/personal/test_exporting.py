@@ -214,7 +214,7 @@ def test_what_a_tool_does_not_take_is_one_line(whisper, conformer, tmp_path, cap
         (whisper, "vllm", [], "there is no adapter to export"),
         (whisper, "espnet", [], "a model of Whisper is not exported so: there are huggingface, faster-whisper, vllm"),
         (conformer, "huggingface", [], "a model of ESPnet AED is not exported so: there are espnet"),
-        (whisper, "huggingface", ["--speaker", "bob"], "knows no speaker 'bob'"),
+        (whisper, "huggingface", ["--speaker", "bob"], "has no speaker 'bob'"),
     ):
         assert main(["export", str(model), str(tmp_path / "out"), "--to", tool, *options]) == 1
         said = capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_words_are_kept_shown_replaced_counted_and_cleared(known, words, capsys)
 @pytest.mark.parametrize(
     ("list_", "options", "why"),
     [
-        ("Ada\n", ["--speaker", "ghost"], "knows no speaker 'ghost'"),
+        ("Ada\n", ["--speaker", "ghost"], "has no speaker 'ghost'"),
         ("Ada\n", [], "words are kept with a speaker: name one with --speaker"),
         ("Ada\n", ["--speaker", "ada", "--clear"], "choose one"),
         ("\n", ["--speaker", "ada"], "has no words: write one a line"),

@@ -62,7 +62,7 @@ def test_a_model_that_is_opened_unpacked_keeps_no_codes_computes_and_is_not_writ
 
     assert not any("codes" in name or "absmax" in name for name, _ in other.named_buffers())
     assert torch.allclose(other(torch.ones(1, 176)), net(torch.ones(1, 176)), atol=0.1)
-    with pytest.raises(ValueError, match="were let go: open the model in mode 'small'"):
+    with pytest.raises(ValueError, match="were freed: open the model in mode 'small'"):
         save_packed(tmp_path / "again.safetensors", other)
     assert not (tmp_path / "again.safetensors").exists()
 

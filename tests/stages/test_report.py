@@ -11,7 +11,7 @@ from pqm_plugin.stages.recipe import Recipe
 from pqm_plugin.stages.report import Words, everywhere, read_words, report_folder, run, write_report
 
 STORED = Path(__file__).parents[1] / "report"
-OWN = Path(__file__).parents[2] / "egs" / "own" / "results.json"
+OWN = Path(__file__).parents[2] / "egs" / "demo" / "results.json"
 SENSITIVITY = [
     {"kind": "attention", "parameters": 3_000_000, "bytes_share": 0.2, "dev_loss_increase": 0.0123, "dev_wer": 0.1512},
     {"kind": "depthwise", "parameters": 80_000, "bytes_share": 0.01, "dev_loss_increase": -0.0001},

@@ -7,12 +7,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pqm_plugin.biasing import Rows, WordTrie
+from pqm_plugin.biasing import EXPECTED, Rows, WordTrie
 from pqm_plugin.models.espnet.decoder import DecoderSteps
 
 _END_GAP = -10.0
 _END_LENGTHS = 3
-_EXPECTED = 5
 LOG_ZERO = -1e10
 """Log probability of what cannot be, as ESPnet writes it: finite, so that differences of it are numbers."""
 _WINDOW_LABELS = 5
@@ -164,7 +163,6 @@ class Running:
             self._ctc = CtcPrefixScorer(frames, blank=options.blank, eos=options.end, margin=options.window_margin)
         self._n_tokens = len(model.token_list)
         self._words = Rows(tries, self._n_tokens) if tries else None
-        self._has_words = torch.tensor([trie is not None for trie in tries], device=encoded.device)
         self.tokens = torch.full((len(encoded), 1, 1), options.start, device=encoded.device)
         self.scores = encoded.new_zeros(len(encoded), 1)
         self.active = torch.ones(len(encoded), 1, dtype=torch.bool, device=encoded.device)
@@ -176,7 +174,9 @@ class Running:
         candidates = self._candidates(full)
         if self._words is not None:
             gains = torch.from_numpy(self._words.gains()).to(full.device)
-            candidates, full = self._with_expected(candidates, full + gains), full + gains
+            full = full + gains
+            have_words = torch.from_numpy(self._words.have_words()).to(full.device)
+            candidates = self._with_expected(candidates, full, have_words)
         scores = full if candidates is None else full.gather(2, candidates)
         if self._ctc is not None:
             scores = scores + self._options.ctc_weight * self._ctc.score(last, self.active, candidates)
@@ -216,13 +216,13 @@ class Running:
         chosen = full.topk(size, dim=2).indices
         return torch.cat([chosen, torch.full_like(chosen[..., :1], self._options.end)], dim=2)
 
-    def _with_expected(self, candidates: Tensor | None, full: Tensor) -> Tensor | None:
+    def _with_expected(self, candidates: Tensor | None, full: Tensor, have_words: Tensor) -> Tensor | None:
         """Candidates with the best by scores that have gained: they take no place of others."""
         if candidates is None:
             return None
-        more = full.topk(min(_EXPECTED, full.shape[2]), dim=2).indices
+        more = full.topk(min(EXPECTED, full.shape[2]), dim=2).indices
         # Where a row expects no words nothing is added: what is there twice counts once.
-        more = torch.where(self._has_words[:, None, None], more, candidates[..., :1])
+        more = torch.where(have_words[:, None, None], more, candidates[..., :1])
         return torch.cat([candidates[..., :-1], more, candidates[..., -1:]], dim=2)
 
 

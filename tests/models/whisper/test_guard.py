@@ -182,7 +182,7 @@ def test_the_probability_that_nobody_speaks_is_that_of_its_token_after_the_first
     features = recognizer.features(noise(2))[:200]
     with torch.no_grad():
         encoded = recognizer._encode([features])
-        logits = model(encoder_outputs=encoded, decoder_input_ids=torch.tensor([[257]])).logits[0, 0]
+        logits = model(encoder_outputs=encoded.outputs(), decoder_input_ids=torch.tensor([[257]])).logits[0, 0]
 
         [found] = recognizer._attempts(recognizer._encode([features]), 1)
 
