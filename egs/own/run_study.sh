@@ -22,8 +22,8 @@ command="egs/own/run_study.sh$(printf ' %q' "$@")"
 speech="" target="" base="" tag="" pqm_config="" python=""
 work="${here}"
 report="${here}"
-systems="full int8 full+sat full+speaker full+copy nf4-rtn nf4 nf4+sat nf4+speaker nf4+speaker-unsup"
-systems+=" nf4+other nf4+other2 nf4+other3"
+controls="full int8 full+sat full+speaker full+copy nf4-rtn nf4 nf4+sat nf4+speaker nf4+speaker-unsup nf4+other nf4+other2"
+systems=""
 rest=()
 while [ $# -gt 0 ]; do
     [[ "$1" == --* ]] && [ $# -ge 2 ] || die "$0: '$1': options look like --target SET, see the head of this file"
@@ -40,6 +40,9 @@ done
 [[ "${tag}" =~ ^[A-Za-z0-9_-]+$ ]] || die "$0: --tag '${tag}': letters, digits, - and _"
 
 speakers=""
+# Of three targets a speaker has two others.
+[ "${target}" = common_voice ] || controls+=" nf4+other3"
+: "${systems:=${controls}}"
 case "${target}" in
     usc_ema) sat="common_voice train-clean-5" ;;
     # Those with a quarter of an hour of speech and more.
