@@ -16,9 +16,13 @@ from pqm_plugin.processes import free_memory_bytes, n_cores
 
 PACKAGE = "pqm_plugin"
 EXTRAS = {
+    "train": "packing models and training adapters, with torch",
     "serve": "the page in the browser and the API",
     "wyoming": "voice assistants",
+    "listen": "dictation from the microphone",
     "whisper": ".pt files of openai-whisper",
+    "export": "folders for faster-whisper",
+    "lhotse": "manifests of lhotse",
     "report": "figures of stage 8",
     "demo": "the demo's synthetic voices",
     "slurm": "jobs on a cluster",

@@ -189,10 +189,16 @@ def test_on_a_terminal_the_words_so_far_are_written_over(ada):
     ours, theirs = pty.openpty()
     with listening(ada, stdout=theirs) as process:
         os.close(theirs)
-        process.stdin.write(as_wav(spoken(2.5)))
-        process.stdin.close()
+        sound = as_wav(spoken(2.5))
+        # The pause is yet to come: words so far are left out while sound waits.
+        process.stdin.write(sound[: -2 * RATE])
+        process.stdin.flush()
         shown = b""
         with os.fdopen(ours, "rb", buffering=0) as terminal:
+            while shown.count(b"\r\x1b[K") < 1:
+                shown += terminal.read(4096)
+            process.stdin.write(sound[-2 * RATE :])
+            process.stdin.close()
             while b"\n" not in shown:
                 shown += terminal.read(4096)
         assert process.wait(PATIENCE_S) == 0

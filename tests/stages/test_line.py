@@ -273,6 +273,9 @@ def test_words_of_ones_own_have_results_of_their_own_and_stand_in_the_request_on
     before, after = (Part.read(path, asked(path), []).lines for path in (parts[0], told_parts[0]))
     assert any("ZQX" in line.text.upper() for line in after)
     assert not any("ZQX" in line.text.upper() for line in before)
+    if recipe.base.endswith("whisper"):
+        # Its tokens are of bytes and write anything.
+        return
     (lists / f"{speakers[0]}.txt").write_text("R2D2\n")
     with pytest.raises(PqmError, match=r"the model cannot write '2' of 'R2D2'"):
         run("decode", of=told)
