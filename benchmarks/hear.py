@@ -1,9 +1,10 @@
-"""From files to words: time and peak memory of whole processes, ours by either runtime and faster-whisper, in turns.
+"""From files to words: time, processor time and peak memory of whole processes, in turns, with the word errors of each.
 
-`python benchmarks/hear.py --model PACKED [--peer CTRANSLATE2] --out FILE` hears the same clips with `pqm transcribe`
-through ONNX Runtime and through torch over a Whisper's whole window, through the former over what is spoken, and with
-faster-whisper in 8 bits where a folder for it is given. Each way runs in a process of its own, they take turns, and
-memory is the `VmHWM` that the system has of the process. WER stands beside each, of words with Whisper's normaliser.
+The small Conformer, and each Whisper of `--whisper`, a CTranslate2 folder as faster-whisper reads it, are packed in
+`--work` as `pqm quantize` does it. Then `pqm transcribe` through ONNX Runtime, through torch, and the peer (stock
+ESPnet, faster-whisper in 8 bits) hear the same clips at the same beam, and one clip of about five seconds alone, from
+the command to the words. Each way is a process of its own; memory is what the system says of it, `VmHWM`. RESULTS.md
+shows `benchmarks/hear.json`. About a quarter of an hour with tiny.en and base on two cores that do nothing else.
 """
 
 import argparse
@@ -13,15 +14,29 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jiwer
+from whisper_normalizer.english import EnglishTextNormalizer
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import Clip, clip_of, meta, middling, parse, parser, ratios, readers_clips, spread
+from pqm_plugin.errors import PqmError
 from pqm_plugin.files import write_json
-from pqm_plugin.processes import peak_rss_of
+from pqm_plugin.processes import n_cores, peak_rss_of
 
-_PEER = """
+BEAMS = {"conformer": 10, "whisper": 5}
+PEERS = {"conformer": "stock ESPnet", "whisper": "faster-whisper int8"}
+ALONE_S = 5.0
+"""The clip that is nearest to this long is also heard alone."""
+_WATCH_S = 0.01
+_SEARCH = {"conformer": ["--ctc_weight", "0.5"], "whisper": ["--context", "window"]}
+_PROGRAMS = {
+    "whisper": """
 import json, sys
 from faster_whisper import WhisperModel
 folder, beam, threads, *clips = sys.argv[1:]
@@ -29,95 +44,158 @@ model = WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=int(
 for clip in clips:
     found, _ = model.transcribe(clip, beam_size=int(beam), language="en", without_timestamps=True)
     print(json.dumps({"audio": clip, "text": " ".join(part.text for part in found)}), flush=True)
-"""
+""",
+    "conformer": """
+import json, sys
+import soundfile, torch
+from pathlib import Path
+from espnet2.bin.asr_inference import Speech2Text
+folder, beam, threads, *clips = sys.argv[1:]
+torch.set_num_threads(int(threads))
+[config], [weights] = Path(folder).rglob("config.yaml"), Path(folder).rglob("*.pth")
+model = Speech2Text(str(config), str(weights), beam_size=int(beam), ctc_weight=0.5)
+for clip in clips:
+    samples, _ = soundfile.read(clip, dtype="float32")
+    print(json.dumps({"audio": clip, "text": model(samples)[0][0]}), flush=True)
+""",
+}
+"""What each peer does with FOLDER BEAM THREADS CLIPS: a line of JSON a clip, as `pqm transcribe --format json`."""
 
 
-def watched(command: list[str], threads: int) -> dict[str, Any]:
-    """Run a process to its end: seconds, processor seconds, peak memory in bytes, and the texts by audio file."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    before, start, peak = os.times(), time.perf_counter(), [0]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+@dataclass(frozen=True)
+class Run:
+    """What a process took, and the texts that it found by audio file."""
 
-    def watch() -> None:
-        while process.poll() is None:
-            peak[0] = max(peak[0], peak_rss_of(process.pid))
-            time.sleep(0.02)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    output = process.communicate()[0]
-    seconds = time.perf_counter() - start
-    watcher.join()
-    after = os.times()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command[:6])} … ended with {process.returncode}")
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    rows = [json.loads(line) for line in output.splitlines()]
-    texts = {row["audio"]: row["text"] for row in rows}
-    return {"seconds": seconds, "processor_s": spent, "peak_bytes": peak[0], "texts": texts}
-
-
-def clips_of(corpus: Path, n_clips: int) -> dict[str, str]:
-    """So many clips of a corpus in LibriSpeech's layout, evenly chosen, with their texts."""
-    texts = {}
-    for path in sorted(corpus.rglob("*.trans.txt")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            name, _, words = line.partition(" ")
-            texts[str(path.parent / f"{name}.flac")] = words
-    names = sorted(name for name in texts if Path(name).is_file())
-    return {name: texts[name] for name in names[:: max(1, len(names) // n_clips)][:n_clips]}
-
-
-def wer(texts: dict[str, str], truth: dict[str, str]) -> float:
-    """Word error rate after Whisper's English normaliser."""
-    import jiwer
-    from whisper_normalizer.english import EnglishTextNormalizer
-
-    normal = EnglishTextNormalizer()
-    names = [name for name in truth if normal(truth[name])]
-    found: float = jiwer.wer([normal(truth[name]) for name in names], [normal(texts[name]) for name in names])
-    return found
+    seconds: float
+    processor_s: float
+    peak_bytes: int
+    texts: Mapping[str, str]
 
 
 def main() -> None:
     """Measure, print a line a way, and write."""
-    root = Path(__file__).resolve().parents[1]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a packed model")
-    parser.add_argument("--peer", type=Path, help="a folder for faster-whisper of the same model")
-    parser.add_argument("--corpus", type=Path, default=root.parent / "shared" / "data" / "LibriSpeech")
-    parser.add_argument("--clips", type=int, default=20)
-    parser.add_argument("--beam_size", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--without_torch", action="store_true", help="leave the torch runtime out")
-    parser.add_argument("--out", type=Path)
-    wanted = parser.parse_args()
-    truth = clips_of(wanted.corpus, wanted.clips)
-    settings = ["--beam_size", str(wanted.beam_size), "--threads", str(wanted.threads), "--format", "json"]
-    ours = [sys.executable, "-m", "pqm_plugin.commands", "transcribe", "--quiet", str(wanted.model), *truth, *settings]
-    window = ["--context", "window"]
-    ways = {
-        "onnx": [*ours, "--runtime", "onnx", *window],
-        "onnx, what is spoken": [*ours, "--runtime", "onnx", "--context", "clip"],
-    }
-    if not wanted.without_torch:
-        ways["torch"] = [*ours, "--runtime", "torch", *window]
-    if wanted.peer:
-        program = [str(wanted.peer), str(wanted.beam_size), str(wanted.threads)]
-        ways["faster-whisper int8"] = [sys.executable, "-c", _PEER, *program, *truth]
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    wanted = options()
+    about = meta(0, wanted.threads)
+    clips = readers_clips(wanted.speech, wanted.clips, middling)
+    everything = [clip_of(path) for path in sorted(wanted.speech.rglob("*.flac"))]
+    alone = min(everything, key=lambda clip: (abs(clip.seconds - ALONE_S), clip.path.name))
+    models = {wanted.model.name: ("conformer", wanted.model)}
+    models |= {f"whisper-{folder.name}": ("whisper", folder) for folder in wanted.whisper}
+    found = {}
+    for name, (kind, folder) in models.items():
+        packed = pack(folder, wanted.work / name)
+        found[name] = {
+            "kind": kind,
+            "beam": BEAMS[kind],
+            "peer": PEERS[kind],
+            "clips": heard(ways(kind, folder, packed, clips, wanted.threads), clips, wanted),
+            "alone": heard(ways(kind, folder, packed, [alone], wanted.threads), [alone], wanted),
+        }
+        print(name, json.dumps(found[name], indent=2), flush=True)
+    sizes = {"clips": len(clips), "speech_s": round(sum(clip.seconds for clip in clips), 1), "alone_s": alone.seconds}
+    write_json(wanted.out, {"meta": about | {"turns": wanted.turns, "quick": wanted.quick}, **sizes, "models": found})
+
+
+def options() -> argparse.Namespace:
+    """The options that were given.
+
+    Raises:
+        PqmError: if a folder is not there.
+    """
+    sizes = {"clips": (10, 2, "clips, each of another reader"), "turns": (2, 1, "times that each way runs")}
+    made = parser(__doc__ or "", Path(__file__).with_suffix(".json"), **sizes)
+    made.add_argument("--whisper", type=Path, nargs="*", default=[], help="CTranslate2 folders of Whisper models")
+    made.add_argument("--work", type=Path, default=Path("build/hear"), help="where models are packed (build/hear)")
+    made.add_argument("--threads", type=int, default=n_cores(), help="threads of each process (default all cores)")
+    wanted = parse(made)
+    for folder in wanted.whisper:
+        if not folder.is_dir():
+            raise PqmError(f"--whisper {folder} is not there")
+    return wanted
+
+
+def pack(base: Path, out: Path) -> Path:
+    """The base in 4 bits as `pqm quantize` makes it, made once.
+
+    Raises:
+        PqmError: if that fails.
+    """
+    if not out.is_dir():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pqm_plugin", "quantize", str(base), str(out)]
+        if subprocess.run(command, check=False).returncode:
+            raise PqmError(f"pqm quantize {base} failed")
+    return out
+
+
+def ways(kind: str, base: Path, packed: Path, clips: Sequence[Clip], threads: int) -> dict[str, list[str]]:
+    """The commands that turn the clips into words, by what they are called."""
+    paths = [str(clip.path) for clip in clips]
+    beam = str(BEAMS[kind])
+    ours = [sys.executable, "-m", "pqm_plugin", "transcribe", str(packed), *paths, "--format", "json", "--quiet"]
+    ours += ["--beam_size", beam, "--threads", str(threads), *_SEARCH[kind], "--runtime"]
+    peer = [sys.executable, "-c", _PROGRAMS[kind], str(base), beam, str(threads), *paths]
+    return {"onnx": [*ours, "onnx"], "torch": [*ours, "torch"], PEERS[kind]: peer}
+
+
+def heard(commands: Mapping[str, list[str]], clips: Sequence[Clip], wanted: argparse.Namespace) -> dict[str, Any]:
+    """What each way took and found, and the shares of ours in each of the others, turn by turn."""
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(wanted.turns):
-        for name, command in ways.items():
+        for name, command in commands.items():
             runs[name].append(watched(command, wanted.threads))
-    rows = {}
-    for name, found in runs.items():
-        best = min(found, key=lambda run: run["seconds"])
-        rows[name] = {key: min(run[key] for run in found) for key in ("seconds", "processor_s", "peak_bytes")}
-        rows[name]["wer"] = wer(best["texts"], truth)
-        print(name, json.dumps(rows[name]), flush=True)
-    if wanted.out:
-        write_json(wanted.out, {"model": wanted.model.name, "clips": len(truth), "ways": rows})
+    found: dict[str, Any] = {name: row(of, clips) for name, of in runs.items()}
+    ours = runs["onnx"]
+    for name in [name for name in commands if name != "onnx"]:
+        found[name]["ours_over_it"] = {
+            what: spread(ratios([getattr(run, what) for run in ours], [getattr(run, what) for run in runs[name]]))
+            for what in ("seconds", "processor_s", "peak_bytes")
+        }
+    return found
+
+
+def row(runs: Sequence[Run], clips: Sequence[Clip]) -> dict[str, Any]:
+    """The numbers of one way; errors by Whisper's English normaliser."""
+    normal = EnglishTextNormalizer()
+    pairs = [(normal(clip.text), normal(runs[0].texts[str(clip.path)])) for clip in clips]
+    found = jiwer.process_words([truth for truth, _ in pairs], [text for _, text in pairs])
+    return {
+        "seconds": spread([run.seconds for run in runs], 3),
+        "processor_s": spread([run.processor_s for run in runs], 3),
+        "peak_mb": round(max(run.peak_bytes for run in runs) / 1e6),
+        "errors": found.substitutions + found.deletions + found.insertions,
+        "words": found.hits + found.substitutions + found.deletions,
+    }
+
+
+def watched(command: list[str], threads: int) -> Run:
+    """Run a process to its end.
+
+    Raises:
+        PqmError: if it fails.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    before, start, peak = os.times(), time.perf_counter(), [0]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+
+        def watch() -> None:
+            while process.poll() is None:
+                peak[0] = max(peak[0], peak_rss_of(process.pid))
+                time.sleep(_WATCH_S)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        output = process.communicate()[0]
+    seconds = time.perf_counter() - start
+    watcher.join()
+    after = os.times()
+    if process.returncode:
+        raise PqmError(f"{' '.join(command[:4])} … ended with status {process.returncode}")
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return Run(seconds, spent, peak[0], {row["audio"]: row["text"] for row in rows})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.page_adapting import adaptation, growth, other_runs, step
 from benchmarks.page_decoding import decoding, modes, same_words
+from benchmarks.page_hearing import hearing
 from benchmarks.page_serving import serving
 from benchmarks.results import value
 from benchmarks.shown import Results
@@ -49,6 +50,7 @@ BESIDE = {
     "recipe": Path(__file__).resolve().parents[1] / "egs/librispeech/results.json",
     "same_words": Path(__file__).resolve().with_name("same_words.json"),
     "words_by_mode": Path(__file__).resolve().with_name("words_by_mode.json"),
+    "hear": Path(__file__).resolve().with_name("hear.json"),
     "serve": Path(__file__).resolve().with_name("serve.json"),
 }
 """What the page shows of other programs' results, where they are there."""
@@ -78,7 +80,7 @@ def page(results: Results, others: Mapping[str, Any]) -> str:
     skipped = results["meta"].get("skipped", ())
     parts = [_head(results), _goals(results), _ceilings(results)]
     parts += [section() for script, written in sections.items() if script not in skipped for section in written]
-    parts.append(serving(others.get("serve")))
+    parts += [hearing(others.get("hear")), serving(others.get("serve"))]
     return "\n".join(part for part in parts if part)
 
 

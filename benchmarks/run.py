@@ -3,9 +3,9 @@
 `python benchmarks/run.py` runs decode.py, modes.py, adapt.py, step.py and growth.py, each in a process of its own, and
 writes results.json, RESULTS.md and figures/growth.svg beside itself, or in `--out`. About a quarter of an hour on two
 cores that do nothing else; where something else runs, it says so. A script that has ended is not run again while code,
-commit, options and machine are the same: a run that was cut off goes on. same_words.py, words_by_mode.py, serve.py and
-speakers.py, which docs/cluster.md quotes, are run by hand. Beside them the page shows what adapt.py found with other
-options, on other machines or at earlier commits, `adapt_*.json`.
+commit, options and machine are the same: a run that was cut off goes on. same_words.py, words_by_mode.py, hear.py,
+serve.py and speakers.py, which docs/cluster.md quotes, are run by hand. Beside them the page shows what adapt.py found
+with other options, on other machines or at earlier commits, `adapt_*.json`.
 """
 
 import argparse

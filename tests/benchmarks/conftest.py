@@ -186,7 +186,20 @@ def others() -> dict[str, Any]:
         **{"at_once": at_once, "speedup": 4.0, "open_loop": [load], "keeps_up": [load]},
         "growth": {"20": at_once | weighs, "1000": at_once | weighs | {"models_ms": 25.0}},
     }
+    half = {"median": 0.5, "low": 0.25, "high": 0.75}
+    way = {"seconds": half, "processor_s": half, "peak_mb": 250, "errors": 5, "words": 200}
+    over = way | {"ours_over_it": {"seconds": half, "processor_s": half, "peak_bytes": half}}
+    models = {
+        name: {"kind": kind, "beam": 5, "peer": peer}
+        | {part: {"onnx": way, "torch": over, peer: over} for part in ("clips", "alone")}
+        for name, kind, peer in (("small", "conformer", "stock ESPnet"), ("base", "whisper", "faster-whisper int8"))
+    }
+    hear = {
+        "meta": serve["meta"] | {"turns": 2, "command": "python benchmarks/hear.py"},
+        **{"clips": 10, "speech_s": 70.5, "alone_s": 5.01, "models": models},
+    }
     beside = {
+        "hear": hear,
         "serve": serve,
         "same_words": SAME_WORDS,
         "recipe": RECIPE,
