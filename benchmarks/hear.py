@@ -2,9 +2,10 @@
 
 The small Conformer, and each Whisper of `--whisper`, a CTranslate2 folder as faster-whisper reads it, are packed in
 `--work` as `pqm quantize` does it. Then `pqm transcribe` through ONNX Runtime, through torch, and the peer (stock
-ESPnet, faster-whisper in 8 bits) hear the same clips at the same beam, and one clip of about five seconds alone, from
-the command to the words. Each way is a process of its own; memory is what the system says of it, `VmHWM`. RESULTS.md
-shows `benchmarks/hear.json`. About a quarter of an hour with tiny.en and base on two cores that do nothing else.
+ESPnet, faster-whisper in 8 bits) hear the same clips at the same beam: of each reader one, of each a short one, and one
+of about five seconds alone. A Whisper is also heard with `--context clip`. Each way is a process of its own, from the
+command to the words; memory is what the system says of it, `VmHWM`. RESULTS.md shows `benchmarks/hear.json`. About a
+quarter of an hour with tiny.en and base on two cores that do nothing else.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
+import soundfile
 from whisper_normalizer.english import EnglishTextNormalizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -34,15 +36,27 @@ PEERS = {"conformer": "stock ESPnet", "whisper": "faster-whisper int8"}
 ALONE_S = 5.0
 """The clip that is nearest to this long is also heard alone."""
 _WATCH_S = 0.01
-_SEARCH = {"conformer": ["--ctc_weight", "0.5"], "whisper": ["--context", "window"]}
+_CTC = {"conformer": ["--ctc_weight", "0.5"], "whisper": []}
+_OURS = {
+    "conformer": {"onnx": ["onnx"], "torch": ["torch"]},
+    "whisper": {
+        "onnx": ["onnx", "--context", "window"],
+        "onnx, context clip": ["onnx", "--context", "clip"],
+        "torch": ["torch", "--context", "window"],
+    },
+}
+SHORT_S = (2.0, 6.0)
+"""What a short clip is."""
 _PROGRAMS = {
     "whisper": """
 import json, sys
+import soundfile
 from faster_whisper import WhisperModel
 folder, beam, threads, *clips = sys.argv[1:]
 model = WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=int(threads))
 for clip in clips:
-    found, _ = model.transcribe(clip, beam_size=int(beam), language="en", without_timestamps=True)
+    samples, _ = soundfile.read(clip, dtype="float32")
+    found, _ = model.transcribe(samples, beam_size=int(beam), language="en", without_timestamps=True)
     print(json.dumps({"audio": clip, "text": " ".join(part.text for part in found)}), flush=True)
 """,
     "conformer": """
@@ -76,24 +90,24 @@ def main() -> None:
     """Measure, print a line a way, and write."""
     wanted = options()
     about = meta(0, wanted.threads)
-    clips = readers_clips(wanted.speech, wanted.clips, middling)
-    everything = [clip_of(path) for path in sorted(wanted.speech.rglob("*.flac"))]
-    alone = min(everything, key=lambda clip: (abs(clip.seconds - ALONE_S), clip.path.name))
+    heard_sets = sets(wanted)
     models = {wanted.model.name: ("conformer", wanted.model)}
     models |= {f"whisper-{folder.name}": ("whisper", folder) for folder in wanted.whisper}
     found = {}
     for name, (kind, folder) in models.items():
         packed = pack(folder, wanted.work / name)
-        found[name] = {
-            "kind": kind,
-            "beam": BEAMS[kind],
-            "peer": PEERS[kind],
-            "clips": heard(ways(kind, folder, packed, clips, wanted.threads), clips, wanted),
-            "alone": heard(ways(kind, folder, packed, [alone], wanted.threads), [alone], wanted),
+        parts = {
+            part: heard(ways(kind, folder, packed, clips, wanted.threads), clips, wanted)
+            for part, clips in heard_sets.items()
         }
+        found[name] = {"kind": kind, "beam": BEAMS[kind], "peer": PEERS[kind], "sets": parts}
         print(name, json.dumps(found[name], indent=2), flush=True)
-    sizes = {"clips": len(clips), "speech_s": round(sum(clip.seconds for clip in clips), 1), "alone_s": alone.seconds}
-    write_json(wanted.out, {"meta": about | {"turns": wanted.turns, "quick": wanted.quick}, **sizes, "models": found})
+    sizes = {
+        part: {"clips": len(clips), "seconds": round(sum(clip.seconds for clip in clips), 2)}
+        for part, clips in heard_sets.items()
+    }
+    meta_of_runs = about | {"turns": wanted.turns, "quick": wanted.quick}
+    write_json(wanted.out, {"meta": meta_of_runs, "sets": sizes, "models": found})
 
 
 def options() -> argparse.Namespace:
@@ -112,6 +126,21 @@ def options() -> argparse.Namespace:
         if not folder.is_dir():
             raise PqmError(f"--whisper {folder} is not there")
     return wanted
+
+
+def sets(wanted: argparse.Namespace) -> dict[str, list[Clip]]:
+    """What is heard, by the name that the results have for it."""
+
+    def short(files: list[Path]) -> list[Path]:
+        return [path for path in files if SHORT_S[0] <= soundfile.info(path).duration <= SHORT_S[1]][:1]
+
+    everything = [clip_of(path) for path in sorted(wanted.speech.rglob("*.flac"))]
+    alone = min(everything, key=lambda clip: (abs(clip.seconds - ALONE_S), clip.path.name))
+    return {
+        "clips": readers_clips(wanted.speech, wanted.clips, middling),
+        "short": readers_clips(wanted.speech, wanted.clips, short),
+        "alone": [alone],
+    }
 
 
 def pack(base: Path, out: Path) -> Path:
@@ -133,23 +162,27 @@ def ways(kind: str, base: Path, packed: Path, clips: Sequence[Clip], threads: in
     paths = [str(clip.path) for clip in clips]
     beam = str(BEAMS[kind])
     ours = [sys.executable, "-m", "pqm_plugin", "transcribe", str(packed), *paths, "--format", "json", "--quiet"]
-    ours += ["--beam_size", beam, "--threads", str(threads), *_SEARCH[kind], "--runtime"]
+    ours += ["--beam_size", beam, "--threads", str(threads), *_CTC[kind], "--runtime"]
     peer = [sys.executable, "-c", _PROGRAMS[kind], str(base), beam, str(threads), *paths]
-    return {"onnx": [*ours, "onnx"], "torch": [*ours, "torch"], PEERS[kind]: peer}
+    return {name: [*ours, *options] for name, options in _OURS[kind].items()} | {PEERS[kind]: peer}
 
 
 def heard(commands: Mapping[str, list[str]], clips: Sequence[Clip], wanted: argparse.Namespace) -> dict[str, Any]:
-    """What each way took and found, and the shares of ours in each of the others, turn by turn."""
+    """What each way took and found, and what share of torch and of the peer those through ONNX Runtime took."""
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(wanted.turns):
         for name, command in commands.items():
             runs[name].append(watched(command, wanted.threads))
     found: dict[str, Any] = {name: row(of, clips) for name, of in runs.items()}
-    ours = runs["onnx"]
-    for name in [name for name in commands if name != "onnx"]:
-        found[name]["ours_over_it"] = {
-            what: spread(ratios([getattr(run, what) for run in ours], [getattr(run, what) for run in runs[name]]))
-            for what in ("seconds", "processor_s", "peak_bytes")
+    ours = [name for name in commands if name.startswith("onnx")]
+    for name in ours:
+        found[name]["over"] = {
+            other: {
+                what: spread(ratios([getattr(run, what) for run in runs[name]], [getattr(run, what) for run in of]))
+                for what in ("seconds", "processor_s", "peak_bytes")
+            }
+            for other, of in runs.items()
+            if other not in ours
         }
     return found
 

@@ -188,15 +188,17 @@ def others() -> dict[str, Any]:
     }
     half = {"median": 0.5, "low": 0.25, "high": 0.75}
     way = {"seconds": half, "processor_s": half, "peak_mb": 250, "errors": 5, "words": 200}
-    over = way | {"ours_over_it": {"seconds": half, "processor_s": half, "peak_bytes": half}}
-    models = {
-        name: {"kind": kind, "beam": 5, "peer": peer}
-        | {part: {"onnx": way, "torch": over, peer: over} for part in ("clips", "alone")}
-        for name, kind, peer in (("small", "conformer", "stock ESPnet"), ("base", "whisper", "faster-whisper int8"))
-    }
+    shares = {"seconds": half, "processor_s": half, "peak_bytes": half}
+    models = {}
+    for name, kind, peer in (("small", "conformer", "stock ESPnet"), ("base", "whisper", "faster-whisper int8")):
+        ours = way | {"over": {"torch": shares, peer: copy.deepcopy(shares)}}
+        ways = {"onnx": ours, "onnx, context clip": ours, "torch": way, peer: way}
+        parts = {part: copy.deepcopy(ways) for part in ("clips", "short", "alone")}
+        models[name] = {"kind": kind, "beam": 5, "peer": peer, "sets": parts}
     hear = {
         "meta": serve["meta"] | {"turns": 2, "command": "python benchmarks/hear.py"},
-        **{"clips": 10, "speech_s": 70.5, "alone_s": 5.01, "models": models},
+        "sets": {"clips": {"clips": 10, "seconds": 70.5}, "alone": {"clips": 1, "seconds": 5.01}},
+        "models": models,
     }
     beside = {
         "hear": hear,
