@@ -35,6 +35,7 @@ _ROWS = {
     "nf4+sat": "4 bits, one adapter for everybody",
     "nf4+speaker": "4 bits, the speaker's own adapter",
 }
+_HOW = {"by_sound": "a Gaussian of the voice's cepstra", "by_words": "the adapters' own likelihood"}
 _HARD = {"coils on the tongue": "usc_ema", "accents": "common_voice", "learners": "speechocean762"}
 _FIRST = {
     "Conformer": {"native readers": "egs/librispeech/results.json"}
@@ -51,7 +52,22 @@ def drawn(page: str, *tables: str) -> str:
 
 def pages() -> dict[Path, tuple[str, ...]]:
     """The pages that have tables, and what these are."""
-    return {ROOT / "README.md": (first(),), ROOT / "docs/measured.md": (systems(), speed())}
+    return {
+        ROOT / "README.md": (first(),),
+        ROOT / "docs/measured.md": (systems(), speed()),
+        ROOT / "docs/serve.md": (who(),),
+    }
+
+
+def who() -> str:
+    """How often the right one of the enrolled is found."""
+    found = read_json(ROOT / "benchmarks/who.json")
+    rows = [
+        [f"{how}: {what}", str(of["voices"]), str(of["clips"]), number(of["right_percent"], 1)]
+        for key, how in _HOW.items()
+        for what, of in found[key].items()
+    ]
+    return table(("by", "voices", "clips", "right, %"), rows)
 
 
 def first() -> str:
