@@ -109,7 +109,7 @@ def _own_share(found: dict[str, dict[str, Results]]) -> str:
             [one] = [each for each in results["comparisons"] if each["against"] == "nf4+others"]
             one = one[key] if key else one
             low, high = (100 * end for end in one["ci95"])
-            parts.append(f"{100 * one['relative_wer_reduction']:.0f} % [{low:.0f}, {high:.0f}] ({base}, {name})")
+            parts.append(f"{round(100 * one['relative_wer_reduction'])} % [{low:.0f}, {high:.0f}] ({base}, {name})")
             shown.append(low > 0)
     verdict = "a difference is shown" if all(shown) else "no difference is shown" if not any(shown) else "in part shown"
     return (

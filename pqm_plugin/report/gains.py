@@ -292,7 +292,8 @@ class Goal:
     `measure` is one of: `reduction`, relative WER reduction against another system, %; `reduction_low`, the lower end
     of its interval; `increase`, relative increase of WER against another, %; `times_smaller`, than full precision,
     adapter included; `adapter_share`, parameters of the adapter, % of the base's; `kept`, the share of the gain of
-    transcripts over another system that is left, %.
+    transcripts over another system that is left, %. `normalized`: word errors are counted after Whisper's English text
+    normaliser, as for models that write case and punctuation.
     """
 
     what: str = ""
@@ -302,6 +303,7 @@ class Goal:
     against: str = "full"
     sign: str = ">="
     goal: float = 0.0
+    normalized: bool = False
 
     def __post_init__(self) -> None:
         if self.measure not in _MEASURES or self.sign not in _SIGNS:
@@ -327,7 +329,8 @@ def _goal_row(goal: Goal, name: str, results: Results | None) -> list[str]:
     shown = _reduction(goal, results) if goal.measure == "reduction_low" else value
     met = "yes" if _SIGNS[goal.sign](value, goal.goal) else "no"
     said = f"{shown:.{digits}f}{_beside(goal, results)}"
-    return [goal.what, f"`{name}`", said, _interval(goal, results), bound, met]
+    what = f"{goal.what}, normalised" if goal.normalized else goal.what
+    return [what, f"`{name}`", said, _interval(goal, results), bound, met]
 
 
 def _beside(goal: Goal, results: Results) -> str:
@@ -336,8 +339,13 @@ def _beside(goal: Goal, results: Results) -> str:
     return f" (`{SAT}` {100 * nobody:.1f})" if nobody is not None else ""
 
 
-def _reduction(goal: Goal, results: Results) -> float | None:
+def _comparison(goal: Goal, results: Results) -> Row | None:
     row = comparison(results, goal.system, goal.against)
+    return row["normalized"] if row and goal.normalized else row
+
+
+def _reduction(goal: Goal, results: Results) -> float | None:
+    row = _comparison(goal, results)
     return None if row is None or row["relative_wer_reduction"] is None else 100 * row["relative_wer_reduction"]
 
 
@@ -347,7 +355,7 @@ def _increase(goal: Goal, results: Results) -> float | None:
 
 
 def _reduction_low(goal: Goal, results: Results) -> float | None:
-    row = comparison(results, goal.system, goal.against)
+    row = _comparison(goal, results)
     low = row.get("ci95", (None,))[0] if row else None
     return None if low is None else 100 * low
 
@@ -372,7 +380,7 @@ _MEASURES: dict[str, Callable[[Goal, Results], float | None]] = {
 
 
 def _interval(goal: Goal, results: Results) -> str:
-    row = comparison(results, goal.system, goal.against)
+    row = _comparison(goal, results)
     if goal.measure not in ("reduction", "increase", "reduction_low") or not row or "ci95" not in row:
         return NOTHING
     low, high = row["ci95"]

@@ -117,6 +117,20 @@ def test_a_gain_counts_as_shown_by_the_lower_end_of_its_interval(results):
     assert row(goal, results)[2:] == ["33.3", "[-1.0, 60.0]", "> 0, lower end", "no"]
 
 
+def test_a_goal_can_be_of_normalised_words_and_says_so(results):
+    [found] = [one for one in results["comparisons"] if (one["system"], one["against"]) == ("nf4+speaker", "nf4")]
+    found["normalized"] = found["normalized"] | {"relative_wer_reduction": 0.4, "ci95": [0.1, 0.5]}
+    goal = Goal("fewer", ("results.json",), against="nf4", goal=35, normalized=True)
+
+    assert row(goal, results)[:1] + row(goal, results)[2:] == [
+        "fewer, normalised",
+        "40.0",
+        "[10.0, 50.0]",
+        ">= 35",
+        "yes",
+    ]
+
+
 def test_sizes_and_shares_and_losses_are_measured(results):
     # 60 MB over 8 and over 8.5 with the adapter; 36 errors for 30.
     assert row(Goal("", ("results.json",), "times_smaller", goal=7), results)[2] == "7.06"
