@@ -60,7 +60,7 @@ def speakers() -> list[Speaker]:
         found += _of(read_json(ROOT / "egs/librispeech" / file), kind)
     for path in sorted((ROOT / "egs/own").glob("results_*.json")):
         results = read_json(path)
-        if results["meta"]["set"] in _KINDS:
+        if results["meta"]["set"] in _KINDS and "nf4+speaker" in results["systems"]:
             found += _of(results, _KINDS[results["meta"]["set"]])
     return found
 
