@@ -18,7 +18,8 @@ def test_a_save_that_fails_leaves_the_earlier_checkpoint(tmp_path, whole_saves):
     path = tmp_path / "checkpoint.pth"
     torch.save({"epoch": 1}, path)
 
-    with pytest.raises(Exception, match="pickle"):
+    # Python 3.13 says what it cannot get, and not that it pickles.
+    with pytest.raises(Exception, match="pickle|local object"):
         torch.save({"epoch": lambda: 2}, path)
 
     assert torch.load(path, weights_only=True) == {"epoch": 1}
