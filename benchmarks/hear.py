@@ -60,13 +60,14 @@ for clip in clips:
     print(json.dumps({"audio": clip, "text": " ".join(part.text for part in found)}), flush=True)
 """,
     "conformer": """
-import json, sys
+import json, os, sys
 import soundfile, torch
 from pathlib import Path
 from espnet2.bin.asr_inference import Speech2Text
 folder, beam, threads, *clips = sys.argv[1:]
 torch.set_num_threads(int(threads))
 [config], [weights] = Path(folder).rglob("config.yaml"), Path(folder).rglob("*.pth")
+os.chdir(folder)
 model = Speech2Text(str(config), str(weights), beam_size=int(beam), ctc_weight=0.5)
 for clip in clips:
     samples, _ = soundfile.read(clip, dtype="float32")
@@ -151,7 +152,7 @@ def pack(base: Path, out: Path) -> Path:
     """
     if not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pqm_plugin", "quantize", str(base), str(out)]
+        command = [sys.executable, "-m", "pqm_plugin.commands", "quantize", str(base), str(out)]
         if subprocess.run(command, check=False).returncode:
             raise PqmError(f"pqm quantize {base} failed")
     return out
@@ -159,11 +160,12 @@ def pack(base: Path, out: Path) -> Path:
 
 def ways(kind: str, base: Path, packed: Path, clips: Sequence[Clip], threads: int) -> dict[str, list[str]]:
     """The commands that turn the clips into words, by what they are called."""
-    paths = [str(clip.path) for clip in clips]
+    paths = [str(clip.path.resolve()) for clip in clips]
     beam = str(BEAMS[kind])
-    ours = [sys.executable, "-m", "pqm_plugin", "transcribe", str(packed), *paths, "--format", "json", "--quiet"]
+    ours = [sys.executable, "-m", "pqm_plugin.commands", "transcribe", str(packed), *paths]
+    ours += ["--format", "json", "--quiet"]
     ours += ["--beam_size", beam, "--threads", str(threads), *_CTC[kind], "--runtime"]
-    peer = [sys.executable, "-c", _PROGRAMS[kind], str(base), beam, str(threads), *paths]
+    peer = [sys.executable, "-c", _PROGRAMS[kind], str(base.resolve()), beam, str(threads), *paths]
     return {name: [*ours, *options] for name, options in _OURS[kind].items()} | {PEERS[kind]: peer}
 
 
@@ -190,7 +192,7 @@ def heard(commands: Mapping[str, list[str]], clips: Sequence[Clip], wanted: argp
 def row(runs: Sequence[Run], clips: Sequence[Clip]) -> dict[str, Any]:
     """The numbers of one way; errors by Whisper's English normaliser."""
     normal = EnglishTextNormalizer()
-    pairs = [(normal(clip.text), normal(runs[0].texts[str(clip.path)])) for clip in clips]
+    pairs = [(normal(clip.text), normal(runs[0].texts[str(clip.path.resolve())])) for clip in clips]
     found = jiwer.process_words([truth for truth, _ in pairs], [text for _, text in pairs])
     return {
         "seconds": spread([run.seconds for run in runs], 3),
