@@ -28,7 +28,7 @@ def hearing(found: Results | None) -> str:
         f"## From files to words\n\n`pqm transcribe` of clips of real readers ({heard}); each way is a process of its "
         f"own, from the command to the words, which take turns, {meta['turns']} of them, on {meta['threads']} "
         f"thread{'s' if meta['threads'] > 1 else ''}. Peak memory is what the system saw of the process; errors by "
-        "Whisper's English normaliser; `full` weights of a peer are packed in 4 bits for ours. From `hear.py`, by "
+        "Whisper's English normaliser; ours are the peers' weights in 4 bits. From `hear.py`, by "
         f"`{meta['command']}` at commit `{meta['commit']}`, {meta['date']}, {meta['hardware']}.\n\n"
     )
     heads = ("model", "heard", "by", "seconds", "processor s", "peak MB", "errors", "words")
