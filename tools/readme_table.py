@@ -72,20 +72,12 @@ def who() -> str:
 
 def first() -> str:
     """Rows of size and word errors for each base, and one line on what of them is the speaker's own."""
-    sources = {base: {name: ROOT / path for name, path in files.items()} for base, files in _FIRST.items()}
-    found = {
-        base: {name: read_json(path) for name, path in files.items() if path.is_file()}
-        for base, files in sources.items()
-    }
+    paths = [ROOT / path for files in _FIRST.values() for path in files.values()]
+    found = {base: {name: read_json(ROOT / path) for name, path in files.items()} for base, files in _FIRST.items()}
     columns = list(dict.fromkeys(name for files in found.values() for name in files))
-    rows = [row for base, files in found.items() if files for row in _rows(base, files, columns)]
+    rows = [row for base, files in found.items() for row in _rows(base, files, columns)]
     drawn_table = table(("model", "MB", *columns), rows, text_columns=1)
-    said = together(
-        read_words(path.parent).labels_of(path.name)
-        for files in sources.values()
-        for path in files.values()
-        if path.is_file()
-    )
+    said = together(read_words(path.parent).labels_of(path.name) for path in paths)
     return f"{drawn_table}\n{label_line(said)}\n{_own_share(found)}"
 
 

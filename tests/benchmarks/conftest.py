@@ -188,7 +188,7 @@ def others() -> dict[str, Any]:
     }
     half = {"median": 0.5, "low": 0.25, "high": 0.75}
     way = {"seconds": half, "processor_s": half, "peak_mb": 250, "errors": 5, "words": 200}
-    shares = {"seconds": half, "processor_s": half, "peak_bytes": half}
+    shares = {what: dict(half) for what in ("seconds", "processor_s", "peak_bytes")}
     models = {}
     for name, kind, peer in (("small", "conformer", "stock ESPnet"), ("base", "whisper", "faster-whisper int8")):
         ours = way | {"over": {"torch": shares, peer: copy.deepcopy(shares)}}

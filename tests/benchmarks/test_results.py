@@ -227,3 +227,17 @@ def test_many_callers_are_shown_where_they_were_measured_with_what_their_words_w
     others["serve"]["keeps_up"] = []
     assert "keeps up with none of the rates. 2 answers have other words than alone." in page(results, others)
     assert "Many callers" not in page(results, {})
+
+
+def test_whole_processes_are_shown_beside_their_peers_with_goals_that_are_met_or_not(results, others):
+    shares = others["hear"]["models"]["base"]["sets"]["clips"]["onnx"]["over"]
+    shares["faster-whisper int8"]["peak_bytes"]["median"] = 0.8
+
+    written = page(results, others)
+
+    assert "| `small` | alone | onnx | 0.50 [0.25, 0.75] | 0.50 [0.25, 0.75] | 250 | 5 | 200 |" in written
+    peer = "of faster-whisper int8"
+    assert f"| `base`, clips, onnx: time {peer} | 0.50 [0.25, 0.75] | <= 1 | yes |" in written
+    assert f"| `base`, clips, onnx: peak memory {peer} | 0.80 [0.25, 0.75] | <= 0.75 | no |" in written
+    assert f"| `base`, short, onnx, context clip: time {peer} | 0.50 [0.25, 0.75] | <= 0.35 | no |" in written
+    assert "From files to words" not in page(results, {})
